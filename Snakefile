@@ -1,0 +1,40 @@
+"""FLAG, its baselines and ablations: from H&E sections to every table and figure of the paper."""
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+# The package is reached from here by every script, whichever environment the script runs in.
+sys.path.insert(0, f"{workflow.basedir}/src")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    cohort=CHOICES["cohorts"],
+    scope=CHOICES["scopes"],
+    split=CHOICES["folds"],
+    panel=CHOICES["panels"],
+    encoder=CHOICES["encoders"],
+    gene_model=CHOICES["gene_models"],
+    method=CHOICES["methods"],
+    experiment=CHOICES["experiments"],
+    slide=r"[A-Za-z0-9._-]+",
+    seed=r"\d+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/genes.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/paper.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output.page,

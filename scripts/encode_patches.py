@@ -1,0 +1,40 @@
+"""Turn the patches of one slide into feature vectors; the file holds no expression."""
+
+from flag_st.script import run
+
+
+def main(job):
+    import anndata
+    import h5py
+    import numpy as np
+    import pandas as pd
+
+    from flag_st import registry
+    from flag_st.io import CONTRACT, writing
+    from flag_st.script import device
+
+    encoder = registry.build(job.params.encoder["use"], job.params.encoder["params"])
+    encoder.open(device(job.gpu))
+    spots = anndata.read_h5ad(job.input.spots, backed="r")
+    with h5py.File(job.input.patches) as file:
+        barcodes = pd.Index(file["barcode"].asstr()[:])
+        features = encoder.encode(file["img"], progress=job.progress)
+    position = pd.DataFrame(np.asarray(spots.obsm["spatial_um"]), index=spots.obs_names)
+    table = anndata.AnnData(
+        np.asarray(features, dtype=np.float32),
+        obs=pd.DataFrame(index=barcodes),
+        obsm={"spatial_um": position.loc[barcodes].to_numpy()},
+        uns={
+            "contract": CONTRACT,
+            "slide": job.wildcards.slide,
+            "patient": spots.uns["patient"],
+            "encoder": job.wildcards.encoder,
+            "digest": encoder.digest(),
+        },
+    )
+    with writing(job.output.features) as temporary:
+        table.write_h5ad(temporary)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,16 @@
+"""Write which slides train, validate and test, and which patients the test shares with training."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from flag_st.io import CONTRACT, write_json
+
+    split, patients = dict(job.params.split), job.params.patients
+    seen = {patients[s] for s in split["train"] + split["valid"]} - {""}
+    shared = sorted({patients[s] for s in split["test"]} & seen)
+    write_json(job.output.split, {"contract": CONTRACT, **split, "shared_patients": shared})
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,28 @@
+"""Predict one test slide from its features and positions; no expression is an input."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from flag_st.methods.base import load
+    from flag_st.script import device
+    from flag_st.seeds import Draws
+    from flag_st.slide import read_slide, write_prediction
+
+    method, facts = load(job.input.model, device(job.gpu))
+    truth = job.input.truth if "truth" in method.needs else None
+    patches = job.input.get("patches")
+    slide = read_slide(
+        job.input.features[0],
+        spots=truth,
+        genes=facts["genes"],
+        transform=facts["unit"],
+        patches=patches[0] if patches else None,
+    )
+    samples = job.params.samples if method.stochastic else 1
+    prediction = method.predict(slide, samples, Draws(int(job.wildcards.seed), slide.id))
+    write_prediction(job.output.prediction, slide, prediction, facts)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

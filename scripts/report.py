@@ -1,0 +1,27 @@
+"""Write the page that holds every table, every figure, the configuration and all provenance."""
+
+from flag_st.script import run
+
+
+def main(job):
+    import pandas as pd
+
+    from flag_st.paper.reported import read_reported
+    from flag_st.report.build import build
+
+    items = {item["name"]: item for item in job.params.experiments}
+    build(
+        items,
+        tables=dict(zip(job.params.tables, job.input.tables, strict=True)),
+        figures=dict(zip(job.params.figures, job.input.figures, strict=True)),
+        runs={
+            name: pd.read_parquet(path) for name, path in zip(items, job.input.runs, strict=True)
+        },
+        printed=read_reported(job.input.reported),
+        config=job.params.config,
+        out=job.output.page,
+    )
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

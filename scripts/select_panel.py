@@ -1,0 +1,36 @@
+"""Choose the gene panel: genes common to all slides, ranked on the training slides' counts."""
+
+from flag_st.script import run
+
+
+def main(job):
+    import anndata
+    import numpy as np
+
+    from flag_st.io import read_json, writing
+    from flag_st.panels import select_panel
+    from flag_st.slide import read_expression
+
+    entry, split = dict(job.params.panel), read_json(job.input.split)
+    transform, fit_on = entry.pop("transform", "log1p"), entry.pop("fit_on", "train")
+    parts = ("train",) if fit_on == "train" else ("train", "valid", "test")
+    chosen = {slide for part in parts for slide in split[part]}
+    fit, paths, names = [], [], []
+    for path in job.input.spots:
+        backed = anndata.read_h5ad(path, backed="r")
+        names.append(list(backed.var_names))
+        if str(backed.uns["slide"]) in chosen:
+            fit.append(backed.to_memory())
+            paths.append(path)
+        backed.file.close()
+    panel = select_panel(fit, names, **entry)
+    pairs = zip(paths, fit, strict=True)
+    values = [read_expression(p, t.obs_names, panel["gene"], transform) for p, t in pairs]
+    # Fixed for all methods: "most variable genes" never means most variable in the test.
+    panel["variance"] = np.concatenate(values).var(0, dtype=np.float64)
+    with writing(job.output.panel) as temporary:
+        panel.to_parquet(temporary, index=False)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

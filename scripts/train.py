@@ -1,0 +1,37 @@
+"""Fit one method with one seed on the training slides; settings are chosen on validation slides."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from pathlib import Path
+
+    import pandas as pd
+
+    from flag_st import registry
+    from flag_st.io import read_json
+    from flag_st.methods.base import Run
+    from flag_st.provenance import Record
+    from flag_st.script import device
+    from flag_st.slide import open_parts
+    from flag_st.training import History
+
+    plugin, transform = job.params.method, job.params.panel.get("transform", "log1p")
+    genes, split = list(pd.read_parquet(job.input.panel)["gene"]), read_json(job.input.split)
+    facts = {"use": plugin["use"], "params": plugin["params"], "genes": genes}
+    facts |= {"method": plugin["name"], "unit": transform, **job.params.inputs}
+    seed, where = int(job.wildcards.seed), device(job.gpu)
+    record = Record(facts, seed, where, [p for p in job.input if Path(p).is_file()])
+    train, valid = open_parts(job.input, split, genes, transform)
+    history = History(job.output.history)
+    run_ = Run(seed, where, Path(job.params.checkpoint), history, job.progress)
+    method = registry.build(plugin["use"], plugin["params"])
+    method.fit(train, valid, run_)
+    method.save(job.output.model, seed=seed, **facts)
+    history.write()
+    record.write(job.output.run)
+    run_.finish()
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,158 @@
+"""Configuration: layered YAML, validated by schema, cross-checked, resolved."""
+
+import ast
+import copy
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from flag_st.errors import FlagError, Faults
+from flag_st.provenance import ROOT, _locate
+
+#: One file a layer; later layers may name entries of earlier ones.
+LAYERS = (
+    "config cohorts splits panels encoders gene_models methods metrics experiments"
+).split()
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def load(overlay: dict[str, Any] | None = None, files: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """Shipped layers, overlaid by ``files`` and then by ``overlay``; valid and cross-checked.
+
+    Raises:
+        FlagError: all faults of the configuration at once.
+    """
+    config: dict[str, Any] = {}
+    for layer in LAYERS:
+        config = merge(config, read_yaml(ROOT / "config" / f"{layer}.yaml"))
+    for file in files:
+        config = merge(config, read_yaml(file))
+    config = merge(config, overlay or {})
+    faults = schema_faults(config)
+    if not faults.messages:
+        faults.extend(cross_faults(config))
+    faults.raise_if_any("configuration")
+    return resolve(config)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        FlagError: missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlagError(f"cannot read configuration file {path} ({error})") from None
+    except yaml.YAMLError as error:
+        raise FlagError(f"{path} is not valid YAML ({error})") from None
+    if not isinstance(value, dict | None):
+        raise FlagError(f"{path} must hold a mapping of keys, found {type(value).__name__}")
+    return value or {}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings merge, everything else is replaced; neither argument is changed."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+@cache
+def schema() -> dict[str, Any]:
+    return read_yaml(SCHEMA)
+
+
+def schema_faults(config: dict[str, Any]) -> Faults:
+    faults = Faults()
+    validator = jsonschema.Draft202012Validator(schema())
+    for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path))):
+        where = ".".join(map(str, error.path)) or "top level"
+        if error.validator == "additionalProperties":
+            known = error.schema.get("properties", {})
+            unknown = sorted(set(error.instance) - set(known))
+            faults.add(f"{where}: unknown key {', '.join(unknown)}", choices=sorted(known))
+        else:
+            faults.add(f"{where}: {error.message}")
+    return faults
+
+
+def cross_faults(config: dict[str, Any]) -> Faults:
+    """Names that one entry uses and no layer declares; plug-ins that do not exist."""
+    faults = Faults()
+
+    def known(layer: str, name: Any, where: str) -> None:
+        if name not in (None, "default") and name not in config[layer]:
+            faults.add(f"{where}: no {name!r} in {layer}", choices=sorted(config[layer]))
+
+    for layer in ("cohorts", "encoders", "gene_models", "methods", "metrics"):
+        for name, entry in config[layer].items():
+            if "base" in entry:
+                known(layer, entry["base"], f"{layer}.{name}.base")
+                if "base" in config[layer].get(entry["base"], {}):
+                    faults.add(f"{layer}.{name}.base: {entry['base']} itself has a base; one level")
+            elif not plugin_exists(entry["use"]):
+                faults.add(f"{layer}.{name}.use: no class {entry['use']}")
+    grids = {"defaults": config["defaults"]}
+    grids |= {f"experiments.{n}": e for n, e in config["experiments"].items()}
+    for where, grid in grids.items():
+        for cohort in grid.get("cohorts", []):
+            known("cohorts", cohort, f"{where}.cohorts")
+        for method in grid.get("methods", []):
+            known("methods", method, f"{where}.methods")
+        known("splits", grid.get("split"), f"{where}.split")
+        known("panels", grid.get("panel"), f"{where}.panel")
+    for where, entry in [("defaults", config["defaults"])] + [
+        (f"methods.{n}", e) for n, e in config["methods"].items()
+    ]:
+        known("encoders", entry.get("encoder"), f"{where}.encoder")
+        known("gene_models", entry.get("gene_model"), f"{where}.gene_model")
+    for name in config["make"]:
+        known("experiments", name, "make")
+    for name, entry in config["experiments"].items():
+        script = ROOT / "scripts" / f"{entry['script']}.py"
+        if not script.exists():
+            choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
+            faults.add(f"experiments.{name}.script: no scripts/{entry['script']}.py", choices=choices)
+    return faults
+
+
+def plugin_exists(use: str) -> bool:
+    """Whether ``use`` names a class, found without importing what it needs."""
+    module, _, name = use.rpartition(".")
+    path = _locate(module)
+    if not module.startswith("flag_st."):
+        return True  # somebody's own package; the registry will tell when it is built
+    if path is None or path.stem != module.rpartition(".")[2]:
+        return False
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(n, ast.ClassDef) and n.name == name for n in tree.body)
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Any]:
+    """Fill ``base`` entries (one level) and the defaults of method and experiment entries."""
+    config = copy.deepcopy(config)
+    for layer in ("cohorts", "encoders", "gene_models", "methods", "metrics"):
+        entries = config[layer]
+        for name, entry in list(entries.items()):
+            if "base" in entry:
+                own = {k: v for k, v in entry.items() if k != "base"}
+                entries[name] = merge(entries[entry["base"]], own)
+    defaults = config["defaults"]
+    for entry in config["methods"].values():
+        for key, absent in (("encoder", "default"), ("gene_model", None)):
+            value = entry.get(key, absent)
+            entry[key] = defaults[key] if value == "default" else value
+    for entry in config["experiments"].values():
+        for key in ("cohorts", "split", "panel", "methods", "seeds"):
+            entry.setdefault(key, defaults[key])
+    return config

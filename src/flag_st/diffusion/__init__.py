@@ -1,0 +1,1 @@
+"""Diffusion mathematics, free of any network."""

@@ -1,0 +1,27 @@
+"""Exponential moving average of weights, with warm-up."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Keeps a second set of weights: w̄ ← d w̄ + (1 − d) w after every optimiser step.
+
+    The decay rises with the step, min(decay, (1 + t) / (10 + t)), so that the random start is
+    forgotten at once and not after 1 / (1 − decay) steps.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.step = decay, 0
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        averaged, current = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for kept, new in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(new)

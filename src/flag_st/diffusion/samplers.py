@@ -1,0 +1,48 @@
+"""Solvers of the probability-flow ODE dx/dσ = (x − D(x, σ)) / σ. All share one signature."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: The contract in the middle: (x, σ scalar) → clean x.
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Heun's second-order method (Karras et al. 2022, Algorithm 1); 2 n − 1 evaluations.
+
+    Args:
+        denoise: the preconditioned network.
+        x: start, with the noise of ``sigmas[0]`` in it.
+        sigmas: n + 1 falling levels, the last may be 0 (the last step is then Euler's).
+    """
+    for sigma, after in zip(sigmas[:-1].to(x.device), sigmas[1:].to(x.device), strict=True):
+        slope = (x - denoise(x, sigma.to(x.dtype))) / sigma
+        euler = (x + (after - sigma) * slope).to(x.dtype)
+        if after > 0:
+            slope_after = (euler - denoise(euler, after.to(x.dtype))) / after
+            x = (x + (after - sigma) * (slope + slope_after) / 2).to(x.dtype)
+        else:
+            x = euler
+    return x
+
+
+def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); n evaluations."""
+    previous, step_before = None, None
+    for sigma, after in zip(sigmas[:-1].to(x.device), sigmas[1:].to(x.device), strict=True):
+        clean = denoise(x, sigma.to(x.dtype))
+        if after == 0:
+            return clean
+        step = torch.log(sigma / after)
+        target = clean
+        if previous is not None:
+            ratio = step_before / step
+            target = (1 + 1 / (2 * ratio)) * clean - previous / (2 * ratio)
+        x = ((after / sigma) * x - torch.expm1(-step) * target).to(x.dtype)
+        previous, step_before = clean, step
+    return x
+
+
+SAMPLERS = {"heun": heun, "dpmpp_2m": dpmpp_2m}

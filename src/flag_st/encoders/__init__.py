@@ -1,0 +1,1 @@
+"""Image encoders: one file and one entry of config/encoders.yaml each."""

@@ -1,0 +1,173 @@
+"""What all encoders with weights share: pixels in, batches through, features out."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flag_st.encoders.base import Encoder
+from flag_st.errors import FlagError
+from flag_st.weights import Checkpoint, fill, read_state
+
+#: Name → type that matrix products run in; the weights stay float32.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Network(Encoder):
+    """A frozen published network.
+
+    Args:
+        repo, file, revision: where the authors publish the weights.
+        weights: a local copy, the file or its folder; the hub is not asked then.
+        sha256: what the file must hash to; None accepts any.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (by autocast).
+        batch: patches a forward pass; halved by itself when GPU memory runs out.
+        sizes: overrides of the architecture, such as ``depth``; only for small test models.
+
+    Class attributes:
+        mean, std: the network's normalisation of RGB in [0, 1].
+        resize, crop: patches are resized to ``resize`` px, then cropped to ``crop`` in the centre.
+        interpolation: of the resize.
+        pooling: how tokens become one vector, in words; part of the digest.
+        ignore: prefixes of keys in the file that the network does not use.
+    """
+
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)  # ImageNet
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+    resize: ClassVar[int] = 224
+    crop: ClassVar[int] = 224
+    interpolation: ClassVar[str] = "bicubic"
+    pooling: str = "class token"
+    ignore: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        repo: str,
+        file: str = "pytorch_model.bin",
+        revision: str = "main",
+        weights: str | None = None,
+        sha256: str | None = None,
+        precision: str = "fp32",
+        batch: int = 32,
+        sizes: dict[str, Any] | None = None,
+    ):
+        if precision not in PRECISIONS:
+            raise FlagError(f"precision {precision!r} is unknown", choices=PRECISIONS)
+        if batch < 1:
+            raise FlagError(f"batch must be at least 1, not {batch}")
+        self.checkpoint = Checkpoint(repo, file, revision, sha256, weights)
+        self.precision, self.batch, self.sizes = precision, batch, dict(sizes or {})
+        self.chunk = batch
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network with empty weights; called on the meta device."""
+
+    def adapt(self, state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+        """The file's tensors under the names and shapes of ``net``."""
+        return state
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, crop, crop) normalised → (B, D)."""
+        return self.net(images)  # (B, D)
+
+    @cached_property
+    def path(self) -> Path:
+        return self.checkpoint.locate()
+
+    @cached_property
+    def weights_digest(self) -> str:
+        return self.checkpoint.verify(self.path)
+
+    def load(self) -> nn.Module:
+        with torch.device("meta"):
+            net = self.build()
+        expected = f"{self.checkpoint.file} of {self.checkpoint.page}"
+        fill(net, self.adapt(read_state(self.path), net), self.path, expected, self.ignore)
+        return net
+
+    def open(self, device: str) -> None:
+        _ = self.weights_digest  # a wrong file is refused before it is read
+        self.device = torch.device(device)
+        self.net = self.load().float().eval().requires_grad_(False).to(self.device)
+
+    def digest(self) -> str:
+        """sha256 of the weights' sha256, the patch, its transform, the pooling and precision."""
+        facts = {
+            "weights": self.weights_digest,
+            "patch": [self.um_per_px, self.size],
+            "transform": [self.resize, self.crop, self.interpolation, self.mean, self.std],
+            "pooling": self.pooling,
+            "precision": self.precision,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def encode(
+        self,
+        patches: np.ndarray,
+        progress: Callable[..., Iterable] = lambda items, **_: items,
+    ) -> np.ndarray:
+        """(N, 224, 224, 3) uint8 array or HDF5 dataset, read in batches → (N, D) float32.
+
+        A patch's features do not depend on its batch but for rounding (1e-5 in fp32).
+        """
+        starts = progress(range(0, len(patches), self.batch), desc=type(self).__name__)
+        blocks = [self.embed(patches[i : i + self.batch]) for i in starts]
+        return np.concatenate(blocks)  # (N, D)
+
+    def embed(self, block: np.ndarray) -> np.ndarray:
+        """One batch, in smaller and smaller pieces until they fit the GPU's memory."""
+        done: list[np.ndarray] = []
+        start = 0
+        while start < len(block):
+            try:
+                done.append(self._pass(block[start : start + self.chunk]))
+                start += self.chunk
+                continue
+            except torch.cuda.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise FlagError(
+                        f"{type(self).__name__}: one patch does not fit the GPU's free memory",
+                        remedy="free the GPU, set params.precision to bf16, or set gpu: 0",
+                    ) from None
+            # Outside the handler: its traceback would keep the failed pass's tensors alive.
+            self.chunk //= 2
+            torch.cuda.empty_cache()
+        return np.concatenate(done)  # (B, D)
+
+    @torch.inference_mode()
+    def _pass(self, block: np.ndarray) -> np.ndarray:
+        kind, low = self.device.type, self.precision != "fp32"
+        # cuDNN would round float32 convolutions to TF32 unless told not to.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with exact, torch.autocast(kind, PRECISIONS[self.precision] if low else None, enabled=low):
+            features = self.forward(self.images(block))
+        return features.float().cpu().numpy()  # (B, D)
+
+    def images(self, block: np.ndarray) -> Tensor:
+        """(B, H, W, 3) uint8 → (B, 3, crop, crop) normalised, as torchvision's transforms do."""
+        x = torch.from_numpy(block.copy()).to(self.device)  # (B, H, W, 3)
+        x = x.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        if x.shape[-2:] != (self.resize, self.resize):
+            x = self._resized(x)  # (B, 3, r, r)
+        edge = (self.resize - self.crop) // 2
+        x = x[..., edge : edge + self.crop, edge : edge + self.crop]  # (B, 3, crop, crop)
+        mean, std = (
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+        )
+        return (x / 255 - mean) / std  # (B, 3, crop, crop)
+
+    def _resized(self, x: Tensor) -> Tensor:
+        """Resize as Pillow does for 8-bit images: rows, then columns, rounded each time."""
+        for side in ((x.shape[-2], self.resize), (self.resize, self.resize)):
+            x = F.interpolate(x, side, mode=self.interpolation, antialias=True)  # (B, 3, *side)
+            x = (x + 0.5).floor().clamp(0, 255)  # (B, 3, *side)
+        return x  # (B, 3, r, r)

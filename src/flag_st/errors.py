@@ -1,0 +1,40 @@
+"""The one exception that users are meant to read."""
+
+from collections.abc import Iterable
+
+
+class FlagError(Exception):
+    """A fault of the input or the configuration, said so that it can be mended.
+
+    Args:
+        fault: what is wrong, naming the file, key or value.
+        choices: the valid values, if there is a list of them.
+        remedy: what to do next, best a command or a key to set.
+    """
+
+    def __init__(self, fault: str, *, choices: Iterable | None = None, remedy: str | None = None):
+        parts = [fault.rstrip(".") + "."]
+        if choices is not None:
+            parts.append("Valid: " + (", ".join(map(str, choices)) or "none") + ".")
+        if remedy:
+            parts.append("Remedy: " + remedy.rstrip(".") + ".")
+        super().__init__(" ".join(parts))
+
+
+class Faults:
+    """Collects faults, so that a user sees all of them at once and not one per run."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def add(self, fault: str, **parts) -> None:
+        self.messages.append(str(FlagError(fault, **parts)))
+
+    def extend(self, other: "Faults") -> None:
+        self.messages += other.messages
+
+    def raise_if_any(self, title: str) -> None:
+        if self.messages:
+            count = len(self.messages)
+            lines = "\n".join(f"  {i}. {m}" for i, m in enumerate(self.messages, 1))
+            raise FlagError(f"{title}: {count} fault{'s' * (count > 1)}\n{lines}")

@@ -1,0 +1,63 @@
+"""Scores of one run: prediction files joined by name to the test slides' counts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.errors import FlagError
+from flag_st.io import check_contract
+from flag_st.metrics.base import Metric
+from flag_st.scoring import Pair, score_slides
+from flag_st.slide import read_expression
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_pair(prediction: str | Path, truth: str | Path, transform: str) -> Pair:
+    """One test slide's prediction and truth, in the prediction's order of spots and genes.
+
+    Args:
+        prediction: as ``flag_st.slide.write_prediction`` writes it.
+        truth: the slide's ``spots.h5ad``.
+        transform: unit of the panel.
+
+    Raises:
+        FlagError: files of two slides, or spots or genes that the truth lacks.
+    """
+    import anndata
+
+    table = anndata.read_h5ad(prediction)
+    check_contract(table.uns.get("contract"), prediction, "prediction")
+    genes, spots = table.var_names.to_numpy().astype(str), table.obs_names.to_numpy().astype(str)
+    slide, folder = str(table.uns["slide"]), Path(truth).parent.name
+    if slide != folder:
+        raise FlagError(f"{prediction} is of slide {slide}, {truth} of {folder}")
+    return Pair(
+        slide=slide,
+        genes=genes,
+        truth=read_expression(truth, spots, genes, transform),
+        point=np.asarray(table.X),
+        draws=np.stack([table.layers[f"draw_{k}"] for k in range(int(table.uns["draws"]))]),
+        position=np.asarray(table.obsm["spatial"], dtype=np.float64),
+    )
+
+
+def score_run(
+    predictions: Sequence[str | Path],
+    truths: Sequence[str | Path],
+    panel: "pd.DataFrame",
+    transform: str,
+    metrics: Mapping[str, Metric],
+) -> "pd.DataFrame":
+    """All metrics of one run: every test slide, and all of them pooled."""
+    pairs = [
+        read_pair(prediction, truth, transform)
+        for prediction, truth in zip(predictions, truths, strict=True)
+    ]
+    facts = {"transform": transform}
+    if "variance" in panel:
+        facts["train_variance"] = panel.set_index("gene")["variance"][list(pairs[0].genes)].to_numpy()
+    return score_slides(pairs, metrics, facts=facts)

@@ -1,0 +1,1 @@
+"""Gene foundation models: one file and one entry of config/gene_models.yaml each."""

@@ -1,0 +1,255 @@
+"""CellPLM (Wen et al., ICLR 2024), read from its 85M checkpoint: one embedding a spot.
+
+The layers are written here with the names of the published keys. Attention runs over the spots of
+a slide, so that a spot's embedding depends on its whole slide; coordinates are not used, since the
+published inference sets the positional term to zero.
+
+``20230926_85M.best.ckpt`` is read by torch's restricted unpickler alone. Should your copy hold
+more than tensors and numbers, convert it once, where nothing can be harmed::
+
+    state = torch.load("20230926_85M.best.ckpt", map_location="cpu", weights_only=False)
+    torch.save({"model_state_dict": state["model_state_dict"]}, "20230926_85M.best.ckpt")
+"""
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flag_st.errors import FlagError
+from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.columns import identifiers, read_symbols
+from flag_st.gene_models.files import Files
+from flag_st.io import read_json
+from flag_st.weights import fill
+
+ADDRESS = "https://github.com/OmicsML/CellPLM (ckpt)"
+PREFIX = "20230926_85M"
+EPS = 1e-6
+
+
+class FlowAttention(nn.Module):
+    """Attention linear in the number of spots (Wu et al., Flowformer, ICML 2022, Eq. 5-8)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query_projection = nn.Linear(width, width)
+        self.key_projection = nn.Linear(width, width)
+        self.value_projection = nn.Linear(width, width)
+        self.out_projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self._split(self.query_projection(x)).sigmoid()  # (H, N, D)
+        k = self._split(self.key_projection(x)).sigmoid()  # (H, N, D)
+        v = self._split(self.value_projection(x))  # (H, N, D)
+        incoming, outgoing = flow(q, k), flow(k, q)  # 2 of (H, N, 1)
+        allocation = flow(q, k / outgoing).sigmoid()  # (H, N, 1)
+        competition = flow(k, q / incoming).clamp(-1, 1).softmax(1) * x.shape[0]  # (H, N, 1)
+        kv = k.transpose(1, 2) @ (v * competition)  # (H, D, D)
+        out = (q / incoming) @ kv * allocation  # (H, N, D)
+        return self.out_projection(out.transpose(0, 1).flatten(1))  # (N, d)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (H, N, D)
+
+
+def flow(a: Tensor, b: Tensor) -> Tensor:
+    """What each row of ``a`` exchanges with all rows of ``b``."""
+    return ((a + EPS) * (b.sum(1, keepdim=True) + EPS)).sum(-1, keepdim=True)  # (H, N, 1)
+
+
+class Layer(nn.Module):
+    """Pre-norm layer; the numbers in the keys are the places of dropouts, which are off here."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.self_attn = FlowAttention(width, heads)
+        self._ff_block = nn.ModuleDict(
+            {"0": nn.Linear(width, 2 * width), "3": nn.Linear(2 * width, width)}
+        )
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x))  # (N, d)
+        inner = nn.functional.gelu(self._ff_block["0"](self.norm2(x)))  # (N, 2 d)
+        return x + self._ff_block["3"](inner)  # (N, d)
+
+
+class Latent(nn.Module):
+    """Mean of the Gaussian-mixture posterior q(z | x), over its clusters.
+
+    The published code draws a cluster by Gumbel noise even at inference, so that no two calls
+    agree. A draw takes cluster c with probability softmax(logits)_c, hence the mean over draws is
+    the weighted sum of the few means that a draw can give.
+    """
+
+    def __init__(self, width: int, latent: int, clusters: int):
+        super().__init__()
+        logits = nn.ModuleDict({"logits": nn.Linear(width, clusters)})
+        mean = nn.ModuleDict({"mu": nn.Linear(512, latent)})
+        self.inference_qyx = nn.ModuleDict({"0": logits})
+        self.inference_qzyx = nn.ModuleDict({"0": nn.Linear(width + clusters, 512), "2": mean})
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.inference_qyx["0"]["logits"](x).softmax(-1)  # (N, C)
+        first = self.inference_qzyx["0"]
+        width = x.shape[1]
+        base = nn.functional.linear(x, first.weight[:, :width], first.bias)  # (N, 512)
+        hidden = sum(
+            share[:, c, None] * (base + first.weight[:, width + c]).relu()
+            for c in range(share.shape[1])
+        )  # (N, 512)
+        return self.inference_qzyx["2"]["mu"](hidden)  # (N, K)
+
+
+class CellPLMEncoder(nn.Module):
+    """Embedder, encoder and latent of the published model."""
+
+    def __init__(self, config: Mapping):
+        super().__init__()
+        width, latent = config["enc_hid"], config["post_latent_dim"]
+        table = nn.Module()
+        table.emb = nn.Parameter(torch.empty(len(config["gene_list"]), width))
+        linear = nn.ModuleDict({"0": nn.Linear(width, width), "3": nn.GroupNorm(4, width)})
+        self.embedder = nn.ModuleDict({"feat_enc": table, "extra_linear": linear})
+        layers = nn.ModuleList(
+            Layer(width, config.get("enc_head", 8)) for _ in range(config["enc_layers"])
+        )
+        self.encoder = nn.ModuleDict({"layers": layers})
+        self.pre_latent_norm = nn.ModuleDict({"norm": nn.LayerNorm(width)})
+        mixture = nn.ModuleDict({"inference": Latent(width, latent, config["num_clusters"])})
+        self.latent = nn.ModuleDict({"layers": nn.ModuleDict({"1": mixture})})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log counts (N, P) of the P genes of the model, sparse, to (N, K)."""
+        x = torch.sparse.mm(x, self.embedder["feat_enc"].emb)  # (N, d)
+        linear = self.embedder["extra_linear"]
+        x = linear["3"](linear["0"](x).relu())  # (N, d)
+        for layer in self.encoder["layers"]:
+            x = layer(x)  # (N, d)
+        x = self.pre_latent_norm["norm"](x)  # (N, d)
+        return self.latent["layers"]["1"]["inference"](x)  # (N, K)
+
+
+class CellPLM(GeneModel):
+    """Spot embeddings (N, 512) of whole slides.
+
+    Args:
+        weights: folder with ``<prefix>.config.json`` and ``<prefix>.best.ckpt``.
+        prefix: of the two file names.
+        sha256: file name → digest that it must have.
+        symbols: table (columns symbol, ensembl) for slides without ids.
+    """
+
+    kind: ClassVar[str] = "spot"
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        prefix: str = PREFIX,
+        sha256: Mapping[str, str] | None = None,
+        symbols: str | None = None,
+    ):
+        self.files = Files(weights, ADDRESS, sha256=sha256 or {})
+        self.prefix, self.symbols = prefix, symbols
+
+    def open(self, device: str) -> None:
+        """Load configuration and weights.
+
+        Raises:
+            FlagError: a file is missing, damaged or of another model.
+        """
+        config = read_config(self.files[f"{self.prefix}.config.json"])
+        self.gene_index = {name: i for i, name in enumerate(config["gene_list"])}
+        with torch.device("meta"):
+            model = CellPLMEncoder(config)
+        path = self.files[f"{self.prefix}.best.ckpt"]
+        state, wanted = read_checkpoint(path), model.state_dict()
+        used = {key: value for key, value in state.items() if key in wanted}
+        fill(model, used, path, f"{self.prefix}.best.ckpt of {ADDRESS}")
+        self.model, self.device = model.eval().requires_grad_(False).to(device), device
+        self.by_symbol = read_symbols(self.symbols) if self.symbols else {}
+
+    def embed(
+        self,
+        counts,
+        genes: Sequence[str],
+        ensembl: Sequence[str],
+        panel: Sequence[str],
+        progress: Callable[..., Iterable] = lambda items, **_: items,
+    ) -> Iterator[tuple[slice, np.ndarray, None]]:
+        """Yield one block, the whole slide: (rows, (N, K) float32, None)."""
+        from scipy import sparse
+
+        names = identifiers(genes, ensembl, self.by_symbol)
+        column = np.array([self.gene_index.get(name, -1) for name in names])
+        here = np.flatnonzero(column >= 0)
+        if not len(here):
+            raise FlagError(
+                "CellPLM knows none of the slide's genes, which it looks up by Ensembl id",
+                remedy="set params.symbols to a table of columns symbol, ensembl",
+            )
+        shape = (len(names), len(self.gene_index))
+        collect = sparse.csr_matrix((np.ones(len(here)), (here, column[here])), shape=shape)
+        x = (sparse.csr_matrix(counts, dtype=np.float64) @ collect).log1p().tocoo()  # (N, P)
+        index = torch.from_numpy(np.stack([x.row, x.col]).astype(np.int64))
+        values = torch.from_numpy(x.data.astype(np.float32))
+        table = torch.sparse_coo_tensor(index, values, x.shape, check_invariants=False).coalesce()
+        (rows,) = progress([slice(0, x.shape[0])], desc="embed")
+        with torch.inference_mode():
+            yield rows, self.model(table.to(self.device)).cpu().numpy(), None
+
+    def digest(self) -> str:
+        return self.files.digest()
+
+
+def read_config(path: Path) -> dict:
+    """The official configuration, with what the encoder needs of it checked."""
+    config = read_json(path)
+    expected = {"enc_mod": "flowformer", "latent_mod": "gmvae", "norm": "groupnorm"}
+    for key, value in expected.items():
+        if config.get(key) != value:
+            raise FlagError(f"{path}: {key} is {config.get(key)!r}", choices=[value])
+    sizes = ("enc_hid", "enc_layers", "post_latent_dim", "num_clusters", "gene_list")
+    missing = [key for key in sizes if key not in config]
+    if missing:
+        raise FlagError(f"{path} lacks {missing[0]}", remedy=f"get it again from {ADDRESS}")
+    return config
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The model's tensors, by torch's restricted unpickler; numpy numbers beside them may be.
+
+    Raises:
+        FlagError: damaged, without ``model_state_dict``, or holding objects that are not data.
+    """
+    remedy = f"get it again from {ADDRESS}, or convert it as the docstring of {__name__} says"
+    try:
+        with torch.serialization.safe_globals(numpy_numbers()):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        # torch's own advice is to open the file without restrictions: not passed on.
+        raise FlagError(f"{path} holds no plain tensors ({reason[:80]})", remedy=remedy) from None
+    state = found.get("model_state_dict") if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise FlagError(f"{path} has no model_state_dict of tensors", remedy=remedy)
+    return state
+
+
+def numpy_numbers() -> list:
+    """What a pickled numpy number consists of; scores beside the weights are often such."""
+    scalar = np._core.multiarray.scalar
+    return [
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Float32DType,
+        np.dtypes.Float64DType,
+        np.dtypes.Int64DType,
+    ]

@@ -1,0 +1,68 @@
+"""The several files of one published gene model: found, verified and identified together."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flag_st.errors import FlagError
+from flag_st.io import digest
+from flag_st.weights import Checkpoint
+
+
+@dataclass
+class Files:
+    """Files of a release, by their official names.
+
+    Attributes:
+        weights: folder that holds them, or None to fetch them from the hub.
+        address: where a person gets them.
+        repo, revision: hub repository and commit, or None if the release is on no hub.
+        sha256: name → digest that the file must have; others are taken as they are.
+        digests: filled as files are asked for.
+    """
+
+    weights: str | Path | None
+    address: str
+    repo: str | None = None
+    revision: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Path:
+        """The file ``name`` on this machine, its digest checked.
+
+        Raises:
+            FlagError: it is not there or not the one that is pinned.
+        """
+        path = self._locate(name)
+        found, pinned = digest(path), self.sha256.get(name)
+        if pinned and found != pinned.lower():
+            raise FlagError(
+                f"{path} has sha256 {found}, expected {pinned.lower()}",
+                remedy=f"get {name} again from {self.address}, or correct params.sha256",
+            )
+        self.digests[name] = found
+        return path
+
+    def digest(self) -> str:
+        """Of all files that were asked for, by name."""
+        return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
+
+    def _locate(self, name: str) -> Path:
+        pin = self.sha256.get(name)
+        if self.weights is None and self.repo is not None:
+            return Checkpoint(self.repo, name, self.revision or "main", pin).locate()
+        if self.weights is None:
+            raise FlagError(
+                f"{name} is needed and on no hub",
+                remedy=f"download it from {self.address} and set params.weights to its folder",
+            )
+        path = Path(self.weights).expanduser() / name
+        if not path.is_file():
+            raise FlagError(
+                f"{path} does not exist",
+                remedy=f"put {name} of {self.address} there, or correct params.weights",
+            )
+        return path

@@ -1,0 +1,108 @@
+"""Embeddings of another gene model, reduced to few dimensions.
+
+A PCA without centring: alignment compares directions by cosine, and it keeps those best.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.fitted import digest_arrays, require, unfitted
+from flag_st.io import pack_names
+
+log = logging.getLogger(__name__)
+
+PREFIX = "model."
+
+
+class Reduced(GeneModel):
+    """Another gene model's embeddings times a (K, width) basis fitted on training slides.
+
+    The basis spans the leading eigenvectors of the second moment of the unit vectors of the
+    training slides' embeddings. ``error`` states what that costs: the mean of 1 - cos² between
+    an embedding and its projection, over the same embeddings; it is logged and saved.
+
+    Args:
+        model: ``use`` and ``params`` of the model to reduce.
+        width: K after reduction.
+        spots: most training spots of a slide to fit on, evenly spaced.
+    """
+
+    fits: ClassVar[bool] = True
+
+    def __init__(self, model: Mapping[str, Any], width: int = 64, spots: int = 256):
+        self.model = registry.build(model["use"], model.get("params"))
+        self.kind = self.model.kind
+        self.width, self.spots = width, spots
+        self.basis: np.ndarray | None = None
+        self.error = float("nan")
+
+    def open(self, device: str) -> None:
+        self.model.open(device)
+
+    def fit(self, counts: Sequence, genes: Sequence[str], panel: Sequence[str], seed: int) -> None:
+        """Fit the basis on the training slides, and first the model if it is itself fitted.
+
+        Ids are not given here, so that a model that needs them looks them up by symbol.
+
+        Raises:
+            FlagError: ``width`` exceeds the model's, or no training spot has an embedding.
+        """
+        if self.model.fits:
+            self.model.fit(counts, genes, panel, seed)
+        blocks = self._training_embeddings(counts, genes, panel)
+        moment = sum(unit.T @ unit for unit in blocks)
+        if not np.any(moment):
+            raise FlagError("reduce: no training spot has an embedding to fit on")
+        if self.width > len(moment):
+            raise FlagError(f"reduce: width {self.width} exceeds the model's {len(moment)}")
+        values, vectors = np.linalg.eigh(moment)  # ascending
+        basis = vectors[:, ::-1][:, : self.width]
+        signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(self.width)])
+        self.basis = np.ascontiguousarray(basis * signs, dtype=np.float32)  # (K, width)
+        self.error = float(max(0, 1 - values[::-1][: self.width].sum() / values.sum()))
+        log.info("reduce: %d of %d dimensions, 1 - cos² %.4f", *self.basis.T.shape, self.error)
+
+    def embed(
+        self,
+        counts,
+        genes: Sequence[str],
+        ensembl: Sequence[str],
+        panel: Sequence[str],
+        progress: Callable[..., Iterable] = lambda items, **_: items,
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+        """The model's blocks with ``width`` instead of K numbers a vector."""
+        if self.basis is None:
+            raise unfitted("reduce")
+        for rows, block, mask in self.model.embed(counts, genes, ensembl, panel, progress):
+            yield rows, block @ self.basis, mask
+
+    def digest(self) -> str:
+        return digest_arrays(self.arrays() | {"model": pack_names([self.model.digest()])})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        if self.basis is None:
+            raise unfitted("reduce")
+        inner = {PREFIX + name: array for name, array in self.model.arrays().items()}
+        return inner | {"basis": self.basis, "error": np.array(self.error)}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        require(arrays, ("basis", "error"), "reduce")
+        self.basis, self.error = arrays["basis"], float(arrays["error"])
+        if self.model.fits:
+            inner = {k.removeprefix(PREFIX): v for k, v in arrays.items() if k.startswith(PREFIX)}
+            self.model.restore(inner)
+
+    def _training_embeddings(self, counts, genes, panel) -> Iterator[np.ndarray]:
+        """(M, K) float64 unit vectors, block by block; vectors of zeros are left out."""
+        for one in counts:
+            keep = np.unique(np.linspace(0, one.shape[0] - 1, self.spots).round().astype(int))
+            for _, block, mask in self.model.embed(one[keep], genes, [""] * len(genes), panel):
+                vectors = block.reshape(-1, block.shape[-1]) if mask is None else block[mask]
+                norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+                yield (vectors[norms[:, 0] > 0] / norms[norms[:, 0] > 0]).astype(np.float64)

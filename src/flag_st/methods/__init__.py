@@ -1,0 +1,1 @@
+"""Prediction methods: one file and one entry of config/methods.yaml each."""

@@ -1,0 +1,94 @@
+"""The serial section of the same patient, laid over the slide: what needs no image at all."""
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from flag_st.io import pack_names, unpack_names
+from flag_st.methods.base import Method, Prediction, Run
+from flag_st.nets.graph import pitch
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+
+class AdjacentSection(Method):
+    """Expression of a training section of the same patient, at the same place.
+
+    Of the patient's training sections, each is turned and shifted onto the slide by the outline of
+    its spots alone, and the one that covers it best is taken. Without any, all spots get the
+    training mean.
+
+    Args:
+        neighbours: spots averaged around each place.
+        width: of their Gaussian weights, in spot pitches.
+        rotation: largest turn tried, in degrees either way. Sections of one block are mounted
+            alike as a rule, and a wide search mistakes a round outline for its mirror position.
+    """
+
+    def __init__(self, neighbours: int = 4, width: float = 0.7, rotation: float = 45.0):
+        self.neighbours, self.width, self.rotation = neighbours, width, rotation
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        self.mean = train.expression.mean(0, dtype=np.float64)  # (G,)
+        self.patients = [slide.patient for slide in train]
+        self.ends = np.cumsum([len(slide) for slide in train])
+        self.position = np.concatenate([slide.position for slide in train])  # (M, 2)
+        self.expression = train.expression  # (M, G)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        sections = [i for i, p in enumerate(self.patients) if p and p == slide.patient]
+        if not sections:
+            return Prediction(np.tile(self.mean.astype(np.float32), (1, len(slide), 1)))
+        own = [slice(self.ends[i - 1] if i else 0, self.ends[i]) for i in sections]
+        laid = [overlay(self.position[s], slide.position, self.rotation) for s in own]
+        best = min(range(len(own)), key=lambda i: laid[i][1])
+        found = self._average(slide.position, laid[best][0], self.expression[own[best]])
+        return Prediction(found[None])  # (1, N, G)
+
+    def _average(self, at: np.ndarray, laid: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N, G) Gaussian mean of the spots ``laid`` (M, 2) nearest to the places ``at``."""
+        k = min(self.neighbours, len(laid))
+        distance, index = (a.reshape(len(at), k) for a in cKDTree(laid).query(at, k))
+        # Relative to the nearest spot, so that far from all spots weights do not vanish.
+        squared = (distance**2 - distance[:, :1] ** 2) / (self.width * pitch(laid)) ** 2
+        weight = np.exp(-squared / 2)  # (N, k)
+        weight /= weight.sum(1, keepdims=True)
+        return np.einsum("nk,nkg->ng", weight, y[index]).astype(np.float32)  # (N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        names = ("mean", "ends", "position", "expression")
+        return {n: getattr(self, n) for n in names} | {"patients": pack_names(self.patients)}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        for name in ("mean", "ends", "position", "expression"):
+            setattr(self, name, arrays[name])
+        self.patients = unpack_names(arrays["patients"])
+
+
+def overlay(moving: np.ndarray, fixed: np.ndarray, rotation: float) -> tuple[np.ndarray, float]:
+    """Lay one cloud of spots on another: common centre of mass, best turn.
+
+    Args:
+        moving: (M, 2). fixed: (N, 2), both in µm.
+        rotation: largest turn in degrees; every 2° is tried, then every quarter around the best.
+
+    Returns:
+        ``moving`` in the frame of ``fixed``, and the mean distance from each spot of either to
+        the other's nearest in pitches, where 2 counts as not covered.
+    """
+    centred, target = moving - moving.mean(0), fixed - fixed.mean(0)  # (M, 2), (N, 2)
+    tree, unit = cKDTree(target), pitch(fixed)
+
+    def turned(degrees: float) -> np.ndarray:
+        a = np.deg2rad(degrees)
+        return centred @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])  # (M, 2)
+
+    def distance(degrees: float) -> float:
+        laid = turned(degrees)  # (M, 2)
+        there, back = tree.query(laid)[0], cKDTree(laid).query(target)[0]
+        return float(np.mean([np.minimum(d / unit, 2).mean() for d in (there, back)]))
+
+    # From the smallest turn outwards, so that the smaller of two equally good ones is kept.
+    coarse = sorted(np.arange(-rotation, rotation + 1e-9, 2.0), key=abs)
+    best = min(coarse, key=distance)
+    best = min(best + np.arange(-2, 2.01, 0.25), key=distance)
+    return turned(best) + fixed.mean(0), distance(best)

@@ -1,0 +1,108 @@
+"""What a method is: it fits on slides with truth and predicts slides without."""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.io import load_arrays, save_arrays
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+
+@dataclass
+class Run:
+    """What ``fit`` may use besides data.
+
+    Attributes:
+        seed: of this run; all randomness of ``fit`` derives from it.
+        device: ``cpu`` or ``cuda:i``.
+        directory: for checkpoints; what a killed run left there is found again by the next.
+        log: takes one row of the training history (dict of numbers); it is written as CSV.
+        progress: wraps an iterable in a progress bar with a description.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    directory: Path = Path(".")
+    log: Callable[[dict[str, float]], None] = lambda row: None
+    progress: Callable[..., Iterable] = lambda items, **_: items
+
+    def finish(self) -> None:
+        """Drop the checkpoints: the model file replaces them."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """S draws of one slide, and the point estimate where it is not their mean.
+
+    Attributes:
+        samples: (S, N, G) float32 in the panel's unit; S = 1 for deterministic methods.
+        point: (N, G); the mean of the draws unless the method has a better one.
+    """
+
+    samples: np.ndarray
+    point: np.ndarray = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.point is None:
+            object.__setattr__(self, "point", self.samples.mean(0, dtype=np.float64))
+
+
+class Method(ABC):
+    """Base of all methods. A subclass states its arguments as keyword arguments of ``__init__``.
+
+    Class attributes:
+        stochastic: draws differ; then runs are repeated over seeds and S draws are made.
+        needs: extra inputs, of ``targets`` (training only), ``patches`` and ``truth`` (controls
+            alone may declare it: ``predict`` then sees slides with expression).
+    """
+
+    stochastic: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        """Learn from ``train``; choose settings and stop on ``valid``, never on test slides."""
+
+    @abstractmethod
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        """Predict a slide without truth; draw k uses only the stream ``draws.numpy/torch(k)``."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was learned, as named arrays: what ``save`` writes."""
+
+    @abstractmethod
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        """The inverse of ``arrays``; also rebuilds what depends on array shapes."""
+
+    def save(self, path: str | Path, **facts: Any) -> None:
+        """Write a self-describing safetensors file; ``facts`` (use, params, genes …) go with it."""
+        save_arrays(path, self.arrays(), facts)
+
+
+def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]:
+    """Rebuild the method in ``path``; returns it with the facts it was saved with.
+
+    Raises:
+        FlagError: the file is no model of this project, of another version, or damaged.
+    """
+    arrays, facts = load_arrays(path)
+    method = registry.build(facts["use"], facts["params"])
+    try:
+        method.restore(arrays, device)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise FlagError(
+            f"{path} does not fit {facts['use']} ({error})",
+            remedy="delete it and run the same command again: train makes it anew",
+        ) from error
+    return method, facts

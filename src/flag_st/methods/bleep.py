@@ -1,0 +1,230 @@
+"""BLEEP (Xie et al. 2023): images and expression share a space, expression is looked up in it.
+
+A contrastive loss pulls a spot's image and its expression together; a query image then takes the
+mean expression of the training spots whose *expression* embeddings are nearest to it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flag_st.errors import FlagError
+from flag_st.methods.base import Prediction, Run
+from flag_st.methods.network import PLAIN, Network, regression_scores
+from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
+from flag_st.retrieval import mean_of_nearest
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+from flag_st.training import Task
+
+SELECT = ("contrastive", "retrieval")
+
+
+class Projection(nn.Module):
+    """A linear map and a residual layer, normalised last."""
+
+    def __init__(self, inputs: int, width: int, dropout: float):
+        super().__init__()
+        self.project = nn.Linear(inputs, width)
+        self.refine, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.project(x)  # (B, d)
+        return self.norm(p + self.dropout(self.refine(F.gelu(p))))  # (B, d)
+
+
+class BleepNet(nn.Module):
+    """Two encoders into one space; the image network is there only for patches."""
+
+    def __init__(self, genes: int, features: int, width: int, dropout: float, network: str | None):
+        super().__init__()
+        self.image = ImageNetwork(network, pooled=True) if network else None
+        inputs = self.image.channels if network else features
+        self.image_head = Projection(inputs, width, dropout)
+        self.expression_head = Projection(genes, width, dropout)
+
+    def embed_image(self, x: Tensor) -> Tensor:
+        """(B, D) features or (B, 3, H, W) pixels."""
+        x = x if self.image is None else self.image(x)  # (B, D)
+        return self.image_head(x)  # (B, d)
+
+    def embed_expression(self, y: Tensor) -> Tensor:
+        return self.expression_head(y)  # (B, d)
+
+
+def contrastive_loss(image: Tensor, expression: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy towards soft targets, which the two modalities' own similarities make.
+
+    Args:
+        image, expression: (B, d) of the same spots. Gradients also flow through the targets.
+    """
+    logits = expression @ image.T / temperature  # (B, B)
+    own = (image @ image.T + expression @ expression.T) / 2  # (B, B)
+    target = (own / temperature).softmax(-1)  # (B, B)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target.T)) / 2
+
+
+class BleepTask(Task):
+    """Contrast sets of random spots of all training slides."""
+
+    def __init__(self, method: "Bleep", train: Cohort, valid: Cohort, run: Run):
+        self.method, self.module, self.device = method, method.net, run.device
+        self.y = torch.as_tensor(np.concatenate([method.expression_of(s) for s in train]))
+        self.images = method.open_images(train)
+        self.valid = [
+            (method.open_images([s]), torch.as_tensor(method.expression_of(s))) for s in valid
+        ]
+
+    def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
+        order, size = torch.randperm(len(self.y), generator=generator), self.method.batch
+        # A short contrast set would be an easier task than the others.
+        sets = max(1, len(order) // size)
+        yield from order[: sets * size].split(size)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        images = self.method.images(self.images, batch.numpy(), generator)  # (B, ...)
+        y = self.y[batch].to(self.device)  # (B, G)
+        return self.method.contrast(
+            self.module.embed_image(images), self.module.embed_expression(y)
+        ), {}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Contrastive loss and retrieval from the training spots; the two can disagree."""
+        m, losses, pairs = self.method, [], []
+        bank = self.y.to(self.device)  # (M, G)
+        keys = m.embed_bank(module, bank)  # (M, d)
+        for opened, y in self.valid:
+            y = y.to(self.device)  # (N, G)
+            z, e = m.embed_slide(module, opened), m.embed_bank(module, y)  # 2 × (N, d)
+            # Every n-th spot: a set of neighbours would be a set of lookalikes.
+            n = -(-len(y) // m.batch)
+            losses += [m.contrast(z[i::n], e[i::n]).item() for i in range(n)]
+            pairs.append((mean_of_nearest(z, keys, bank, m.neighbours), y))
+        scores = regression_scores(pairs)
+        scores["mse"], scores["contrast"] = scores["loss"], float(np.mean(losses))
+        return scores | {"loss": scores["contrast" if m.select == "contrastive" else "mse"]}
+
+
+class Bleep(Network):
+    """Contrastive embedding and retrieval.
+
+    Args:
+        inputs: ``patches`` (the authors': a ResNet is trained too) or ``features``.
+        network, weights: timm's name of the ResNet and a file of its pretrained weights, without
+            which it starts at random; the authors' is ``resnet50`` of ImageNet.
+        width, dropout: of the shared space and its heads.
+        neighbours: training spots that a prediction is the mean of.
+        batch: spots of a contrast set, which is part of the loss: with 512 instead of 128, users
+            could not reproduce the paper.
+        temperature: divides similarities in the loss.
+        normalise: unit vectors in the loss, as in retrieval; the authors compare plain dot
+            products, whose soft targets are almost one-hot. Give a temperature near 0.1 then.
+        select: what chooses the epoch on validation slides, ``contrastive`` (the authors') or
+            ``retrieval`` (squared error of the prediction).
+        as_released: pixels from 0 to 255 in the order blue, green, red reach a network pretrained
+            on normalised RGB, as in the release that ran. Patches only.
+        training: settings of the loop (``flag_st.training.Training``).
+    """
+
+    recipe: ClassVar[dict[str, Any]] = PLAIN | {
+        "epochs": 150,
+        "lr": 1e-3,
+        "weight_decay": 1e-3,
+        "accumulate": 4,
+        "validate_every": 1,
+        "patience": 25,
+    }
+
+    def __init__(
+        self,
+        inputs: str = "features",
+        network: str = "resnet50",
+        weights: str | None = None,
+        width: int = 256,
+        dropout: float = 0.1,
+        neighbours: int = 50,
+        batch: int = 128,
+        temperature: float = 1.0,
+        normalise: bool = False,
+        select: str = "contrastive",
+        as_released: bool = False,
+        training: dict[str, Any] | None = None,
+    ):
+        super().__init__(training)
+        self.choose_inputs(inputs)
+        if select not in SELECT:
+            raise FlagError(f"bleep: select {select!r}", choices=SELECT)
+        self.network = network if inputs == "patches" else None
+        self.weights, self.width, self.dropout = weights, width, dropout
+        self.neighbours, self.batch, self.temperature = neighbours, batch, temperature
+        self.normalise, self.select, self.as_released = normalise, select, as_released
+
+    def build(self, genes: int, features: int) -> nn.Module:
+        return BleepNet(genes, features, self.width, self.dropout, self.network)
+
+    def start(self) -> None:
+        if self.network:
+            load_weights(self.net.image, self.weights)
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        self.bank = train.expression  # (M, G)
+        super().fit(train, valid, run)
+
+    def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
+        return BleepTask(self, train, valid, run)
+
+    def contrast(self, image: Tensor, expression: Tensor) -> Tensor:
+        if self.normalise:
+            image, expression = F.normalize(image, dim=-1), F.normalize(expression, dim=-1)
+        return contrastive_loss(image, expression, self.temperature)
+
+    # --- images and embeddings ---------------------------------------------------------------
+
+    def open_images(self, slides) -> Patches | np.ndarray:
+        """All spots' images of ``slides``, to be indexed by spot."""
+        if self.network:
+            return Patches(slides)
+        return np.concatenate([self.features_of(s) for s in slides])  # (M, D)
+
+    def images(self, opened, index, generator: torch.Generator | None = None) -> Tensor:
+        """What the image encoder takes for the spots ``index``, turned at random in training."""
+        block = opened[index]
+        if not self.network:
+            return torch.as_tensor(block, device=self.device)  # (B, D)
+        x = normalise(block, self.device, self.as_released)  # (B, 3, H, W)
+        return x if generator is None else dihedral(x, generator)  # (B, 3, H, W)
+
+    def embed_slide(self, net: BleepNet, opened) -> Tensor:
+        """(N, d) image embeddings, in blocks that fit where a training batch did."""
+        rows = range(0, len(opened), self.batch)
+        return torch.cat(
+            [net.embed_image(self.images(opened, slice(i, i + self.batch))) for i in rows]
+        )
+
+    @staticmethod
+    def embed_bank(net: BleepNet, y: Tensor) -> Tensor:
+        return torch.cat([net.embed_expression(block) for block in y.split(8192)])  # (M, d)
+
+    # --- the contract --------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        scaled = ((self.bank - self.mean) / self.scale).astype(np.float32)  # (M, G)
+        bank = torch.as_tensor(scaled, device=self.device)
+        keys = self.embed_bank(self.net, bank)  # (M, d)
+        queries = self.embed_slide(self.net, self.open_images([slide]))  # (N, d)
+        values = torch.as_tensor(self.bank, device=self.device)  # (M, G)
+        found = mean_of_nearest(queries, keys, values, self.neighbours)  # (N, G)
+        return Prediction(found.cpu().numpy()[None])  # (1, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {**super().arrays(), "bank": self.bank}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        super().restore(arrays, device)
+        self.bank = arrays["bank"]

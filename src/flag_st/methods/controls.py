@@ -1,0 +1,58 @@
+"""Controls: together with the means they bound every metric from both sides."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from flag_st.io import pack_names, unpack_names
+from flag_st.methods.base import Method, Prediction, Run
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+
+class ShuffledProfiles(Method):
+    """Each spot gets the whole profile of a random training spot, of the same patient if any.
+
+    Blind to the image, yet real profiles have real gene-gene correlations: the level of GSC that
+    means nothing.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        self.profiles = train.expression  # (M, G)
+        self.patients = sorted({s.patient for s in train})
+        codes = [np.full(len(s), self.patients.index(s.patient)) for s in train]
+        self.codes = np.concatenate(codes).astype(np.int32)  # (M,)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        pool = np.arange(len(self.profiles))
+        if slide.patient and slide.patient in self.patients:
+            pool = np.flatnonzero(self.codes == self.patients.index(slide.patient))
+        chosen = [draws.numpy(k).choice(pool, len(slide)) for k in range(samples)]
+        return Prediction(self.profiles[np.stack(chosen)])  # (S, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"profiles": self.profiles, "codes": self.codes, "patients": pack_names(self.patients)}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        self.profiles, self.codes = arrays["profiles"], arrays["codes"]
+        self.patients = unpack_names(arrays["patients"])
+
+
+class Oracle(Method):
+    """Returns the truth: every metric at its best. Declared as in need of truth, and alone in it."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        """Nothing to learn."""
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        return Prediction(slide.expression[None])  # (1, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"none": np.zeros(1, dtype=np.float32)}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,52 @@
+"""Predictors that never look at the image: what a score is worth is measured against them."""
+
+import numpy as np
+
+from flag_st.io import pack_names, unpack_names
+from flag_st.methods.base import Method, Prediction, Run
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+
+class TrainingMean(Method):
+    """Every spot gets the mean of all training spots."""
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        self.mean = train.expression.mean(0, dtype=np.float64)  # (G,)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        return Prediction(np.tile(self.mean.astype(np.float32), (1, len(slide), 1)))  # (1, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        self.mean = arrays["mean"]
+
+
+class PatientMean(TrainingMean):
+    """Every spot gets the mean of the same patient's training spots, else that of all.
+
+    Needs no image, yet with slides of one patient on both sides of a split it beats published
+    models on pooled scores: between-slide differences are much of the variance.
+    """
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        super().fit(train, valid, run)
+        self.patients = sorted({s.patient for s in train} - {""})
+        groups = [[s.expression for s in train if s.patient == p] for p in self.patients]
+        self.means = np.stack(
+            [np.concatenate(g).mean(0, dtype=np.float64) for g in groups] or [self.mean]
+        )  # (P, G)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        known = slide.patient in self.patients
+        mean = self.means[self.patients.index(slide.patient)] if known else self.mean
+        return Prediction(np.tile(mean.astype(np.float32), (1, len(slide), 1)))  # (1, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean, "means": self.means, "patients": pack_names(self.patients)}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        self.mean, self.means = arrays["mean"], arrays["means"]
+        self.patients = unpack_names(arrays["patients"])

@@ -1,0 +1,72 @@
+"""Any method plus Gaussian noise of the size of its errors: the generative control."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.methods.base import Method, Prediction, Run
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+COVARIANCES = ("diagonal", "genes")
+
+
+class PlusNoise(Method):
+    """The point estimate of ``base`` plus noise with the covariance of its *validation* residuals.
+
+    What a diffusion model gains in structure over a regression has to exceed what noise of the
+    right size gains (metrics of single draws).
+
+    Args:
+        base: the method, as ``{use: …, params: {…}}``.
+        covariance: ``diagonal`` (independent per gene) or ``genes`` (Ledoit-Wolf G × G).
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def __init__(self, base: Mapping[str, Any], covariance: str = "genes"):
+        if covariance not in COVARIANCES:
+            raise FlagError(f"noise: covariance {covariance!r}", choices=COVARIANCES)
+        if unknown := sorted(set(base) - {"use", "params"}) or "use" not in base:
+            raise FlagError(f"noise: base {dict(base)} ({unknown})", choices=("use", "params"))
+        self.base: Method = registry.build(base["use"], base.get("params"))
+        self.covariance = covariance
+        self.needs = self.base.needs
+
+    def build(self, genes: int, features: int):
+        """The network of ``base``, for its parameter count."""
+        return self.base.build(genes, features)
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        from sklearn.covariance import LedoitWolf
+
+        self.base.fit(train, valid, run)
+        residual = np.concatenate([self._mean(s, run.seed) - s.expression for s in valid])
+        residual = residual - residual.mean(0)  # (M, G)
+        if self.covariance == "diagonal":
+            self.factor = np.diag(residual.std(0))  # (G, G)
+        else:
+            covariance = LedoitWolf(assume_centered=True).fit(residual).covariance_
+            self.factor = np.linalg.cholesky(covariance)  # (G, G)
+
+    def _mean(self, slide: Slide, seed: int) -> np.ndarray:
+        """The point estimate of a slide, (N, G), without sight of its truth."""
+        point = self.base.predict(slide.without_truth(), 1, Draws(seed, slide.id)).point
+        return point.astype(np.float64)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        mean = self._mean(slide, draws.seed)  # (N, G)
+        noise = [draws.numpy(k).standard_normal(mean.shape) @ self.factor.T for k in range(samples)]
+        return Prediction((mean + np.stack(noise)).astype(np.float32), point=mean)  # (S, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        base = {f"base.{name}": value for name, value in self.base.arrays().items()}
+        return {**base, "factor": self.factor}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        own = {k[5:]: value for k, value in arrays.items() if k.startswith("base.")}
+        self.base.restore(own, device)
+        self.factor = arrays["factor"]

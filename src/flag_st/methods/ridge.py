@@ -1,0 +1,140 @@
+"""Linear probe: standardise, PCA, ridge with intercept; and the same with calibrated noise.
+
+The published HEST probe has no intercept and alpha = 100 / (components × G), which is numerically
+least squares; here alpha is chosen on the validation slides, one for all genes.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from flag_st.errors import FlagError
+from flag_st.methods.base import Method, Prediction, Run
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort, Slide
+
+COVARIANCES = ("diagonal", "genes")
+
+
+class Ridge(Method):
+    """Ridge regression on principal components of the standardised features.
+
+    Args:
+        components: principal components kept (at most the rank allows).
+        alphas: penalties to choose from, per training spot; None for a grid 1e-4 … 1e3.
+        neighbours: mean features of so many nearest spots are appended; 0 for none.
+        centre: ``training`` z-scores with training statistics, ``slide`` with each slide's own
+            (label-free at test time, but the slide's level is lost).
+    """
+
+    def __init__(
+        self,
+        components: int = 256,
+        alphas: list[float] | None = None,
+        neighbours: int = 0,
+        centre: str = "training",
+    ):
+        if centre not in ("training", "slide"):
+            raise FlagError(f"ridge: centre {centre!r}", choices=("training", "slide"))
+        self.components, self.neighbours, self.centre = components, neighbours, centre
+        self.alphas = np.logspace(-4, 3, 15) if alphas is None else np.asarray(alphas, float)
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        raw = np.concatenate([self._inputs(s) for s in train])  # (M, D)
+        self.mean, self.scale = raw.mean(0), np.maximum(raw.std(0), 1e-6)
+        x = self._standardise(raw)  # (M, D)
+        _, values, basis = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        keep = min(self.components, int((values > values[0] * 1e-6).sum()))
+        self.basis = basis[:keep].T  # (D, C)
+        self._solve(x @ self.basis, train.expression.astype(np.float64), valid)
+
+    def _solve(self, z: np.ndarray, y: np.ndarray, valid: Cohort) -> None:
+        """One eigendecomposition serves all penalties; the best on validation MSE stays."""
+        self.centre_z, self.intercept = z.mean(0), y.mean(0)
+        z, y = z - self.centre_z, y - self.intercept  # (M, C), (M, G)
+        values, vectors = np.linalg.eigh(z.T @ z / len(z))  # (C,), (C, C)
+        projected = vectors.T @ (z.T @ y / len(z))  # (C, G)
+        best = np.inf
+        for alpha in self.alphas:
+            weights = vectors @ (projected / (values + alpha)[:, None])  # (C, G)
+            error = np.mean([np.mean((self._apply(s, weights) - s.expression) ** 2) for s in valid])
+            if error < best:
+                best, self.alpha, self.weights = error, float(alpha), weights
+
+    def _inputs(self, slide: Slide) -> np.ndarray:
+        x = slide.features.astype(np.float64)  # (N, D)
+        if self.centre == "slide":
+            x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)  # (N, D)
+        if self.neighbours:
+            from flag_st.nets.graph import nearest
+
+            x = np.concatenate([x, x[nearest(slide.position, self.neighbours)].mean(1)], 1)
+        return x  # (N, D) or (N, 2 D)
+
+    def _standardise(self, raw: np.ndarray) -> np.ndarray:
+        # Clipped, since one artefact (pen, fold) must not pull a linear model out of range.
+        return np.clip((raw - self.mean) / self.scale, -6, 6)
+
+    def _apply(self, slide: Slide, weights: np.ndarray) -> np.ndarray:
+        z = self._standardise(self._inputs(slide)) @ self.basis - self.centre_z  # (N, C)
+        return z @ weights + self.intercept  # (N, G)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        return Prediction(self._apply(slide, self.weights).astype(np.float32)[None])  # (1, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        names = ("mean", "scale", "basis", "centre_z", "intercept", "weights")
+        return {name: getattr(self, name) for name in names} | {"alpha": np.array(self.alpha)}
+
+    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        for name, value in arrays.items():
+            setattr(self, name, value)
+        self.alpha = float(self.alpha)
+
+
+class RidgeNoise(Ridge):
+    """Ridge plus Gaussian noise with the covariance of its *validation* residuals.
+
+    A generative control: what a diffusion model gains in structure over a regression has to
+    exceed what noise of the right size gains (metrics of single draws).
+
+    Args:
+        covariance: ``diagonal`` (independent per gene) or ``genes`` (Ledoit-Wolf G × G).
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        components: int = 256,
+        alphas: list[float] | None = None,
+        neighbours: int = 0,
+        centre: str = "training",
+        covariance: str = "genes",
+    ):
+        super().__init__(components, alphas, neighbours, centre)
+        if covariance not in COVARIANCES:
+            raise FlagError(f"ridge noise: covariance {covariance!r}", choices=COVARIANCES)
+        self.covariance = covariance
+
+    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        from sklearn.covariance import LedoitWolf
+
+        super().fit(train, valid, run)
+        residual = np.concatenate([self._apply(s, self.weights) - s.expression for s in valid])
+        residual = residual - residual.mean(0)  # (M, G)
+        if self.covariance == "diagonal":
+            self.factor = np.diag(residual.std(0))  # (G, G)
+        else:
+            covariance = LedoitWolf(assume_centered=True).fit(residual).covariance_
+            self.factor = np.linalg.cholesky(covariance)  # (G, G)
+
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        mean = self._apply(slide, self.weights)  # (N, G)
+        noise = [
+            draws.numpy(k).standard_normal(mean.shape) @ self.factor.T for k in range(samples)
+        ]
+        return Prediction((mean + np.stack(noise)).astype(np.float32), point=mean)  # (S, N, G)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {**super().arrays(), "factor": self.factor}

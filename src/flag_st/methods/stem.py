@@ -1,0 +1,186 @@
+"""Stem (Zhu et al. 2025): diffusion over the gene tokens of one spot, under its image features.
+
+Spots are independent: there is no graph, no coordinate and no slide.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flag_st.diffusion.ddpm import Ddpm
+from flag_st.methods.base import Prediction, Run
+from flag_st.methods.network import PLAIN, Network
+from flag_st.nets.dit import GeneDiT, NoiseEmbedding
+from flag_st.nets.graph import nearest
+from flag_st.seeds import Draws, torch_generator
+from flag_st.slide import Cohort, Slide
+from flag_st.training import Task
+
+
+class StemNet(nn.Module):
+    """noisy x (M, G), step t (M,), features u (M, D) → noise and variance channels (M, G, 2)."""
+
+    def __init__(self, genes: int, features: int, width: int, depth: int, heads: int):
+        super().__init__()
+        self.tokens = GeneDiT(genes, width, depth, heads, channels=1, align_at=None)
+        self.tokens.head = nn.Linear(width, 2)
+        # The frequencies of the original transformer, for whole steps 0 … 999.
+        self.time = NoiseEmbedding(width, features=256, low=1e4 ** (-127 / 128), high=1.0)
+        self.label = nn.Sequential(
+            nn.Linear(features, features), nn.SiLU(), nn.Linear(features, width)
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        nn.init.kaiming_uniform_(self.tokens.gene, a=math.sqrt(5))
+        for layer in (*self.time.mlp, *self.label):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.tokens.head.weight)
+        nn.init.zeros_(self.tokens.head.bias)
+
+    def forward(self, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
+        c = self.time(t.to(x.dtype)) + self.label(u)  # (M, d)
+        out, _ = self.tokens(x.unsqueeze(-1), c)  # (M, G, 2)
+        return out
+
+
+class StemTask(Task):
+    """Random spots of all training slides; noise error plus the bound that trains the variance."""
+
+    def __init__(self, method: "Stem", train: Cohort, valid: Cohort, run: Run):
+        self.method, self.module, self.device = method, method.net, run.device
+        u, y = method.condition(train), np.concatenate([method.expression_of(s) for s in train])
+        seen = train.expression.any(1)  # (M,) spots without any count teach nothing
+        self.u, self.y = torch.as_tensor(u[seen]), torch.as_tensor(y[seen])
+        self.valid = [
+            (s.id, torch.as_tensor(method.condition([s])), torch.as_tensor(method.expression_of(s)))
+            for s in valid
+        ]
+
+    def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
+        yield from torch.randperm(len(self.y), generator=generator).split(self.method.batch)
+
+    def _errors(
+        self, module: nn.Module, u: Tensor, y: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error of the noise and terms of the bound at random steps, (M, G) each."""
+        chain = self.method.chain
+        t = torch.randint(len(chain), (len(y),), generator=generator).to(self.device)  # (M,)
+        noise = torch.randn(y.shape, generator=generator).to(self.device)  # (M, G)
+        u, y = u.to(self.device), y.to(self.device)  # (M, D), (M, G)
+        x = chain.noised(y, t, noise)  # (M, G)
+        out = module(x, chain.times.to(self.device)[t], u).float()  # (M, G, 2)
+        error = (out[..., 0] - noise).square()  # (M, G)
+        # The bound must move the variance alone.
+        held = torch.stack([out[..., 0].detach(), out[..., 1]], dim=-1)  # (M, G, 2)
+        return error, chain.bound(held, y, x, t, bins=self.method.as_released)  # 2 × (M, G)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        error, bound = self._errors(self.module, self.u[batch], self.y[batch], generator)
+        noise, variance = error.mean(), bound.mean()
+        return noise + variance, {"noise": noise.item(), "bound": variance.item()}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Noise error of every spot, at steps and with noise that are always the same."""
+        found = []
+        for name, u, y in self.valid:
+            generator = torch_generator("validation", name)
+            size = self.method.batch
+            blocks = [
+                torch.stack([e.mean(1) for e in self._errors(module, a, b, generator)])
+                for a, b in zip(u.split(size), y.split(size), strict=True)
+            ]
+            found.append(torch.cat(blocks, dim=1).mean(1))  # (2,)
+        error, bound = torch.stack(found).mean(0).tolist()
+        return {"loss": error, "bound": bound}
+
+
+class Stem(Network):
+    """A conditional DDPM of each spot's expression.
+
+    Args:
+        width, depth, heads: of the gene transformer.
+        neighbours: mean features of so many nearest spots are appended to each spot's: the control
+            for what a graph adds. 0 for none.
+        standardise: diffuse z-scores; the authors diffuse log counts as they are, whose variance
+            is several times that for which the noise schedule was made.
+        chain: steps of the diffusion in training.
+        steps: of them, evenly spaced, steps of sampling. The authors take all 1000.
+        point_draws: the point estimate is the mean of so many draws (the authors': 20).
+        batch: spots of a training step. sample_batch: of a pass while sampling.
+        as_released: the likelihood that ends the bound is that of 8-bit pixels, although values
+            are log counts; it misleads the variance at the last step.
+        training: settings of the loop (``flag_st.training.Training``).
+    """
+
+    stochastic: ClassVar[bool] = True
+    recipe: ClassVar[dict[str, Any]] = PLAIN | {
+        "epochs": 4000,
+        "lr": 1e-4,
+        "ema": 0.9999,
+        "validate_every": 20,
+        "patience": 20,
+    }
+
+    def __init__(
+        self,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        neighbours: int = 0,
+        standardise: bool = False,
+        chain: int = 1000,
+        steps: int = 1000,
+        point_draws: int = 20,
+        batch: int = 256,
+        sample_batch: int = 512,
+        as_released: bool = False,
+        training: dict[str, Any] | None = None,
+    ):
+        super().__init__(training)
+        self.size = {"width": width, "depth": depth, "heads": heads}
+        self.neighbours, self.point_draws = neighbours, point_draws
+        self.scaling = "standard" if standardise else "none"
+        self.chain = Ddpm.linear(chain)
+        self.sampling = self.chain if steps == chain else self.chain.strided(steps)
+        self.batch, self.sample_batch, self.as_released = batch, sample_batch, as_released
+
+    def build(self, genes: int, features: int) -> nn.Module:
+        return StemNet(genes, features * (2 if self.neighbours else 1), **self.size)
+
+    def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
+        return StemTask(self, train, valid, run)
+
+    def condition(self, slides) -> np.ndarray:
+        """(sum of N, D) features of all slides' spots, or (sum of N, 2 D) with the neighbours'."""
+        found = []
+        for slide in slides:
+            u = self.features_of(slide)  # (N, D)
+            if self.neighbours:
+                around = nearest(slide.position, self.neighbours)  # (N, K)
+                u = np.concatenate([u, u[around].mean(1)], axis=1)  # (N, 2 D)
+            found.append(u)
+        return np.concatenate(found)
+
+    @torch.inference_mode()
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        u = torch.as_tensor(self.condition([slide]), device=self.device)  # (N, D)
+        shape = (len(slide), len(self.mean))
+
+        def net(x: Tensor, t: Tensor) -> Tensor:
+            blocks = zip(*(z.split(self.sample_batch) for z in (x, t, u)), strict=True)
+            return torch.cat([self.net(*block) for block in blocks])  # (N, G, 2)
+
+        drawn = torch.stack(
+            [
+                self.sampling.sample(net, shape, draws.torch(k), self.device)
+                for k in range(max(samples, self.point_draws))
+            ]
+        )  # (max(S, P), N, G)
+        return Prediction(self.in_unit(drawn[:samples]), self.in_unit(drawn.mean(0)))

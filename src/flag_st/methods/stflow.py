@@ -1,0 +1,164 @@
+"""STFlow (Huang et al. 2025): flow matching of all spots of a slide at once."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flag_st.errors import FlagError
+from flag_st.methods.base import Prediction, Run
+from flag_st.methods.flag import random_tile
+from flag_st.methods.network import PLAIN, Network, regression_scores
+from flag_st.nets.stflow import Regions, StFlowNet, collate
+from flag_st.seeds import Draws, torch_generator
+from flag_st.slide import Cohort, Slide
+from flag_st.training import Task
+
+PRIORS = ("zinb", "gaussian", "zero")
+
+
+def prior_noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Where the flow starts: log(1 + ZINB), standard normal or zero.
+
+    The zero-inflated negative binomial has one failure, logit 0.1 (mean 1.105) and half its mass
+    set to zero; with one failure it is geometric and drawn by inversion.
+    """
+    if name == "gaussian":
+        return torch.randn(shape, generator=generator)
+    if name == "zero":
+        return torch.zeros(shape)
+    log_p = -math.log1p(math.exp(-0.1))
+    u = 1 - torch.rand(shape, generator=generator)  # in (0, 1]
+    counts = torch.floor(u.log() / log_p)
+    kept = torch.rand(shape, generator=generator) < 0.5
+    return torch.log1p(counts * kept)
+
+
+class StFlowTask(Task):
+    """Random regions of random size; the network estimates their clean expression."""
+
+    def __init__(self, method: "StFlow", train: Cohort, valid: Cohort, run: Run):
+        self.method, self.module, self.device = method, method.net, run.device
+        self.train = [(s.position, method.features_of(s), method.expression_of(s)) for s in train]
+        self.valid = [(s.id, method.open(s, truth=True)) for s in valid]
+
+    def batches(self, generator: torch.Generator) -> Iterator[Regions]:
+        m, times = self.method, self.method.regions
+        order = torch.randperm(len(self.train) * times, generator=generator) % len(self.train)
+        for chosen in order.split(m.batch):
+            yield m.collate([self._region(i, generator) for i in chosen.tolist()])
+
+    def _region(self, i: int, generator: torch.Generator) -> tuple:
+        """A spot and its nearest, from two spots to the whole slide."""
+        position, u, y = self.train[i]
+        part = float(torch.rand(1, generator=generator))
+        index = random_tile(position, max(2, int(part * len(position))), generator)
+        return position[index], u[index], y[index]
+
+    def loss(self, batch: Regions, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        b, m = batch.to(self.device), self.method
+        t = torch.rand(len(b.u), generator=generator).to(self.device)  # (B,)
+        start = prior_noise(m.prior, b.y.shape, generator).to(self.device)  # (B, N, G)
+        x = torch.lerp(start, b.y, t.view(-1, 1, 1))  # (B, N, G)
+        error = (m.clean(self.module, x, t, b) - b.y).square()  # (B, N, G)
+        return error[b.mask].mean(), {}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """One draw of every slide, always from the same start."""
+        pairs = [
+            (self.method.flow(module, r, torch_generator("validation", name)), r.y[0])
+            for name, r in self.valid
+        ]
+        return regression_scores(pairs)
+
+
+class StFlow(Network):
+    """Flow matching with attention to the nearest spots.
+
+    Args:
+        width, depth, heads, dropout: of the network.
+        neighbours: spots that each spot attends to.
+        prior: start of the flow, ``zinb``, ``gaussian`` or ``zero``.
+        see_x: show the network the noisy expression. Without it this is a regression with the
+            same network: the control for how much the flow itself contributes.
+        steps: points of the time grid; the network is evaluated one time less.
+        regions: random regions of each slide in an epoch. batch: of a training step.
+        as_released: in batches, padding lies at the centre of the region and real spots attend to
+            it; distances are in µm rather than spot pitches; axes of round neighbourhoods are left
+            to rounding; time is embedded without scale, nearly constant; dropout also hits the
+            estimates themselves.
+        training: settings of the loop (``flag_st.training.Training``).
+    """
+
+    stochastic: ClassVar[bool] = True
+    scaling = "none"
+    recipe: ClassVar[dict[str, Any]] = PLAIN | {
+        "epochs": 100,
+        "lr": 5e-4,
+        "clip": 1.0,
+        "validate_every": 1,
+        "patience": 20,
+    }
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        dropout: float = 0.2,
+        neighbours: int = 8,
+        prior: str = "zinb",
+        see_x: bool = True,
+        steps: int = 5,
+        regions: int = 10,
+        batch: int = 2,
+        as_released: bool = False,
+        training: dict[str, Any] | None = None,
+    ):
+        super().__init__(training)
+        if prior not in PRIORS:
+            raise FlagError(f"stflow: prior {prior!r}", choices=PRIORS)
+        if steps < 2:
+            raise FlagError(f"stflow: steps {steps}", remedy="give at least 2 points of time")
+        self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
+        self.neighbours, self.prior, self.see_x = neighbours, prior, see_x
+        self.steps, self.regions, self.batch = steps, regions, batch
+        self.as_released = as_released
+        self.stochastic = see_x
+
+    def build(self, genes: int, features: int) -> nn.Module:
+        return StFlowNet(genes, features, as_released=self.as_released, **self.size)
+
+    def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
+        return StFlowTask(self, train, valid, run)
+
+    def collate(self, parts: list) -> Regions:
+        return collate(parts, self.neighbours, self.as_released)
+
+    def open(self, slide: Slide, truth: bool = False) -> Regions:
+        """The whole slide as one region, on the device."""
+        y = self.expression_of(slide) if truth else None
+        return self.collate([(slide.position, self.features_of(slide), y)]).to(self.device)
+
+    def clean(self, net: nn.Module, x: Tensor, t: Tensor, r: Regions) -> Tensor:
+        return net(x if self.see_x else torch.zeros_like(x), t, r)  # (B, N, G)
+
+    def flow(self, net: nn.Module, r: Regions, generator: torch.Generator) -> Tensor:
+        """One draw (N, G) of a slide: Euler steps towards the network's estimate, which the last
+        step reaches."""
+        shape = (1, r.u.shape[1], len(self.mean))
+        x = prior_noise(self.prior, shape, generator).to(self.device)  # (1, N, G)
+        times = torch.linspace(0.01, 1, self.steps).tolist()
+        for t, after in pairwise(times):
+            clean = self.clean(net, x, torch.tensor([t], device=self.device), r)  # (1, N, G)
+            x = x + (after - t) / (1 - t) * (clean - x)  # (1, N, G)
+        return x[0]
+
+    @torch.inference_mode()
+    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        r = self.open(slide)
+        found = [self.flow(self.net, r, draws.torch(k)) for k in range(samples)]
+        return Prediction(self.in_unit(torch.stack(found)))  # (S, N, G)

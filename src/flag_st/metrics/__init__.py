@@ -1,0 +1,1 @@
+"""Metrics: one file and one entry of config/metrics.yaml each."""

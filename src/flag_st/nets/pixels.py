@@ -1,0 +1,147 @@
+"""Patches of slides as pixels, and the image networks that baselines train on them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flag_st.errors import FlagError
+from flag_st.slide import Slide
+from flag_st.torchvision_guard import ensure_torchvision
+from flag_st.weights import fill, read_state
+
+log = logging.getLogger("flag_st")
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+
+
+class Patches(Sequence):
+    """The patches of some slides' spots, read from disk in any order.
+
+    Raises:
+        FlagError: a slide without patch file, or a file without one of its spots.
+    """
+
+    def __init__(self, slides: Sequence[Slide]):
+        self.paths = [_patch_file(slide) for slide in slides]
+        self.rows = [_rows(path, slide) for path, slide in zip(self.paths, slides, strict=True)]
+        self.ends = np.cumsum([len(slide) for slide in slides])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index) -> np.ndarray:
+        """Spots ``index``, counted through all slides → (n, 224, 224, 3) uint8."""
+        import h5py
+
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        index = np.asarray(index)
+        which = np.searchsorted(self.ends, index, side="right")  # (n,)
+        found = None
+        for s in np.unique(which):
+            place = np.flatnonzero(which == s)
+            rows = self.rows[s][index[place] - self.ends[s] + len(self.rows[s])]
+            # HDF5 wants rows sorted and unique.
+            unique, inverse = np.unique(rows, return_inverse=True)
+            with h5py.File(self.paths[s], "r") as file:
+                block = file["img"][unique][inverse]
+            if found is None:
+                found = np.empty((len(index), *block.shape[1:]), dtype=np.uint8)
+            found[place] = block
+        return found
+
+
+def _patch_file(slide: Slide) -> Path:
+    if slide.patches is None:
+        raise FlagError(
+            f"slide {slide.id} comes without patches, which this method trains on",
+            remedy="set needs_patches: true in the method's entry, or params.inputs: features",
+        )
+    return slide.patches
+
+
+def _rows(path: Path, slide: Slide) -> np.ndarray:
+    """Row of each spot of ``slide`` in its patch file."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        where = {name: i for i, name in enumerate(file["barcode"].asstr()[:])}
+    missing = [str(s) for s in slide.spots if s not in where]
+    if missing:
+        raise FlagError(
+            f"{path} lacks {len(missing)} spots, such as {', '.join(missing[:3])}",
+            remedy="delete the file and run prepare_slide again",
+        )
+    return np.array([where[s] for s in slide.spots], dtype=np.int64)
+
+
+def normalise(block: np.ndarray, device: str, as_released: bool = False) -> Tensor:
+    """(B, H, W, 3) uint8 RGB → (B, 3, H, W) by ImageNet's mean and deviation.
+
+    ``as_released`` leaves 0-255 in the order blue, green, red, as some releases did.
+    """
+    x = torch.as_tensor(block, device=device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+    if as_released:
+        return x.flip(1)  # (B, 3, H, W)
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (x / 255 - mean) / std  # (B, 3, H, W)
+
+
+def dihedral(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image in one of the 8 flips and quarter turns, each as likely."""
+    view = torch.randint(8, (len(x),), generator=generator).to(x.device)  # (B,)
+    out = torch.empty_like(x)  # (B, C, H, W)
+    for v in range(8):
+        turned = torch.rot90(x[view == v], v % 4, (2, 3))  # (b, C, H, W)
+        out[view == v] = turned.flip(3) if v >= 4 else turned
+    return out
+
+
+class ImageNetwork(nn.Module):
+    """A ResNet of timm without its classifier.
+
+    Args:
+        network: timm's name.
+        pooled: average the last map into one vector, or keep its cells as tokens.
+    """
+
+    def __init__(self, network: str, pooled: bool):
+        super().__init__()
+        ensure_torchvision()
+        import timm
+
+        pooling = "avg" if pooled else ""
+        try:
+            self.net = timm.create_model(
+                network, pretrained=False, num_classes=0, global_pool=pooling
+            )
+        except RuntimeError as error:
+            raise FlagError(
+                f"params.network: {error}", choices=timm.list_models("resnet*")
+            ) from None
+        self.channels, self.pooled = self.net.num_features, pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, C), or (B, T, C) if not pooled."""
+        x = self.net(x)  # (B, C) or (B, C, h, w)
+        return x if self.pooled else x.flatten(2).transpose(1, 2)  # (B, C) or (B, T, C)
+
+
+def load_weights(image: ImageNetwork, path: str | None) -> None:
+    """Start ``image`` from the weight file ``path`` (timm's and torchvision's names)."""
+    if path is None:
+        log.warning("the image network starts at random: params.weights names no file")
+        return
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FlagError(
+            f"{file} does not exist (params.weights)",
+            remedy="give a ResNet's state dict by timm or torchvision, or null for a random start",
+        )
+    # Cloned: tensors read from disk can be views of the file, and these will be trained.
+    state = {name: tensor.clone() for name, tensor in read_state(file).items()}
+    fill(image.net, state, file, "a ResNet of the kind in params.network", ignore=("fc.",))

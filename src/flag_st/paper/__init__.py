@@ -1,0 +1,1 @@
+"""Tables and figures: from tidy scores and predictions to what a paper prints."""

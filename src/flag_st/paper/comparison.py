@@ -1,0 +1,228 @@
+"""Methods in rows, metrics in columns, the paper's numbers beside ours: the shape of Table 1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.paper import reported
+from flag_st.paper.sheet import (
+    ABSENT,
+    DASH,
+    Block,
+    Cell,
+    Head,
+    Notes,
+    Sheet,
+    marks,
+    number,
+    printed,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+#: What a heading says of how a value was made.
+ESTIMATORS = {"point": "mean of draws", "draw": "one draw", "ensemble": "all draws"}
+SCOPES = {"slide": "per slide", "pooled": "pooled"}
+ARROWS = {1: " ↑", -1: " ↓", 0: ""}
+#: Facts of a slide that go into the CSV: how many genes a number rests on.
+COUNTS = ("n_genes_used", "n_constant_truth", "n_constant_prediction")
+WARNING = "Rows marked stand-in do not have the paper's setting; they are not a reproduction of its numbers"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of ours.
+
+    Attributes:
+        metric: name in the score table.
+        estimator: ``point``, ``draw`` (mean over single draws) or ``ensemble``.
+        scope: ``slide`` (mean over test slides) or ``pooled`` (all test spots at once).
+        paper: whether the printed number stands beside it.
+        heading: instead of what estimator and scope say.
+    """
+
+    metric: str
+    estimator: str = "point"
+    scope: str = "slide"
+    paper: bool = False
+    heading: str = ""
+
+    def __post_init__(self) -> None:
+        for what, choices in (("estimator", ESTIMATORS), ("scope", SCOPES)):
+            if getattr(self, what) not in choices:
+                value = getattr(self, what)
+                raise FlagError(f"column {self.metric}: {what} {value!r}", choices=choices)
+
+
+def columns_of(item: Mapping[str, Any]) -> list[Column]:
+    """``params.columns`` of an experiment."""
+    return [Column(**entry) for entry in item["params"]["columns"]]
+
+
+def labels_of(item: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Value name → (label, direction) of all metrics of the configuration."""
+    found: dict[str, tuple[str, int]] = {}
+    for use in item["metrics"].values():
+        found |= registry.load(use).columns
+    return found
+
+
+def summarise(scores: "pandas.DataFrame", columns: Sequence[Column]) -> "pandas.DataFrame":
+    """Mean over slides, then mean and standard deviation over seeds.
+
+    Returns:
+        One row a cohort, split family, panel, method and column: mean, std (NaN for one seed),
+        n_seeds, n_slides, n_undefined (slides without a value) and the counts of genes.
+    """
+    import pandas as pd
+
+    parts = []
+    for place, column in enumerate(columns):
+        pooled = scores["slide"] == ""
+        rows = scores[
+            (scores["metric"] == column.metric)
+            & (scores["estimator"] == column.estimator)
+            & (pooled if column.scope == "pooled" else ~pooled)
+        ]
+        group = ["cohort", "panel", "method"]
+        # Folds of one seed are one run of the experiment: their slides are averaged together.
+        seeds = rows.groupby([*group, "seed"], sort=False)["value"].mean().reset_index()
+        table = seeds.groupby(group, sort=False)["value"].agg(["mean", "std", "size"])
+        table = table.rename(columns={"size": "n_seeds"})
+        by = rows.groupby(group, sort=False)
+        table["n_slides"] = by["slide"].nunique()
+        table["n_undefined"] = by["value"].agg(lambda values: int(values.isna().sum()))
+        table.insert(0, "scope", column.scope)
+        table.insert(0, "estimator", column.estimator)
+        table.insert(0, "metric", column.metric)
+        table.insert(0, "column", place)
+        parts.append(table.reset_index())
+    return pd.concat(parts, ignore_index=True).merge(_counts(scores), how="left")
+
+
+def _counts(scores: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Fewest genes used and most left out on any slide, by cohort, panel and method."""
+    rows = scores[(scores["slide"] != "") & (scores["estimator"] == "point")]
+    tables = []
+    for name in COUNTS:
+        values = rows[rows["metric"] == name].groupby(["cohort", "panel", "method"])["value"]
+        tables.append((values.min() if name == "n_genes_used" else values.max()).rename(name))
+    import pandas as pd
+
+    return pd.concat(tables, axis=1).reset_index()
+
+
+def compare(
+    item: Mapping[str, Any],
+    scores: "pandas.DataFrame",
+    runs: "pandas.DataFrame",
+    printed_numbers: "pandas.DataFrame",
+) -> tuple[Sheet, "pandas.DataFrame"]:
+    """The sheet, and all of its numbers in long form."""
+    columns, labels = columns_of(item), labels_of(item)
+    if unknown := sorted({c.metric for c in columns} - set(labels)):
+        raise FlagError(
+            f"experiment {item['name']}: no metric returns {', '.join(unknown)}",
+            choices=sorted(labels),
+        )
+    numbers = summarise(scores, columns)
+    differ = reported.stand_ins(runs, item, printed_numbers)
+    _add_printed(numbers, item, printed_numbers, columns, differ)
+    notes, blocks = Notes(), []
+    for cohort in item["cohorts"]:
+        for panel in dict.fromkeys(runs.loc[runs["cohort"] == cohort, "panel"]):
+            part = numbers[(numbers["cohort"] == cohort) & (numbers["panel"] == panel)]
+            title = f"{cohort}, {panel}" if runs["panel"].nunique() > 1 else cohort
+            blocks.append(_block(title, part, item, columns, labels, notes))
+    misleading = any(differ.values()) and numbers["paper"].notna().any()
+    warning = WARNING if misleading else ""
+    sheet = Sheet(item["name"], item["title"], item["caption"], blocks, notes, warning)
+    return sheet, numbers.drop(columns="column")
+
+
+def _add_printed(numbers, item, printed_numbers, columns, differ) -> None:
+    """Add the paper's number of each row, and in what its setting differs from the paper's."""
+    cells = [
+        reported.printed_value(
+            printed_numbers,
+            reported.cohort_in_paper(row["cohort"], item),
+            row["panel"],
+            row["method"],
+            row["metric"],
+        )
+        if columns[row["column"]].paper
+        else None
+        for row in numbers.to_dict("records")
+    ]
+    known = set(printed_numbers["method"])
+    for place, name in enumerate(("paper", "paper_std", "paper_note")):
+        numbers[name] = [None if cell is None else cell[place] for cell in cells]
+    keys = zip(numbers["cohort"], numbers["panel"], numbers["method"], strict=True)
+    numbers["differs"] = ["; ".join(differ.get(key, [])) for key in keys]
+    numbers["setting"] = [
+        "stand-in" if d else "as in the paper" if m in known else "not in the paper"
+        for d, m in zip(numbers["differs"], numbers["method"], strict=True)
+    ]
+
+
+def _block(title, part, item, columns, labels, notes: Notes) -> Block:
+    methods = [m for m in item["methods"] if m in set(part["method"])]
+    rows: dict[str, list[Cell]] = {
+        m: [Cell(item["methods"][m]["label"], kind="name")] for m in methods
+    }
+    known = {(r["column"], r["method"]): r for r in part.to_dict("records")}
+    for place, column in enumerate(columns):
+        found = [known.get((place, m)) for m in methods]
+        # What sees the truth bounds a column and does not compete in it.
+        competing = [
+            r["mean"] if r and not item["methods"][m].get("needs_truth") else float("nan")
+            for m, r in zip(methods, found, strict=True)
+        ]
+        shown = marks(competing, labels[column.metric][1])
+        for method, row, mark in zip(methods, found, shown, strict=True):
+            if row is None:
+                rows[method].append(Cell(DASH, notes=(notes.key(ABSENT),)))
+            else:
+                rows[method].append(number(row["mean"], row["std"], notes, mark))
+            if column.paper:
+                absent = row is None or row["paper_note"] is None
+                value = None if absent else (row["paper"], row["paper_std"], row["paper_note"])
+                rows[method].append(printed(value))
+    for method in methods:
+        rows[method].append(_setting(part[part["method"] == method].iloc[0], notes))
+    return Block(title, *_headings(columns, labels), list(rows.values()))
+
+
+def _setting(row, notes: Notes) -> Cell:
+    keys = tuple(notes.key(text) for text in row["differs"].split("; ") if text)
+    return Cell(row["setting"], notes=keys, kind="name")
+
+
+def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]]:
+    """Adjacent columns of one metric share a heading."""
+    groups, heads = [Head("")], [Head("method", kind="name")]
+    for column in columns:
+        label, direction = labels[column.metric]
+        width = 1 + column.paper
+        text = label + ARROWS[direction]
+        if groups[-1].text == text:
+            groups[-1] = Head(text, groups[-1].span + width)
+        else:
+            groups.append(Head(text, width))
+        same = [c for c in columns if c.metric == column.metric]
+        heads.append(Head(column.heading or _heading(column, same)))
+        heads += [Head("paper", kind="paper")] * column.paper
+    return [*groups, Head("")], [*heads, Head("setting", kind="name")]
+
+
+def _heading(column: Column, same: Sequence[Column]) -> str:
+    """Estimator and scope, as far as they tell the columns of one metric apart."""
+    words = []
+    if len({c.scope for c in same}) > 1 or len(same) == 1:
+        words.append(SCOPES[column.scope])
+    if len({c.estimator for c in same}) > 1:
+        words.append(ESTIMATORS[column.estimator])
+    return ", ".join(words)

@@ -1,0 +1,80 @@
+"""Training histories: how the losses fall, and where validation was best."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flag_st.paper import style
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+#: History columns and what they are called; ``loss`` is the training loss.
+LINES = {"loss": "training", "valid_loss": "validation"}
+
+
+def read_histories(
+    runs: Sequence[Mapping[str, Any]], paths: Sequence[str]
+) -> tuple["pandas.DataFrame", list[str]]:
+    """Long table of all runs with an iterative training, and the methods that have none.
+
+    Returns:
+        cohort, split, panel, method, seed, epoch, curve, value; and method names.
+    """
+    import pandas as pd
+
+    parts, without = [], []
+    for run, path in zip(runs, paths, strict=True):
+        table = pd.read_csv(path)
+        if len(table) == 0 or not {"epoch", "loss"} <= set(table.columns):
+            without.append(run["method"])
+            continue
+        long = table.melt("epoch", var_name="curve", value_name="value").dropna()
+        parts.append(long.assign(**run))
+    names = [*(runs[0] if runs else {}), "epoch", "curve", "value"]
+    table = pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
+    return table, sorted(set(without) - set(table["method"]))
+
+
+def draw(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
+    """One panel a cohort and method; a thin line a run, a dot at its best validation."""
+    import matplotlib.pyplot as plt
+
+    cohorts, methods = list(table["cohort"].unique()), list(table["method"].unique())
+    size = (max(3.6, min(style.WIDTH, 2.6 * len(methods) + 0.6)), 2.1 * len(cohorts) + 0.3)
+    figure, grid = plt.subplots(len(cohorts), len(methods), figsize=size, squeeze=False)
+    for (row, cohort), (column, method) in _places(cohorts, methods):
+        axes = grid[row, column]
+        part = table[(table["cohort"] == cohort) & (table["method"] == method)]
+        for place, (name, label) in enumerate(LINES.items()):
+            _lines(axes, part[part["curve"] == name], style.colour(place), label)
+        if len(part) and part["value"].min() > 0 and _wide(part):
+            axes.set_yscale("log")
+        axes.set_title(f"{labels.get(method, method)} · {cohort}")
+        axes.set_xlabel("epoch")
+    grid[0, 0].legend(loc="upper right")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss")
+    return figure
+
+
+def _places(cohorts, methods):
+    return [(r, c) for r in enumerate(cohorts) for c in enumerate(methods)]
+
+
+def _lines(axes, part: "pandas.DataFrame", colour: str, label: str) -> None:
+    for i, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
+        axes.plot(
+            run["epoch"], run["value"], color=colour, alpha=0.75, label=label if i == 0 else None
+        )
+        if label == LINES["valid_loss"]:
+            best = run.loc[run["value"].idxmin()]
+            axes.plot(best["epoch"], best["value"], "o", color=colour, markersize=4)
+
+
+def _wide(part: "pandas.DataFrame") -> bool:
+    """Whether the curves drawn span more than a decade."""
+    values = part.loc[part["curve"].isin(LINES), "value"]
+    return len(values) > 0 and bool(np.log10(values.max() / values.min()) > 1)

@@ -1,0 +1,129 @@
+"""A table as it is printed: cells that know what they mean, whatever the file format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+
+#: What stands where there is no number.
+DASH = "–"
+UNDEFINED = "undefined: too few spots or genes, or values that do not vary"
+ABSENT = "not made by this run"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry.
+
+    Attributes:
+        text: what is printed.
+        detail: printed small after it, such as "± 0.012".
+        kind: "" | ``name`` (left-aligned) | ``paper`` (a printed number of the paper).
+        mark: "" | ``best`` | ``second``.
+        notes: keys of footnotes.
+    """
+
+    text: str
+    detail: str = ""
+    kind: str = ""
+    mark: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A heading over ``span`` columns; ``kind`` as that of the cells below it."""
+
+    text: str
+    span: int = 1
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows under one heading: a cohort, or all there is.
+
+    Attributes:
+        title: "" for none.
+        groups: headings of groups of columns; spans add up to the columns.
+        columns: one heading a column.
+        rows: as many cells a row as there are columns.
+    """
+
+    title: str
+    groups: Sequence[Head]
+    columns: Sequence[Head]
+    rows: Sequence[Sequence[Cell]]
+
+    def __post_init__(self) -> None:
+        widths = {len(row) for row in self.rows} | {len(self.columns)}
+        widths |= {sum(head.span for head in self.groups)} if self.groups else set()
+        if len(widths) != 1:
+            raise ValueError(f"block {self.title!r}: rows and headings of {sorted(widths)} columns")
+
+
+class Notes:
+    """Footnotes: equal texts share a key, keys are a, b, c … in order of first use."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def key(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts.append(text)
+        return letters(self.texts.index(text))
+
+    def items(self) -> list[tuple[str, str]]:
+        return [(letters(i), text) for i, text in enumerate(self.texts)]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A whole table: title, caption, blocks, footnotes, and a warning if numbers may mislead."""
+
+    name: str
+    title: str
+    caption: str
+    blocks: Sequence[Block]
+    notes: Notes = field(default_factory=Notes)
+    warning: str = ""
+
+
+def letters(index: int) -> str:
+    """0 → a, 25 → z, 26 → aa …"""
+    text = ""
+    while index >= 0:
+        text = chr(ord("a") + index % 26) + text
+        index = index // 26 - 1
+    return text
+
+
+def number(value: float, std: float, notes: Notes, mark: str = "", digits: int = 3) -> Cell:
+    """A cell of ours: mean, and ± standard deviation where there is one."""
+    if not isfinite(value):
+        return Cell(DASH, notes=(notes.key(UNDEFINED),))
+    detail = f"± {std:.{digits}f}" if isfinite(std) else ""
+    return Cell(f"{value:.{digits}f}", detail, mark=mark)
+
+
+def printed(value: tuple[float, float, str] | None, digits: int = 4) -> Cell:
+    """A cell of the paper: its number, or its reason for having none."""
+    if value is None:
+        return Cell("", kind="paper")
+    mean, std, note = value
+    if not isfinite(mean):
+        return Cell(note or DASH, kind="paper")
+    detail = f"± {std:.{digits}f}" if isfinite(std) else ""
+    return Cell(f"{mean:.{digits}f}", detail, kind="paper")
+
+
+def marks(values: Sequence[float], direction: int, digits: int = 3) -> list[str]:
+    """``best`` and ``second`` of a column; what prints alike is marked alike.
+
+    Args:
+        values: NaN takes no part.
+        direction: +1 if higher is better, -1 if lower is, 0 if neither (no marks).
+    """
+    shown = [round(v, digits) if isfinite(v) else None for v in values]
+    order = sorted({v for v in shown if v is not None}, reverse=direction > 0)
+    names = dict(zip(order, ("best", "second"), strict=False)) if direction else {}
+    return [names.get(v, "") if v is not None else "" for v in shown]

@@ -1,0 +1,75 @@
+"""How figures look, and how they are written: the same bytes for the same numbers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from flag_st.io import writing
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, told apart with every common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+#: Sequential and diverging maps, both even in lightness.
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+#: A figure is at most so wide: two columns of a paper, in inches.
+WIDTH = 7.2
+PNG_BYTES = 1_500_000
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": None,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "flag-st",
+    "lines.linewidth": 1.2,
+}
+
+
+def use() -> None:
+    """Set the style of this process; no display is needed."""
+    import matplotlib
+    from cycler import cycler
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({**SETTINGS, "axes.prop_cycle": cycler(color=COLOURS)})
+
+
+def save(figure: "Figure", numbers: "pandas.DataFrame", output: Mapping[str, str]) -> None:
+    """Write ``output`` png and pdf, and csv with the numbers drawn."""
+    import matplotlib.pyplot as plt
+
+    with writing(output["csv"]) as temporary:
+        numbers.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    with writing(output["pdf"]) as temporary:
+        figure.savefig(temporary, dpi=300, metadata={"CreationDate": None, "Creator": "flag-st"})
+    with writing(output["png"]) as temporary:
+        for dpi in (220, 160, 120, 90):
+            figure.savefig(temporary, dpi=dpi, metadata={"Software": None})
+            if temporary.stat().st_size <= PNG_BYTES:
+                break
+    plt.close(figure)
+
+
+def message(text: str) -> "Figure":
+    """A figure that says why there is nothing to draw."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.0))
+    axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    axes.set_axis_off()
+    return figure
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]

@@ -1,0 +1,103 @@
+"""The grid: which slides, splits and runs a configuration stands for. No data is touched."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flag_st import registry, splits
+from flag_st.errors import FlagError
+from flag_st.sources.base import SlideRow, Source
+from flag_st.splits import Split
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """One training run; also the path of its results."""
+
+    cohort: str
+    split: str
+    panel: str
+    method: str
+    seed: int
+
+
+def source_params(params: dict[str, Any], root: str | None) -> dict[str, Any]:
+    """Fill ``root: null`` of a cohort, its one machine fact, from the command line's ``root``."""
+    return {**params, "root": root} if root and params.get("root", "") is None else dict(params)
+
+
+class Plan:
+    """Answers what Snakemake asks while it builds the DAG."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+        self._sources: dict[str, Source] = {}
+        self._rows: dict[str, list[SlideRow]] = {}
+        self._splits: dict[tuple[str, str], dict[str, Split]] = {}
+
+    def source(self, cohort: str) -> Source:
+        if cohort not in self._sources:
+            entry = self.config["cohorts"][cohort]
+            params = source_params(entry.get("params", {}), self.config.get("root"))
+            self._sources[cohort] = registry.build(entry["use"], params)
+        return self._sources[cohort]
+
+    def rows(self, cohort: str) -> list[SlideRow]:
+        """The slide sheet, or the slides that the cohort entry restricts it to."""
+        if cohort not in self._rows:
+            rows = self.source(cohort).slides()
+            wanted = self.config["cohorts"][cohort].get("slides")
+            if wanted:
+                known = {row.id: row for row in rows}
+                if missing := [s for s in wanted if s not in known]:
+                    raise FlagError(
+                        f"cohorts.{cohort}.slides: unknown {', '.join(missing)}", choices=known
+                    )
+                rows = [known[s] for s in wanted]
+            self._rows[cohort] = rows
+        return self._rows[cohort]
+
+    def slides(self, cohort: str) -> list[str]:
+        return [row.id for row in self.rows(cohort)]
+
+    def patient(self, cohort: str, slide: str) -> str:
+        return next(row.patient for row in self.rows(cohort) if row.id == slide)
+
+    def expand_split(self, cohort: str, name: str) -> dict[str, Split]:
+        """The folds of a split entry on a cohort: name → Split."""
+        key = cohort, name
+        if key not in self._splits:
+            entry = self.config["splits"][name]
+            self._splits[key] = splits.expand(name, entry, self.rows(cohort))
+        return self._splits[key]
+
+    def split(self, cohort: str, fold: str) -> Split:
+        """One fold by its full name (``loso-A1``), as it stands in a path."""
+        for name in self.config["splits"]:
+            if fold == name or fold.startswith(f"{name}-"):
+                folds = self.expand_split(cohort, name)
+                if fold in folds:
+                    return folds[fold]
+        raise FlagError(f"no split {fold!r} of cohort {cohort!r}", choices=self.config["splits"])
+
+    def seeds(self, method: str, seeds: list[int]) -> list[int]:
+        """Deterministic methods run once: their repeats would be equal."""
+        return seeds if self.config["methods"][method].get("stochastic") else seeds[:1]
+
+    def runs(self, experiment: str) -> list[RunKey]:
+        entry = self.config["experiments"][experiment]
+        return [
+            RunKey(cohort, fold, entry["panel"], method, seed)
+            for cohort in entry["cohorts"]
+            for fold in self.expand_split(cohort, entry["split"])
+            for method in entry["methods"]
+            for seed in self.seeds(method, entry["seeds"])
+        ]
+
+    @cached_property
+    def folds(self) -> list[str]:
+        """All split names that any made experiment uses, for wildcard constraints."""
+        names = set()
+        for experiment in self.config["make"]:
+            names |= {run.split for run in self.runs(experiment)}
+        return sorted(names)

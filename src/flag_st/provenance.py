@@ -1,0 +1,130 @@
+"""Where a result comes from: code digests for the planner, and ``run.json`` for people."""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flag_st.io import CONTRACT, digest, write_json
+
+SRC = Path(__file__).parents[1]
+ROOT = SRC.parent
+PACKAGES = (
+    "torch numpy scipy scikit-learn scikit-image anndata scanpy torch-geometric snakemake"
+).split()
+
+
+def code_digest(*sources: str | Path) -> str:
+    """Digest of scripts or modules with every ``flag_st`` module they import, however deep.
+
+    Blind to comments, layout and docstrings: only a change of behaviour re-runs a stage.
+
+    Args:
+        sources: paths of ``.py`` files, or dotted names of modules or their classes.
+    """
+    todo, seen = [_locate(s) for s in sources], set()
+    while todo:
+        path = todo.pop()
+        if path is not None and path not in seen:
+            seen.add(path)
+            todo += [_locate(name) for name in _parsed(path)[1]]
+    digests = sorted(f"{p.name}:{_parsed(p)[0]}" for p in seen)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
+
+
+def _locate(source: str | Path) -> Path | None:
+    """The file of a path or a dotted name (of a module, or of something in one)."""
+    if str(source).endswith(".py"):
+        return Path(source)
+    parts = str(source).split(".")
+    for end in range(len(parts), 0, -1):
+        path = SRC.joinpath(*parts[:end]).with_suffix(".py")
+        if path.exists():
+            return path
+    return None
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
+    """(digest of the code without docstrings, dotted names of what it imports from flag_st)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{a.name}" for a in node.names]
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[0].value = ast.Constant("")
+    code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return code, tuple(n for n in names if n.startswith("flag_st."))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def commit() -> dict[str, Any]:
+    """The checked-out commit, and whether the working tree differs from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+class Record:
+    """Facts of one run, written as ``run.json`` beside its results."""
+
+    def __init__(self, config: dict[str, Any], seed: int, device: str, inputs: list[str]):
+        self.start = time.monotonic()
+        self.facts: dict[str, Any] = {
+            "contract": CONTRACT,
+            "config": config,
+            "seed": seed,
+            "device": device,
+            "inputs": {str(p): digest(p) for p in sorted(map(str, inputs))},
+            "versions": versions(),
+            "machine": {"cpu_count": os.cpu_count(), "system": platform.platform()},
+            **commit(),
+        }
+
+    def write(self, path: str | Path, **more: Any) -> None:
+        seconds = round(time.monotonic() - self.start, 3)
+        facts = {**self.facts, **more, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+        write_json(path, json.loads(json.dumps(facts, default=str)))

@@ -1,0 +1,57 @@
+"""Plug-ins by dotted path: a configuration entry names its class and its arguments."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from flag_st.errors import FlagError
+
+
+def load(use: str) -> type:
+    """Import the class that ``use`` names, such as ``flag_st.methods.ridge.Ridge``.
+
+    Raises:
+        FlagError: the module or the class does not exist; lists what the folder offers.
+    """
+    module_name, _, name = use.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A missing dependency *inside* an existing plug-in must not read as a missing plug-in.
+        if error.name and not module_name.startswith(error.name):
+            raise
+        raise FlagError(
+            f"no plug-in module {module_name!r} (use: {use})", choices=siblings(module_name)
+        ) from None
+    if not hasattr(module, name):
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and not n[0] == "_"]
+        raise FlagError(f"no class {name!r} in {module_name}", choices=sorted(classes))
+    return getattr(module, name)
+
+
+def build(use: str, params: dict[str, Any] | None = None, **given) -> Any:
+    """Construct ``use`` with ``params``; unknown arguments are refused by name."""
+    cls, params = load(use), {**(params or {}), **given}
+    accepted = inspect.signature(cls).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    unknown = [] if takes_any else sorted(set(params) - set(accepted))
+    if unknown:
+        raise FlagError(f"{use} takes no argument {', '.join(unknown)}", choices=accepted)
+    return cls(**params)
+
+
+def defaults(use: str) -> dict[str, Any]:
+    """The arguments of ``use`` that have defaults, with their values."""
+    parameters = inspect.signature(load(use)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def siblings(module_name: str) -> list[str]:
+    """Plug-in modules beside ``module_name`` (the folder a user probably meant)."""
+    package, _, _ = module_name.rpartition(".")
+    try:
+        path = importlib.import_module(package).__path__
+    except (ImportError, AttributeError, ValueError):
+        return []
+    return [f"{package}.{m.name}" for m in pkgutil.iter_modules(path) if m.name != "base"]

@@ -1,0 +1,262 @@
+"""Scoring: predictions and truth of the test slides to one tidy table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flag_st.errors import FlagError
+from flag_st.metrics.base import Case, Metric
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas
+
+#: A metric returns values of genes under a name with this ending; the table holds them under the
+#: plain name with ``gene`` filled in.
+OF_GENE = "_gene"
+COLUMNS = ["slide", "estimator", "metric", "gene", "value"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Truth and prediction of one test slide, spots and genes in the same order.
+
+    Attributes:
+        slide: its name.
+        genes: G names.
+        truth: (N, G) in the panel's unit.
+        point: (N, G) point estimate.
+        draws: (S, N, G); S = 0 if only a point estimate is known.
+        position: (N, 2) spot centres in µm.
+        facts: what else is known of the slide, by the keys of ``flag_st.metrics.policy``.
+    """
+
+    slide: str
+    genes: Sequence[str]
+    truth: np.ndarray
+    point: np.ndarray
+    draws: np.ndarray
+    position: np.ndarray | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.truth), len(self.genes))
+        shapes = {"truth": self.truth.shape, "point": self.point.shape}
+        shapes["draws"] = self.draws.shape[1:] if len(self.draws) else shape
+        wrong = [f"{name} {found}" for name, found in shapes.items() if found != shape]
+        if wrong:
+            raise FlagError(f"slide {self.slide}: {', '.join(wrong)} but (N, G) is {shape}")
+
+
+def columns(metrics: Mapping[str, Metric]) -> dict[str, tuple[str, int]]:
+    """All value names of ``metrics`` → (label, direction).
+
+    Raises:
+        FlagError: two metrics return the same name, so that a table could not tell them apart.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for name, metric in metrics.items():
+        twice = sorted(set(found) & set(metric.columns))
+        if twice:
+            raise FlagError(
+                f"metric {name} returns {', '.join(twice)}, as another metric does",
+                remedy="keep one of the two entries in the configuration",
+            )
+        found.update(metric.columns)
+    return found
+
+
+def score_slides(
+    pairs: Iterable[Pair],
+    metrics: Mapping[str, Metric],
+    facts: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    each_draw: bool = False,
+) -> "pandas.DataFrame":
+    """Score every slide and, where a metric allows it, all slides pooled (slide "").
+
+    Args:
+        pairs: one a test slide, all of the same genes in the same order.
+        metrics: name → metric.
+        facts: what holds for all slides, by the keys of ``flag_st.metrics.policy``.
+        labels: columns put before the others (cohort, method, seed …), the same in all rows.
+        each_draw: also give each draw's own values, as estimators ``draw_0``, ``draw_1`` …
+
+    Returns:
+        Long table with ``labels`` and slide, estimator, metric, gene ("" = of all genes), value.
+        Estimator ``point`` judges the point estimate, ``draw`` is the mean over draws of the
+        metric of each draw, ``ensemble`` judges all draws at once. Values of genes are given for
+        ``point`` and ``ensemble``. A metric whose class says ``every_draw = False`` is too costly
+        for all draws, and ``draw`` is its value for the first.
+
+    Raises:
+        FlagError: genes differ between slides, or a prediction is not finite.
+    """
+    import pandas
+
+    columns(metrics)
+    pairs, facts = list(pairs), dict(facts or {})
+    if not pairs:
+        raise FlagError("there is no test slide to score")
+    for pair in pairs:
+        if tuple(pair.genes) != tuple(pairs[0].genes):
+            raise FlagError(f"slides {pairs[0].slide} and {pair.slide} have different genes")
+    pooling = {name: metric for name, metric in metrics.items() if metric.pooled}
+    rows = [row for pair in pairs for row in _score(pair, metrics, facts, each_draw)]
+    rows += _score(_pool(pairs), pooling, facts, each_draw)
+    table = pandas.DataFrame(rows, columns=COLUMNS)
+    for place, (name, value) in enumerate((labels or {}).items()):
+        table.insert(place, name, value)
+    return table
+
+
+def _pool(pairs: Sequence[Pair]) -> Pair:
+    draws = min(len(pair.draws) for pair in pairs)
+    return Pair(
+        slide="",
+        genes=pairs[0].genes,
+        truth=np.concatenate([pair.truth for pair in pairs]),
+        point=np.concatenate([pair.point for pair in pairs]),
+        draws=np.concatenate([pair.draws[:draws] for pair in pairs], axis=1),
+        position=None,
+    )
+
+
+def _score(
+    pair: Pair, metrics: Mapping[str, Metric], facts: Mapping[str, Any], each_draw: bool
+) -> list[tuple]:
+    """Rows (slide, estimator, metric, gene, value) of one slide."""
+    truth, of_truth = np.asarray(pair.truth, dtype=np.float64), {}
+
+    def case(prediction: np.ndarray, draws: np.ndarray | None = None) -> Case:
+        known = {**facts, **pair.facts, "slide": pair.slide, "truth": of_truth}
+        values = np.asarray(prediction, dtype=np.float64)
+        return Case(truth, values, pair.position, tuple(pair.genes), draws, known)
+
+    single = [metric for metric in metrics.values() if not metric.ensemble]
+    ensemble = [metric for metric in metrics.values() if metric.ensemble]
+    point = _values(case(pair.point), single)
+    of_draws: list[dict] = []
+    for k, draw in enumerate(pair.draws):
+        # A deterministic method's one draw is its point estimate: the same numbers.
+        same = len(pair.draws) == 1 and np.array_equal(draw, pair.point)
+        asked = [m for m in single if k == 0 or getattr(m, "every_draw", True)]
+        of_draws.append(point if same else _values(case(draw), asked))
+    samples = pair.draws if len(pair.draws) else pair.point[None]
+    of_ensemble = _values(case(pair.point, samples), ensemble)
+
+    rows = _rows(pair, "point", point) + _rows(pair, "draw", _mean(of_draws))
+    if each_draw:
+        for k, values in enumerate(of_draws):
+            rows += _rows(pair, f"draw_{k}", _mean([values]))
+    return rows + _rows(pair, "ensemble", of_ensemble)
+
+
+def _values(case: Case, metrics: Iterable[Metric]) -> dict[str, float | np.ndarray]:
+    return {name: value for metric in metrics for name, value in metric(case).items()}
+
+
+def _mean(of_draws: Sequence[Mapping]) -> dict[str, float]:
+    """Mean over the draws that a value was computed for; values of genes are left out."""
+    if not of_draws:
+        return {}
+    names = [name for name, value in of_draws[0].items() if np.ndim(value) == 0]
+    return {n: float(np.mean([values[n] for values in of_draws if n in values])) for n in names}
+
+
+def _rows(pair: Pair, estimator: str, values: Mapping[str, float | np.ndarray]) -> list[tuple]:
+    rows = []
+    for name, value in values.items():
+        if np.ndim(value) == 0:
+            rows.append((pair.slide, estimator, name, "", float(value)))
+        else:
+            name = name.removesuffix(OF_GENE)
+            named = zip(pair.genes, value, strict=True)
+            rows += [(pair.slide, estimator, name, gene, float(v)) for gene, v in named]
+    return rows
+
+
+def score_files(
+    truth_path: str | Path, prediction_path: str | Path, metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, float]]:
+    """Score one prediction file against one truth file of the same spots and genes.
+
+    Args:
+        truth_path: AnnData with X (N, G), dense or sparse, in the unit of the prediction, and
+            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent).
+        prediction_path: AnnData with X the point estimate and draws in layers ``draw_0`` … if any.
+        metrics: name → metric.
+
+    Returns:
+        metric → {"point": value, "draw": mean over draws} or {"ensemble": value}; without draws
+        there is no "draw", and the ensemble is the point estimate alone.
+
+    Raises:
+        FlagError: a file is missing or unreadable, or spots or genes differ.
+    """
+    truth, prediction = _read(truth_path), _read(prediction_path)
+    for what in ("obs_names", "var_names"):
+        _check_same(truth, prediction, what, truth_path, prediction_path)
+    if "spatial" not in truth.obsm:
+        raise FlagError(
+            f"{truth_path} has no obsm['spatial'], which neighbours are found by",
+            remedy="put the spot coordinates (N, 2) there",
+        )
+    prediction = prediction[truth.obs_names, truth.var_names]
+    layers = sorted(
+        (name for name in prediction.layers if name.startswith("draw_")),
+        key=lambda name: int(name.removeprefix("draw_")),
+    )
+    point = _dense(prediction.X)
+    pair = Pair(
+        slide=str(truth.uns.get("slide", Path(truth_path).stem)),
+        genes=tuple(truth.var_names),
+        truth=_dense(truth.X),
+        point=point,
+        draws=np.array([_dense(prediction.layers[n]) for n in layers]).reshape(-1, *point.shape),
+        position=np.asarray(truth.obsm["spatial"], dtype=np.float64)[:, :2],
+        facts={"transform": str(truth.uns.get("transform", "log1p"))},
+    )
+    columns(metrics)
+    result: dict[str, dict[str, float]] = {}
+    for _, estimator, metric, gene, value in _score(pair, metrics, {}, each_draw=False):
+        if not gene:
+            result.setdefault(metric, {})[estimator] = value
+    return result
+
+
+def _read(path: str | Path) -> "anndata.AnnData":
+    import anndata
+
+    if not Path(path).is_file():
+        raise FlagError(f"{path} does not exist")
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise FlagError(f"{path} is not a readable h5ad file ({error})") from None
+
+
+def _check_same(truth, prediction, what: str, truth_path, prediction_path) -> None:
+    """Refuse two tables that do not hold the same names once each."""
+    kind = {"obs_names": "spots", "var_names": "genes"}[what]
+    have, want = getattr(prediction, what), getattr(truth, what)
+    for path, names in ((truth_path, want), (prediction_path, have)):
+        if not names.is_unique:
+            twice = sorted(set(names[names.duplicated()]))[:3]
+            raise FlagError(f"{path}: {kind} named more than once, such as {', '.join(twice)}")
+    for path, other, missing in (
+        (prediction_path, truth_path, want.difference(have)),
+        (truth_path, prediction_path, have.difference(want)),
+    ):
+        if len(missing):
+            raise FlagError(
+                f"{path} lacks {len(missing)} {kind} of {other}, such as {', '.join(missing[:3])}",
+                remedy="give two files of the same spots and genes, in any order",
+            )
+
+
+def _dense(matrix) -> np.ndarray:
+    return matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)

@@ -1,0 +1,1 @@
+"""Where slides come from: one file and one cohort entry each."""

@@ -1,0 +1,51 @@
+"""What a source is: it knows its slides without data, and brings their files on request."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """One row of a slide sheet.
+
+    Attributes:
+        id: slide name; letters, digits, ``.``, ``_`` and ``-`` only, since it becomes a path.
+        patient: donor; empty means unknown, and then a split by patient is refused.
+        section: order among the serial sections of one patient, or "".
+        fold: part that a fixed split puts the slide in (train, valid, test), or "".
+    """
+
+    id: str
+    patient: str = ""
+    section: str = ""
+    fold: str = ""
+
+
+@dataclass(frozen=True)
+class SlideFiles:
+    """Files of one slide in HEST-1k layout; at least one of ``wsi`` and ``patches`` is there."""
+
+    st: Path
+    metadata: Path
+    wsi: Path | None = None
+    patches: Path | None = None
+
+    def items(self) -> dict[str, Path]:
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+
+class Source(ABC):
+    """Where a cohort's slides come from. Constructed while Snakemake plans: imports stay light."""
+
+    @abstractmethod
+    def slides(self) -> list[SlideRow]:
+        """The slide sheet; must not need any data to be there."""
+
+    def inputs(self, slide: str) -> list[Path]:
+        """Local files that ``fetch`` reads, so that an edit of them is noticed."""
+        return []
+
+    @abstractmethod
+    def fetch(self, slide: str, directory: Path) -> SlideFiles:
+        """Bring the files of ``slide``: make, download into ``directory`` or just find them."""

@@ -1,0 +1,152 @@
+"""A local folder in HEST-1k layout: ``st/``, ``metadata/`` and ``wsis/`` or ``patches/``."""
+
+import csv
+import re
+from pathlib import Path
+
+from flag_st.errors import FlagError
+from flag_st.io import read_json
+from flag_st.sources.base import SlideFiles, SlideRow, Source
+
+#: A leading dot would make a hidden file, a leading dash an option of a command.
+SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class Folder(Source):
+    """A directory in HEST-1k layout.
+
+    Args:
+        root: the directory; holds ``st/<id>.h5ad``, ``metadata/<id>.json`` and, of each slide,
+            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both.
+        sheet: tab-separated table with the column ``slide`` and, if known, ``patient``,
+            ``section`` and ``fold``; without it every file of ``st/`` is a slide, and its patient
+            is the key ``patient`` of its metadata.
+    """
+
+    def __init__(self, root: str | Path | None = None, sheet: str | Path | None = None):
+        self.root = None if root is None else Path(root)
+        self.sheet = None if sheet is None else Path(sheet)
+
+    def slides(self) -> list[SlideRow]:
+        """The rows of the sheet, else the files of ``st/`` by name.
+
+        Raises:
+            FlagError: no sheet and no folder to look into, or a slide id that is no file name.
+        """
+        if self.sheet is not None:
+            return read_sheet(self.sheet)
+        # Hidden files are no slides: file managers and interrupted copies leave some behind.
+        names = sorted(p.stem for p in self._root().glob("st/*.h5ad") if p.name[0] != ".")
+        if not names:
+            raise FlagError(
+                f"{self.root}/st holds no .h5ad file",
+                remedy="point root at a folder in HEST-1k layout: st/, metadata/, wsis/, patches/",
+            )
+        return [SlideRow(check_id(n, self.root / "st"), self._patient(n)) for n in names]
+
+    def inputs(self, slide: str) -> list[Path]:
+        """The files of ``slide`` that are there."""
+        return [p for paths in self._candidates(slide).values() for p in paths if p.is_file()]
+
+    def fetch(self, slide: str, directory: Path) -> SlideFiles:
+        """Find the files of ``slide``; nothing is copied into ``directory``.
+
+        Raises:
+            FlagError: counts, metadata or both image files are absent.
+        """
+        found = {
+            kind: next((p for p in paths if p.exists()), None)
+            for kind, paths in self._candidates(slide).items()
+        }
+        places = {kind: paths[0] for kind, paths in self._candidates(slide).items()}
+        missing = [str(places[kind]) for kind in ("st", "metadata") if found[kind] is None]
+        if found["wsi"] is None and found["patches"] is None:
+            missing.append(f"{places['wsi']} (or {places['patches']})")
+        if missing:
+            raise FlagError(
+                f"slide {slide}: no file {', '.join(missing)}",
+                remedy="add the files or take the slide out of the sheet",
+            )
+        return SlideFiles(**found)
+
+    def _candidates(self, slide: str) -> dict[str, list[Path]]:
+        root, slide = self._root(), check_id(slide, self.sheet or "the slide list")
+        return {
+            "st": [root / "st" / f"{slide}.h5ad"],
+            "metadata": [root / "metadata" / f"{slide}.json"],
+            "wsi": [root / "wsis" / f"{slide}{suffix}" for suffix in (".tif", ".tiff")],
+            "patches": [root / "patches" / f"{slide}.h5"],
+        }
+
+    def _root(self) -> Path:
+        if self.root is None:
+            raise FlagError(
+                "the folder source has no root",
+                remedy="give it on the command line: --config root=DIR",
+            )
+        if not self.root.is_dir():
+            raise FlagError(
+                f"root {self.root} is not a directory",
+                remedy="give the folder that holds st/ and metadata/: --config root=DIR",
+            )
+        return self.root
+
+    def _patient(self, slide: str) -> str:
+        path = self.root / "metadata" / f"{slide}.json"
+        if not path.is_file():
+            return ""
+        facts = read_json(path)
+        patient = facts.get("patient") if isinstance(facts, dict) else None
+        return "" if patient is None else str(patient).strip()
+
+
+def check_id(slide: str, where: str | Path) -> str:
+    """Return ``slide`` if it can safely be a file name.
+
+    Raises:
+        FlagError: it holds other characters than letters, digits, ``.``, ``_`` and ``-``.
+    """
+    if not SLIDE_ID.fullmatch(slide):
+        raise FlagError(
+            f"{where}: slide id {slide!r} cannot be a file name",
+            remedy="use letters, digits, '_', '-' and single '.'; begin with a letter or digit",
+        )
+    return slide
+
+
+def read_sheet(path: str | Path) -> list[SlideRow]:
+    """Read a tab-separated slide sheet; columns beside those of ``SlideRow`` are left alone.
+
+    Raises:
+        FlagError: no such file, no column ``slide``, no row, an unsafe id or one that repeats.
+    """
+    try:
+        # utf-8-sig: spreadsheets put a byte-order mark before the first column name.
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlagError(f"cannot read the slide sheet {path} ({error})") from None
+    table = csv.DictReader(text.splitlines(), delimiter="\t")
+    columns = [name.strip() for name in table.fieldnames or []]
+    if "slide" not in columns:
+        raise FlagError(
+            f"{path} has no column 'slide'; it has: {', '.join(columns) or 'nothing'}",
+            remedy="write a tab-separated table whose first line names its columns",
+        )
+    table.fieldnames = columns
+    records = [{k: (v or "").strip() for k, v in r.items() if k in columns} for r in table]
+    rows = [
+        SlideRow(
+            check_id(r["slide"], path),
+            r.get("patient", ""),
+            r.get("section", ""),
+            r.get("fold", ""),
+        )
+        for r in records
+        if any(r.values())
+    ]
+    names = [row.id for row in rows]
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated or not rows:
+        fault = f"repeats slide {', '.join(repeated)}" if repeated else "holds no slide"
+        raise FlagError(f"{path} {fault}", remedy="one line for each slide")
+    return rows

@@ -1,0 +1,113 @@
+"""Slides of HEST-1k, a gated Hugging Face dataset, by exact name and at one commit.
+
+Jaume et al., NeurIPS 2024 (arXiv 2406.16192); data CC BY-NC-SA 4.0. The whole dataset is about
+1.85 TB; only the files of the sheet's slides, in the folders asked for, are ever transferred.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flag_st.errors import FlagError
+from flag_st.sources.base import SlideFiles, SlideRow, Source
+from flag_st.sources.folder import read_sheet
+
+if TYPE_CHECKING:
+    from flag_st.download import Plan
+    from flag_st.hub import Hub
+
+#: Folder of HEST-1k → (field of SlideFiles, file suffix).
+FOLDERS = {
+    "st": ("st", ".h5ad"),
+    "metadata": ("metadata", ".json"),
+    "patches": ("patches", ".h5"),
+    "wsis": ("wsi", ".tif"),
+}
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+class Hest(Source):
+    """The slides of a sheet, downloaded once into a folder that all cohorts share.
+
+    Args:
+        sheet: slide sheet; a relative path counts from the working directory, else from the
+            project folder.
+        root: where the files come to, in the layout of HEST-1k.
+        repo: dataset on the hub.
+        revision: commit (best), tag or branch. A branch is resolved once for ``root`` and then
+            kept, so that all files there are of one commit; run reports name it.
+        folders: what to bring: ``st`` and ``metadata``, and ``patches`` or ``wsis`` or both.
+        slides: ids to restrict the sheet to; None takes all.
+        endpoint: address of another hub, such as a mirror.
+    """
+
+    def __init__(
+        self,
+        sheet: str | Path,
+        root: str | Path = "data/hest",
+        repo: str = "MahmoodLab/hest",
+        revision: str = "main",
+        folders: Sequence[str] = ("st", "metadata", "patches"),
+        slides: Sequence[str] | None = None,
+        endpoint: str | None = None,
+    ):
+        if unknown := [f for f in folders if f not in FOLDERS]:
+            raise FlagError(f"HEST folders: unknown {', '.join(unknown)}", choices=FOLDERS)
+        if not {"st", "metadata"} <= set(folders) or not {"patches", "wsis"} & set(folders):
+            raise FlagError(
+                f"HEST folders {', '.join(folders) or '(none)'} do not make a slide",
+                remedy="name st, metadata and at least one of patches and wsis",
+            )
+        self.sheet, self.root = locate(sheet), Path(root)
+        self.repo, self.revision, self.endpoint = repo, revision, endpoint
+        self.folders, self.only = tuple(folders), slides
+
+    def slides(self) -> list[SlideRow]:
+        return restrict(read_sheet(self.sheet), self.only, self.sheet)
+
+    def fetch(self, slide: str, directory: Path) -> SlideFiles:
+        """Download what is missing of ``slide`` into ``root``; ``directory`` stays empty.
+
+        Raises:
+            FlagError: the slide is not in the sheet, or any fault of ``Hub.fetch``.
+        """
+        names = self._names(slide)
+        paths = self.hub.fetch(list(names.values()))
+        return SlideFiles(**dict(zip(names, paths, strict=True)))
+
+    def plan(self) -> "Plan":
+        """Bytes needed for all slides of the sheet and what is missing, without a transfer."""
+        names = [n for row in self.slides() for n in self._names(row.id).values()]
+        return self.hub.plan(names)
+
+    @property
+    def hub(self) -> "Hub":
+        from flag_st.hub import Hub
+
+        return Hub(self.repo, self.root, "dataset", self.revision, self.endpoint)
+
+    def _names(self, slide: str) -> dict[str, str]:
+        known = [row.id for row in self.slides()]
+        if slide not in known:
+            raise FlagError(f"{self.sheet} has no slide {slide}", choices=known)
+        return {FOLDERS[f][0]: f"{f}/{slide}{FOLDERS[f][1]}" for f in self.folders}
+
+
+def locate(sheet: str | Path) -> Path:
+    """``sheet`` as given if it is there, else below the project folder."""
+    sheet = Path(sheet)
+    return sheet if sheet.exists() else PROJECT / sheet
+
+
+def restrict(rows: list[SlideRow], only: Sequence[str] | None, sheet: str | Path) -> list[SlideRow]:
+    """The rows of the slides ``only``, in sheet order.
+
+    Raises:
+        FlagError: an id is not in the sheet.
+    """
+    if only is None:
+        return rows
+    known = [row.id for row in rows]
+    if unknown := [s for s in only if s not in known]:
+        raise FlagError(f"{sheet} has no slide {', '.join(unknown)}", choices=known)
+    return [row for row in rows if row.id in set(only)]

@@ -1,0 +1,65 @@
+"""Made-up sections of made-up patients: to try, to test and to check methods against a truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flag_st.errors import FlagError
+from flag_st.sources.base import SlideFiles, SlideRow, Source
+
+
+class Synthetic(Source):
+    """Synthetic breast sections in HEST-1k layout; slides are named P1S1, P1S2, P2S1 …
+
+    Tissue domains, cell density and, unseen in the picture, hidden programmes drive negative
+    binomial counts; the H&E picture is drawn from domains and density alone. Sections of one
+    patient are slices of one block of tissue.
+
+    Args:
+        patients, sections: number of donors, and of serial sections of each.
+        spots: rows and columns of the spot grid (200 µm pitch); about three quarters lie on tissue.
+        genes: genes measured; breast markers first, then anonymous ones.
+        seed: of the whole cohort.
+    """
+
+    def __init__(
+        self,
+        patients: int = 4,
+        sections: int = 2,
+        spots: Sequence[int] = (14, 14),
+        genes: int = 400,
+        seed: int = 0,
+    ):
+        sizes = {"patients": patients, "sections": sections, "genes": genes}
+        if isinstance(spots, int | str) or len(spots) != 2:
+            raise FlagError(f"synthetic cohort: spots is {spots!r}, wanted [rows, columns]")
+        sizes |= {"rows of spots": spots[0], "columns of spots": spots[1]}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise FlagError(f"synthetic cohort: {name} is {value!r}, wanted an integer ≥ 1")
+        self.patients, self.sections, self.genes, self.seed = patients, sections, genes, seed
+        self.rows, self.columns = spots
+
+    def slides(self) -> list[SlideRow]:
+        return [
+            SlideRow(f"P{p}S{s}", f"P{p}", str(s))
+            for p in range(1, self.patients + 1)
+            for s in range(1, self.sections + 1)
+        ]
+
+    def fetch(self, slide: str, directory: Path) -> SlideFiles:
+        """Make the files of ``slide`` in ``directory``."""
+        from flag_st.synthetic import write_slide
+
+        return write_slide(self.section(slide), directory)
+
+    def section(self, slide: str):
+        """The ``flag_st.synthetic.Section`` behind a slide name, for its truth."""
+        from flag_st.synthetic import Design, Section
+
+        names = [row.id for row in self.slides()]
+        if slide not in names:
+            raise FlagError(f"the synthetic cohort has no slide {slide!r}", choices=names)
+        design = Design(
+            self.patients, self.sections, self.rows, self.columns, self.genes, self.seed
+        )
+        return Section(design, *divmod(names.index(slide), self.sections))

@@ -1,0 +1,417 @@
+"""Tables: scores collected, summarised, put beside the paper's numbers and printed."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from paper_example import METHODS, Study, job, load
+
+from flag_st.errors import FlagError
+from flag_st.paper import collect, render, reported
+from flag_st.paper.comparison import Column, columns_of, compare, summarise
+from flag_st.paper.sheet import Block, Cell, Head, Notes, Sheet, letters, marks, number, printed
+
+REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
+COLUMNS = [
+    {"metric": "pcc"},
+    {"metric": "pcc", "scope": "pooled", "paper": True},
+    {"metric": "mse", "scope": "pooled", "paper": True},
+    {"metric": "ssc", "estimator": "draw"},
+    {"metric": "moran_bias"},
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def tables(study):
+    """Scores and runs, collected by the script of the rule."""
+    out = {"scores": study.root / "scores.parquet", "runs": study.root / "runs.parquet"}
+    inputs = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
+    load("collect_scores")(job({"runs": study.keys}, input=inputs, output=out))
+    return collect.read_scores(out["scores"]), pd.read_parquet(out["runs"]), out["scores"]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return reported.read_reported(REPORTED, "table_1")
+
+
+# --- collecting -----------------------------------------------------------------------------------
+
+
+def test_collected_scores_are_all_rows_in_order(study, tables):
+    whole = pd.concat(map(pd.read_parquet, study.files("scores.parquet")), ignore_index=True)
+    for genes in (False, True):
+        part = whole[(whole["gene"] != "") == genes].reset_index(drop=True)
+        found = collect.read_scores(tables[2], genes=genes)
+        pd.testing.assert_frame_equal(found[list(part.columns)], part, check_dtype=False)
+
+
+def test_runs_hold_what_each_run_used(study, tables):
+    runs = tables[1]
+    assert runs[["method", "seed"]].to_records(index=False).tolist() == [
+        (key["method"], key["seed"]) for key in study.keys
+    ]
+    assert set(runs["encoder"]) == {"uni"}
+    assert runs.groupby("method")["gene_model"].first()["flag"] == "geneformer"
+    assert runs.groupby("method")["gene_model"].first()["ridge"] == ""
+
+
+def test_a_file_that_is_no_score_table_is_named(tmp_path):
+    foreign = tmp_path / "scores.parquet"
+    pd.DataFrame({"metric": ["pcc"], "value": [1.0]}).to_parquet(foreign)
+    with pytest.raises(FlagError, match=r"scores\.parquet has no column cohort, split"):
+        collect.collect_scores([foreign], tmp_path / "out.parquet")
+    foreign.write_bytes(b"PAR1 damaged")
+    with pytest.raises(FlagError, match="not a readable score table"):
+        collect.collect_scores([foreign], tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+# --- summary --------------------------------------------------------------------------------------
+
+
+def rows(values, metric="pcc", estimator="point"):
+    """(seed, slide, value) → score table of one method."""
+    table = pd.DataFrame(values, columns=["seed", "slide", "value"])
+    return table.assign(
+        cohort="C",
+        split="random",
+        panel="p",
+        method="m",
+        estimator=estimator,
+        metric=metric,
+        gene="",
+    )
+
+
+def test_summary_is_mean_over_slides_then_seeds():
+    values = [(0, "A", 0.2), (0, "B", 0.4), (1, "A", 0.6), (1, "B", 0.8), (0, "", 9.0)]
+    (row,) = summarise(rows(values), [Column("pcc")]).to_dict("records")
+    assert row["mean"] == pytest.approx(0.5)
+    assert row["std"] == pytest.approx(0.4 / np.sqrt(2))  # of the seed means 0.3 and 0.7, n - 1
+    assert (row["n_seeds"], row["n_slides"], row["n_undefined"]) == (2, 2, 0)
+    (pooled,) = summarise(rows(values), [Column("pcc", scope="pooled")]).to_dict("records")
+    assert pooled["mean"] == 9.0
+
+
+def test_summary_counts_undefined_slides_and_one_seed_has_no_spread():
+    values = [(0, "A", 0.2), (0, "B", float("nan"))]
+    (row,) = summarise(rows(values), [Column("pcc")]).to_dict("records")
+    assert row["mean"] == pytest.approx(0.2)
+    assert row["n_undefined"] == 1
+    assert np.isnan(row["std"])
+
+
+def test_summary_takes_the_estimator_asked_for():
+    both = pd.concat([rows([(0, "A", 1.0)]), rows([(0, "A", 3.0)], estimator="draw")])
+    columns = [Column("pcc"), Column("pcc", estimator="draw")]
+    assert summarise(both, columns)["mean"].tolist() == [1.0, 3.0]
+
+
+def test_an_unknown_estimator_is_refused():
+    with pytest.raises(FlagError, match=r"estimator 'median'.*point, draw, ensemble"):
+        Column("pcc", estimator="median")
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "expected"),
+    [
+        ([0.1, 0.3, 0.2], 1, ["", "best", "second"]),
+        ([0.1, 0.3, 0.2], -1, ["best", "", "second"]),
+        ([0.1, 0.3, 0.2], 0, ["", "", ""]),
+        ([0.3001, 0.2999, 0.1], 1, ["best", "best", "second"]),  # they print alike
+        ([float("nan"), 0.1], 1, ["", "best"]),
+        ([], 1, []),
+    ],
+)
+def test_marks(values, direction, expected):
+    assert marks(values, direction) == expected
+
+
+# --- the paper's numbers --------------------------------------------------------------------------
+
+
+def test_printed_numbers_are_those_of_the_paper():
+    table = reported.read_reported(REPORTED)
+    counts = table["table"].value_counts()
+    assert counts["table_1"] == 3 * 6 * 4
+    assert counts["table_8"] == 4 * 3 * 4
+    assert set(counts.index) == {f"table_{i}" for i in range(1, 16)}
+    main = reported.read_reported(REPORTED, "table_1")
+    cells = {
+        ("HER2ST", "flag", "pcc"): (0.6835, 0.0084, ""),
+        ("KIDNEY", "stflow", "ssc"): (-0.1007, 0.0765, ""),
+        ("PRAD", "bleep", "mse"): (5.6868, 0.0153, ""),
+    }
+    for (cohort, method, metric), cell in cells.items():
+        assert reported.printed_value(main, cohort, "hmhvg200", method, metric) == cell
+
+
+def test_percentages_become_shares_and_out_of_memory_is_said():
+    layers = reported.read_reported(REPORTED, "table_15")
+    value, _, _ = reported.printed_value(layers, "DLPFC", "hmhvg200", "flag", "deg20")
+    assert value == pytest.approx(0.6657)
+    value, _, note = reported.printed_value(layers, "DLPFC", "hmhvg200", "triplex", "ari")
+    assert np.isnan(value)
+    assert note == "out of memory"
+    assert printed((value, float("nan"), note)).text == "out of memory"
+
+
+def test_cells_that_the_paper_has_not_are_none(paper):
+    assert reported.printed_value(paper, "HER2ST", "hmhvg200", "ridge", "pcc") is None
+    assert reported.printed_value(paper, "HER2ST", "hmhvg50", "flag", "pcc") is None
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(FlagError, match=r"no table 'table_99'.*table_1"):
+        reported.read_reported(REPORTED, "table_99")
+
+
+BASE = {"cohort": "HER2ST", "split": "random", "panel": "hmhvg200", "method": "flag", "seed": 0}
+BASE |= {"encoder": "uni", "gene_model": "geneformer"}
+HEST = {"use": reported.SOURCE, "slides": None}
+
+
+@pytest.mark.parametrize(
+    ("run", "cohort", "method", "expected"),
+    [
+        ({}, {}, {}, []),
+        ({"encoder": "texture"}, {}, {}, ["encoder texture, the paper's is uni"]),
+        (
+            {"gene_model": "coexpression"},
+            {},
+            {},
+            ["gene model coexpression, the paper's is geneformer"],
+        ),
+        ({"split": "patient"}, {}, {}, ["split patient, the paper's is random over slides"]),
+        ({"panel": "hmhvg50"}, {}, {}, ["panel hmhvg50, the paper's is hmhvg200"]),
+        ({}, {"slides": ["A1", "B1"]}, {}, ["only 2 slides of cohort HER2ST"]),
+        (
+            {},
+            {"use": "flag_st.sources.folder.Folder"},
+            {},
+            ["cohort HER2ST is not the paper's HER2ST"],
+        ),
+        ({"cohort": "mine"}, {}, {}, ["cohort mine is not in the paper"]),
+        ({}, {}, {"changed": True}, ["settings of flag are not those that this project ships"]),
+        ({"method": "ridge", "gene_model": ""}, {}, {}, []),
+        (
+            {"method": "ridge", "encoder": "texture"},
+            {},
+            {},
+            ["encoder texture, the paper's is uni"],
+        ),
+        ({"method": "bleep", "gene_model": ""}, {}, {}, ["encoder uni, the paper's is not stated"]),
+        ({"method": "bleep", "gene_model": ""}, {}, {"needs_patches": True}, []),
+    ],
+)
+def test_every_difference_from_the_paper_is_found(paper, run, cohort, method, expected):
+    run = BASE | run
+    item = {
+        "cohorts": {run["cohort"]: HEST | cohort},
+        "methods": {run["method"]: method},
+        "params": {},
+    }
+    assert reported.differences(run, item, paper) == expected
+
+
+def test_a_stand_in_cohort_stays_one_when_it_is_shown_beside_the_papers(paper):
+    item = {"cohorts": {"mini": HEST}, "methods": {"flag": {}}}
+    item["params"] = {"paper_cohort": {"mini": "HER2ST"}}
+    found = reported.differences(BASE | {"cohort": "mini"}, item, paper)
+    assert found == ["cohort mini is not the paper's HER2ST"]
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def make(study, tables, paper, **changes):
+    item = study.item(params={"columns": COLUMNS}, **changes)
+    return compare(item, *tables[:2], paper)
+
+
+def test_table_shows_ours_and_the_papers(study, tables, paper):
+    sheet, numbers = make(study, tables, paper)
+    (block,) = sheet.blocks
+    assert [row[0].text for row in block.rows] == list(METHODS)
+    flag = block.rows[0]
+    places = [i for i, head in enumerate(block.columns) if head.kind == "paper"]
+    assert [flag[i].text for i in places] == ["0.6835", "0.7342"]
+    ours = numbers.query("method == 'flag' and metric == 'pcc' and scope == 'slide'")
+    assert flag[1].text == f"{ours['mean'].item():.3f}"
+    assert flag[1].detail == f"± {ours['std'].item():.3f}"
+    assert block.rows[1][places[0]].text == ""  # ridge is not in the paper
+    assert [row[-1].text for row in block.rows] == ["as in the paper", *["not in the paper"] * 2]
+    assert sheet.warning == ""
+    assert (numbers["n_genes_used"] == 12).all()
+
+
+def test_table_agrees_with_the_scores(study, tables, paper):
+    _, numbers = make(study, tables, paper)
+    scores = tables[0]
+    for seed_means in [
+        scores.query("method == 'flag' and metric == 'ssc' and estimator == 'draw'")
+        .groupby("seed")["value"]
+        .mean()
+    ]:
+        row = numbers.query("method == 'flag' and metric == 'ssc'")
+        assert row["mean"].item() == pytest.approx(seed_means.mean())
+        assert row["std"].item() == pytest.approx(seed_means.std())
+
+
+def test_methods_that_see_the_truth_do_not_compete(study, tables, paper):
+    block = make(study, tables, paper)[0].blocks[0]
+    oracle = next(row for row in block.rows if row[0].text == "oracle")
+    assert oracle[1].text == "1.000"
+    assert not any(cell.mark for cell in oracle)
+    assert block.rows[0][1].mark == "second"  # ridge is a scaled truth here: its r is 1
+    assert block.rows[1][1].mark == "best"
+
+
+def test_a_stand_in_is_marked_and_warned_of(study, tables, paper):
+    scores, runs, _ = tables
+    item = study.item(params={"columns": COLUMNS})
+    sheet, numbers = compare(item, scores, runs.assign(encoder="texture"), paper)
+    assert {row[-1].text for row in sheet.blocks[0].rows} == {"stand-in"}
+    assert [text for _, text in sheet.notes.items()] == ["encoder texture, the paper's is uni"]
+    assert "not a reproduction" in sheet.warning
+    assert set(numbers["setting"]) == {"stand-in"}
+
+
+def test_a_metric_that_nobody_computes_is_refused(study, tables, paper):
+    item = study.item(params={"columns": [{"metric": "accuracy"}]})
+    with pytest.raises(FlagError, match=r"no metric returns accuracy.*gsc"):
+        compare(item, *tables[:2], paper)
+
+
+def test_what_was_not_made_or_is_undefined_is_a_dash(study, tables, paper):
+    scores, runs, _ = tables
+    scores = scores[~((scores["method"] == "ridge") & (scores["metric"] == "mse"))].copy()
+    scores.loc[(scores["method"] == "oracle") & (scores["metric"] == "ssc"), "value"] = np.nan
+    sheet, _ = compare(study.item(params={"columns": COLUMNS}), scores, runs, paper)
+    by_name = {row[0].text: row for row in sheet.blocks[0].rows}
+    notes = dict(sheet.notes.items())
+    assert by_name["ridge"][4].text == "–"
+    assert notes[by_name["ridge"][4].notes[0]].startswith("not made")
+    assert by_name["oracle"][6].text == "–"
+    assert notes[by_name["oracle"][6].notes[0]].startswith("undefined")
+
+
+def test_script_writes_four_files_and_the_csv_holds_every_number(study, tables, tmp_path):
+    out = {kind: tmp_path / f"t.{kind}" for kind in ("csv", "tex", "md", "html")}
+    inputs = {"scores": tables[2], "runs": study.root / "runs.parquet", "reported": REPORTED}
+    item = study.item(params={"columns": COLUMNS})
+    load("tables/main")(job({"item": item}, input=inputs, output=out))
+    numbers = pd.read_csv(out["csv"])
+    assert len(numbers) == len(METHODS) * len(COLUMNS)
+    assert {"mean", "std", "paper", "differs", "n_constant_prediction"} <= set(numbers.columns)
+    for kind in ("tex", "md", "html"):
+        assert "0.6835" in out[kind].read_text()
+
+
+def test_shipped_columns_are_valid():
+    import yaml
+
+    shipped = yaml.safe_load((REPORTED.parent / "experiments.yaml").read_text())["experiments"]
+    for name, entry in shipped.items():
+        if "columns" in entry.get("params", {}):
+            assert columns_of({"name": name, **entry})
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+NASTY = "a<b> & 50% of_it $x$ #1 {y} \\ ~ ^ | *z* ± µ"
+
+
+@pytest.fixture
+def sheet():
+    notes = Notes()
+    rows = [
+        [Cell(NASTY, kind="name"), number(0.5, 0.1, notes, "best"), printed((0.25, 0.5, ""))],
+        [Cell("n", kind="name"), number(float("nan"), 0.1, notes, ""), printed(None)],
+    ]
+    heads = [Head("method", kind="name"), Head("per slide"), Head("paper", kind="paper")]
+    block = Block(NASTY, [Head(""), Head("PCC ↑", 2)], heads, rows)
+    return Sheet("t_1", NASTY, NASTY, [block], notes, warning=NASTY)
+
+
+class Balance(HTMLParser):
+    """Collects text, and fails on tags that do not close in order."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.rows = [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += int(dict(attrs).get("colspan", 1))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_html_escapes_and_is_balanced(sheet):
+    parser = Balance()
+    parser.feed(render.to_html(sheet))
+    assert parser.open == []
+    assert parser.text.count(NASTY) == 6  # <title>, caption twice, warning, block, row
+    assert set(parser.rows) == {3}
+
+
+def test_html_fragment_is_what_the_page_holds(sheet, tmp_path):
+    page = tmp_path / "t.html"
+    page.write_text(render.to_html(sheet), encoding="utf-8")
+    assert render.fragment(page) == render.to_fragment(sheet)
+
+
+def test_markdown_rows_have_as_many_cells_as_the_head(sheet):
+    lines = [line for line in render.to_markdown(sheet).splitlines() if line.startswith("| ")]
+    assert len(lines) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert "**0.500 ± 0.100**" in lines[2]
+    assert "–<sup>a</sup>" in lines[3]
+
+
+def test_latex_escapes_every_special_character(sheet):
+    text = render.tex(NASTY)
+    assert text.startswith(
+        r"a\textless{}b\textgreater{} \& 50\% of\_it \$x\$ \#1 \{y\} \textbackslash{}"
+    )
+    assert r"\textbf{0.500} {\scriptsize $\pm$ 0.100}" in render.to_tex(sheet)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_latex_compiles(sheet, tmp_path):
+    source = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}\n"
+    (tmp_path / "t.tex").write_text(f"{source}{render.to_tex(sheet)}\\end{{document}}\n")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_letters_go_on_after_z():
+    assert [letters(i) for i in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
+
+
+def test_a_block_of_uneven_rows_is_refused():
+    with pytest.raises(ValueError, match="columns"):
+        Block("", [], [Head("a"), Head("b")], [[Cell("1")]])

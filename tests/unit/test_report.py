@@ -1,0 +1,107 @@
+"""The page: whole, self-contained, and with nothing in it that a name could break."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from paper_example import Study, job, load
+
+from flag_st.errors import FlagError
+from flag_st.report.build import amount, data_address
+
+REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
+EVIL = '</script><script>alert("x")</script>'
+
+
+def build(study: Study, root: Path, runs_as=lambda runs: runs, **changes) -> str:
+    """Collect, make one table and one figure, and write the page; returns its text."""
+    files, paper = study.inputs, root / "paper"
+    runs, scores = root / "runs.parquet", root / "scores.parquet"
+    collected = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
+    load("collect_scores")(
+        job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
+    )
+    runs_as(pd.read_parquet(runs)).to_parquet(runs)
+    columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": True}]}
+    table, figure = study.item(params=columns, **changes), study.item(name="curves", **changes)
+    written = {kind: paper / f"table_1.{kind}" for kind in ("csv", "tex", "md", "html")}
+    inputs = {"scores": scores, "runs": runs, "reported": REPORTED}
+    load("tables/main")(job({"item": table}, input=inputs, output=written))
+    drawn = {kind: paper / f"curves.{kind}" for kind in ("png", "pdf", "csv")}
+    load("figures/training_curves")(
+        job({"item": figure, **files["params"]}, input=files["input"], output=drawn)
+    )
+    page = root / "report" / "index.html"
+    inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
+    params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
+    defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}
+    params["config"] = {"defaults": {**defaults, "samples": 8}, "results": EVIL}
+    load("report")(job(params, input={**inputs, "reported": REPORTED}, output={"page": page}))
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def page(study, tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    return build(study, root, title=EVIL, caption=EVIL), root
+
+
+def test_page_asks_for_nothing_outside_itself(page):
+    text = page[0]
+    sources = re.findall(r'(?:src|srcset|poster|data)="([^"]*)"', text)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"@import|url\(|<link|<iframe|https?://", text)
+    assert "default-src 'none'" in text
+
+
+def test_page_escapes_what_users_write(page):
+    assert EVIL not in page[0]
+    assert page[0].count("<script>") == 1
+    assert "alert(&#34;x&#34;)" in page[0]
+
+
+def test_links_lead_to_files_beside_the_page(page):
+    text, root = page
+    links = re.findall(r'href="([^"#][^"]*)"', text)
+    assert len(links) >= 8
+    for link in links:
+        assert (root / "report" / link).resolve().is_file(), link
+
+
+def test_page_holds_the_table_the_figure_and_every_run(page, study):
+    text = page[0]
+    assert "0.6835" in text
+    assert text.count("data:image/png;base64,") == 1
+    assert text.count('<th scope="row" class="name">flag</th>') == 1 + 2  # table, two seeds
+
+
+def test_no_warning_where_the_setting_is_the_papers(page):
+    assert "Not a reproduction" not in page[0]
+
+
+def test_a_stand_in_is_said_at_the_top(study, tmp_path):
+    text = build(study, tmp_path, lambda runs: runs.assign(encoder="texture"))
+    assert text.index("Not a reproduction") < text.index("<h2>What was run")
+    assert "encoder texture, the paper&#39;s is uni" in text
+    assert "Stand-in: encoder texture" in text  # also beside the figure
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(FlagError, match=r"x\.png is no PNG"):
+        data_address(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (12, "12 s"), (200, "3 min"), (9000, "2.5 h"), (float("nan"), "–")],
+)
+def test_amounts_of_time(seconds, text):
+    assert amount(seconds) == text

@@ -1,0 +1,120 @@
+# Configuration, the grid and small helpers. No rule here, so that `snakemake --lint` can tell.
+
+import re
+
+from flag_st import config as layers
+from flag_st.errors import FlagError
+from flag_st.plan import Plan
+from flag_st.provenance import ROOT, code_digest
+
+try:
+    CONFIG = layers.load(config)
+    PLAN = Plan(CONFIG)
+    RUNS = {name: PLAN.runs(name) for name in CONFIG["make"]}
+except FlagError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG["results"]
+SAMPLES = CONFIG["defaults"]["samples"]
+
+
+def any_of(names):
+    """A wildcard constraint: one of these names and nothing else."""
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"
+
+
+CHOICES = {
+    layer: any_of(CONFIG[layer])
+    for layer in ("cohorts", "panels", "encoders", "gene_models", "methods", "experiments")
+}
+CHOICES["folds"] = any_of(PLAN.folds)
+CHOICES["scopes"] = any_of(["data", *PLAN.folds])
+
+
+def entry(layer, name):
+    return CONFIG[layer][name]
+
+
+def plugin(layer, name):
+    """What a script needs to build a plug-in: no machine facts, so that moving re-runs nothing."""
+    return {"name": name, "use": entry(layer, name)["use"], "params": entry(layer, name).get("params", {})}
+
+
+def code(script, *uses):
+    """Digest of a script and of all project code that it and the plug-ins import."""
+    return code_digest(ROOT / "scripts" / f"{script}.py", *uses)
+
+
+def cost(layer, wildcard, key, default):
+    """A resource of the entry that a job's wildcard names, for `resources` and `threads`."""
+
+    def value(wildcards):
+        return entry(layer, wildcards[wildcard]).get(key, default)
+
+    return value
+
+
+def environment(layer, wildcard, default):
+    """The conda environment file of the entry that a job's wildcard names."""
+
+    def value(wildcards):
+        return str(ROOT / "envs" / f"{entry(layer, wildcards[wildcard]).get('env', default)}.yaml")
+
+    return value
+
+
+def scope(encoder, split):
+    """Features of a frozen encoder belong to the cohort, those of a fitted one to a split."""
+    return split if entry("encoders", encoder).get("fits") else "data"
+
+
+def part(wildcards, *names):
+    """Slides of parts of the job's split, in sheet order."""
+    split = PLAN.split(wildcards.cohort, wildcards.split).as_dict()
+    return [slide for name in names for slide in split[name]]
+
+
+def of_slides(pattern, wildcards, slides, **more):
+    """`pattern`, a rule's output, for several slides of the job's cohort, split and panel."""
+    known = {**dict(wildcards.items()), **more}
+    return [pattern.format(**{**known, "slide": slide}) for slide in slides]
+
+
+def of_runs(pattern, experiment):
+    """`pattern`, a rule's output, for every run of an experiment."""
+    return [pattern.format(**vars(run)) for run in RUNS[experiment]]
+
+
+def of_predictions(pattern, experiment):
+    """`pattern` for every run of an experiment and every test slide of its split."""
+    return [
+        pattern.format(**vars(run), slide=slide)
+        for run in RUNS[experiment]
+        for slide in PLAN.split(run.cohort, run.split).test
+    ]
+
+
+def makes(kind):
+    """The experiments to make whose script is a table, or a figure."""
+    return [n for n in CONFIG["make"] if entry("experiments", n)["script"].startswith(f"{kind}/")]
+
+
+def features_of(wildcards, *parts):
+    encoder = entry("methods", wildcards.method)["encoder"]
+    slides = part(wildcards, *parts)
+    place = {"encoder": encoder, "scope": scope(encoder, wildcards.split)}
+    return of_slides(rules.encode_patches.output.features, wildcards, slides, **place)
+
+
+def targets_of(wildcards):
+    gene_model = entry("methods", wildcards.method)["gene_model"]
+    if gene_model is None:
+        return []
+    slides = part(wildcards, "train")
+    return of_slides(rules.embed_genes.output.targets, wildcards, slides, gene_model=gene_model)
+
+
+def patches_of(wildcards, slides):
+    if not entry("methods", wildcards.method).get("needs_patches"):
+        return []
+    return of_slides(rules.prepare_slide.output.patches, wildcards, slides)

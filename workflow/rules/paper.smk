@@ -1,0 +1,127 @@
+# Tables and figures: one tidy table of scores an experiment, one small script an item, one page.
+
+
+rule collect_scores:
+    input:
+        scores=lambda wc: of_runs(rules.evaluate.output.scores, wc.experiment),
+        runs=lambda wc: of_runs(rules.train.output.run, wc.experiment),
+    output:
+        scores=f"{RESULTS}/experiments/{{experiment}}/scores.parquet",
+        runs=f"{RESULTS}/experiments/{{experiment}}/runs.parquet",
+    log:
+        f"{RESULTS}/logs/collect_scores/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_scores/{{experiment}}.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=lambda wc: run_keys(wc.experiment),
+        code=code("collect_scores"),
+    script:
+        "../../scripts/collect_scores.py"
+
+
+rule table:
+    input:
+        unpack(files_of),
+        scores=rules.collect_scores.output.scores,
+        runs=rules.collect_scores.output.runs,
+        reported=REPORTED,
+    output:
+        csv=f"{RESULTS}/paper/tables/{{experiment}}.csv",
+        tex=f"{RESULTS}/paper/tables/{{experiment}}.tex",
+        md=f"{RESULTS}/paper/tables/{{experiment}}.md",
+        html=report(
+            f"{RESULTS}/paper/tables/{{experiment}}.html",
+            caption="../report/item.rst",
+            category="Tables",
+            labels={"table": "{experiment}"},
+        ),
+    log:
+        f"{RESULTS}/logs/table/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/table/{{experiment}}.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        script=lambda wc: entry("experiments", wc.experiment)["script"],
+        item=lambda wc: item(wc.experiment),
+        predictions=lambda wc: prediction_keys(wc.experiment),
+        spots=lambda wc: spot_keys(wc.experiment),
+        code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
+    script:
+        "../../scripts/{params.script}.py"
+
+
+rule figure:
+    input:
+        unpack(files_of),
+        scores=rules.collect_scores.output.scores,
+        runs=rules.collect_scores.output.runs,
+        reported=REPORTED,
+    output:
+        csv=f"{RESULTS}/paper/figures/{{experiment}}.csv",
+        pdf=f"{RESULTS}/paper/figures/{{experiment}}.pdf",
+        png=report(
+            f"{RESULTS}/paper/figures/{{experiment}}.png",
+            caption="../report/item.rst",
+            category="Figures",
+            labels={"figure": "{experiment}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure/{{experiment}}.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        script=lambda wc: entry("experiments", wc.experiment)["script"],
+        item=lambda wc: item(wc.experiment),
+        runs=lambda wc: run_keys(wc.experiment),
+        predictions=lambda wc: prediction_keys(wc.experiment),
+        spots=lambda wc: spot_keys(wc.experiment),
+        code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
+    script:
+        "../../scripts/{params.script}.py"
+
+
+rule report:
+    input:
+        tables=of_experiments(rules.table.output.html, "tables"),
+        figures=of_experiments(rules.figure.output.png, "figures"),
+        runs=of_experiments(rules.collect_scores.output.runs),
+        reported=REPORTED,
+        page=PAGE,
+    output:
+        page=report(
+            f"{RESULTS}/report/index.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"page": "all items and their provenance"},
+        ),
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        tables=makes("tables"),
+        figures=makes("figures"),
+        experiments=[item(name) for name in CONFIG["make"]],
+        config={key: value for key, value in CONFIG.items() if key != "root"},
+        code=code("report"),
+    script:
+        "../../scripts/report.py"

@@ -1,0 +1,80 @@
+# What tables and figures know of their experiment, and the files they read. No rule here.
+
+SHIPPED = layers.read_yaml(ROOT / "config" / "methods.yaml")["methods"]
+REPORTED = str(ROOT / "config" / "reported.csv")
+PAGE = sorted(map(str, (ROOT / "src" / "flag_st" / "report").glob("page.*")))
+
+# What a script reads besides the scores and the printed numbers.
+NEEDS = {
+    "figures/gene_maps": ("predictions", "spots"),
+    "figures/training_curves": ("history",),
+}
+
+
+def item(experiment):
+    """All that a script knows of its experiment: no file, no machine fact."""
+    known = entry("experiments", experiment)
+    return {
+        "name": experiment,
+        "title": known["title"],
+        "caption": known.get("caption", ""),
+        "reported": known.get("reported", "table_1"),
+        "params": known.get("params", {}),
+        "cohorts": {
+            name: {**plugin("cohorts", name), "slides": entry("cohorts", name).get("slides")}
+            for name in known["cohorts"]
+        },
+        "methods": {name: method_facts(name) for name in known["methods"]},
+        "metrics": {name: metric["use"] for name, metric in CONFIG["metrics"].items()},
+    }
+
+
+def method_facts(name):
+    """Label and traits of a method; `changed` if its settings are not the shipped ones."""
+    known, shipped = entry("methods", name), SHIPPED.get(name)
+    if shipped and "base" in shipped:
+        shipped = layers.merge(SHIPPED[shipped["base"]], shipped)
+    return {
+        "label": known.get("label", name.replace("_", " ")),
+        "changed": bool(shipped) and shipped.get("params", {}) != known.get("params", {}),
+        **{trait: known.get(trait, False) for trait in ("stochastic", "needs_truth", "needs_patches")},
+    }
+
+
+def run_keys(experiment):
+    """Cohort, split, panel, method and seed of every run, in the order of `of_runs`."""
+    return [dict(vars(run)) for run in RUNS[experiment]]
+
+
+def prediction_keys(experiment):
+    """The same and the slide, in the order of `of_predictions`."""
+    return [
+        {**key, "slide": slide}
+        for key in run_keys(experiment)
+        for slide in PLAN.split(key["cohort"], key["split"]).test
+    ]
+
+
+def spot_keys(experiment):
+    """Cohort and slide of every test slide, each once."""
+    pairs = dict.fromkeys((k["cohort"], k["slide"]) for k in prediction_keys(experiment))
+    return [{"cohort": cohort, "slide": slide} for cohort, slide in pairs]
+
+
+def files_of(wildcards):
+    """Inputs of a table or figure beside its scores."""
+    name = wildcards.experiment
+    found = {
+        "history": lambda: of_runs(rules.train.output.history, name),
+        "predictions": lambda: of_predictions(rules.predict.output.prediction, name),
+        "spots": lambda: [
+            rules.prepare_slide.output.spots.format(**key) for key in spot_keys(name)
+        ],
+    }
+    return {need: found[need]() for need in NEEDS.get(entry("experiments", name)["script"], ())}
+
+
+def of_experiments(pattern, kind=None):
+    """`pattern`, a rule's output, for every made experiment, or for tables or figures alone."""
+    names = makes(kind) if kind else CONFIG["make"]
+    return [pattern.format(experiment=name) for name in names]
