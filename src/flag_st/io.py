@@ -91,7 +91,7 @@ def save_arrays(path: str | Path, arrays: dict, facts: dict[str, Any]) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    arrays = {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}
+    arrays = {k: np.asarray(v, order="C") for k, v in sorted(arrays.items())}
     # One key: the header keeps no order among several, and equal models are equal bytes.
     meta = {"flag_st": json.dumps({"contract": CONTRACT, **facts}, sort_keys=True)}
     with writing(path) as temporary:

@@ -47,9 +47,12 @@ def _locate(source: str | Path) -> Path | None:
         return Path(source)
     parts = str(source).split(".")
     for end in range(len(parts), 0, -1):
-        path = SRC.joinpath(*parts[:end]).with_suffix(".py")
-        if path.exists():
-            return path
+        place = SRC.joinpath(*parts[:end])
+        if place.with_suffix(".py").exists():
+            return place.with_suffix(".py")
+        # Not the top package: nothing in it changes a number.
+        if end > 1 and (place / "__init__.py").exists():
+            return place / "__init__.py"
     return None
 
 

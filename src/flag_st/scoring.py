@@ -206,10 +206,7 @@ def score_files(
             remedy="put the spot coordinates (N, 2) there",
         )
     prediction = prediction[truth.obs_names, truth.var_names]
-    layers = sorted(
-        (name for name in prediction.layers if name.startswith("draw_")),
-        key=lambda name: int(name.removeprefix("draw_")),
-    )
+    layers = sorted(name for name in prediction.layers if name.startswith("draw_"))
     point = _dense(prediction.X)
     pair = Pair(
         slide=str(truth.uns.get("slide", Path(truth_path).stem)),

@@ -240,13 +240,18 @@ def test_depth_corrected_ceilings():
 
 
 def test_normalised_ceilings_halve_the_depth(counts):
-    one, _, position = counts
-    total = one.sum(1, keepdims=True)
-    given = ceilings.thin_counts(one, position, "A1", "log1p_cp10k", total, repeats=2)
-    own = ceilings.thin_counts(one, position, "A1", "log1p_cp10k", repeats=2)
-    assert given == own
-    other = ceilings.thin_counts(one, position, "A1", "log1p_cp10k", 50 * total, repeats=2)
-    assert given["gsc"] != other["gsc"]
+    whole, _, position = counts
+    total = 20.0 * whole.sum(1, keepdims=True)
+    found = ceilings.thin_counts(whole, position, "A1", "log1p_cp10k", total, repeats=1)
+    half = numpy_generator("thin counts", "A1", 0).binomial(whole, 0.5)
+    r = [
+        np.corrcoef(np.log1p(part * 1e4 / (total / 2)).T)[np.triu_indices(40, 1)]
+        for part in (half, whole - half)
+    ]
+    assert found["gsc_half"] == pytest.approx(np.corrcoef(r)[0, 1], rel=1e-9)
+    own = ceilings.thin_counts(whole, position, "A1", "log1p_cp10k", repeats=1)
+    panel = ceilings.thin_counts(whole, position, "A1", "log1p_cp10k", total / 20, repeats=1)
+    assert own == panel != found
 
 
 def test_ceilings_are_deterministic_and_belong_to_the_slide(counts):

@@ -248,10 +248,10 @@ def test_table_shows_ours_and_the_papers(study, tables, paper):
     places = [i for i, head in enumerate(block.columns) if head.kind == "paper"]
     assert [flag[i].text for i in places] == ["0.6835", "0.7342"]
     ours = numbers.query("method == 'flag' and metric == 'pcc' and scope == 'slide'")
-    assert flag[1].text == f"{ours['mean'].item():.3f}"
-    assert flag[1].detail == f"± {ours['std'].item():.3f}"
+    assert flag[2].text == f"{ours['mean'].item():.3f}"
+    assert flag[2].detail == f"± {ours['std'].item():.3f}"
     assert block.rows[1][places[0]].text == ""  # ridge is not in the paper
-    assert [row[-1].text for row in block.rows] == ["as in the paper", *["not in the paper"] * 2]
+    assert [row[1].text for row in block.rows] == ["as in the paper", *["not in the paper"] * 2]
     assert sheet.warning == ""
     assert (numbers["n_genes_used"] == 12).all()
 
@@ -272,17 +272,17 @@ def test_table_agrees_with_the_scores(study, tables, paper):
 def test_methods_that_see_the_truth_do_not_compete(study, tables, paper):
     block = make(study, tables, paper)[0].blocks[0]
     oracle = next(row for row in block.rows if row[0].text == "oracle")
-    assert oracle[1].text == "1.000"
+    assert oracle[2].text == "1.000"
     assert not any(cell.mark for cell in oracle)
-    assert block.rows[0][1].mark == "second"  # ridge is a scaled truth here: its r is 1
-    assert block.rows[1][1].mark == "best"
+    assert block.rows[0][2].mark == "second"  # ridge is a scaled truth here: its r is 1
+    assert block.rows[1][2].mark == "best"
 
 
 def test_a_stand_in_is_marked_and_warned_of(study, tables, paper):
     scores, runs, _ = tables
     item = study.item(params={"columns": COLUMNS})
     sheet, numbers = compare(item, scores, runs.assign(encoder="texture"), paper)
-    assert {row[-1].text for row in sheet.blocks[0].rows} == {"stand-in"}
+    assert {row[1].text for row in sheet.blocks[0].rows} == {"stand-in"}
     assert [text for _, text in sheet.notes.items()] == ["encoder texture, the paper's is uni"]
     assert "not a reproduction" in sheet.warning
     assert set(numbers["setting"]) == {"stand-in"}
@@ -301,10 +301,10 @@ def test_what_was_not_made_or_is_undefined_is_a_dash(study, tables, paper):
     sheet, _ = compare(study.item(params={"columns": COLUMNS}), scores, runs, paper)
     by_name = {row[0].text: row for row in sheet.blocks[0].rows}
     notes = dict(sheet.notes.items())
-    assert by_name["ridge"][4].text == "–"
-    assert notes[by_name["ridge"][4].notes[0]].startswith("not made")
-    assert by_name["oracle"][6].text == "–"
-    assert notes[by_name["oracle"][6].notes[0]].startswith("undefined")
+    assert by_name["ridge"][5].text == "–"
+    assert notes[by_name["ridge"][5].notes[0]].startswith("not made")
+    assert by_name["oracle"][7].text == "–"
+    assert notes[by_name["oracle"][7].notes[0]].startswith("undefined")
 
 
 def test_script_writes_four_files_and_the_csv_holds_every_number(study, tables, tmp_path):
@@ -373,7 +373,7 @@ def test_html_escapes_and_is_balanced(sheet):
     parser = Balance()
     parser.feed(render.to_html(sheet))
     assert parser.open == []
-    assert parser.text.count(NASTY) == 6  # <title>, caption twice, warning, block, row
+    assert parser.text.count(NASTY) == 6  # <title>, <h1>, caption, warning, block, row
     assert set(parser.rows) == {3}
 
 
@@ -401,7 +401,9 @@ def test_latex_escapes_every_special_character(sheet):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_latex_compiles(sheet, tmp_path):
-    source = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}\n"
+    source = (
+        "\\documentclass{article}\\usepackage{booktabs,graphicx,rotating}\\begin{document}\n"
+    )
     (tmp_path / "t.tex").write_text(f"{source}{render.to_tex(sheet)}\\end{{document}}\n")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -415,3 +417,7 @@ def test_letters_go_on_after_z():
 def test_a_block_of_uneven_rows_is_refused():
     with pytest.raises(ValueError, match="columns"):
         Block("", [], [Head("a"), Head("b")], [[Cell("1")]])
+
+
+def test_rounded_zero_has_no_sign():
+    assert number(-0.0001, float("nan"), Notes()).text == "0.000"

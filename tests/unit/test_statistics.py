@@ -214,6 +214,17 @@ def test_wilcoxon_reaches_its_smallest_p_when_all_agree():
     assert found["p"] == pytest.approx(0.0078125)
 
 
+def test_wilcoxon_splits_zero_differences():
+    scores = example(("flag",), (0,))
+    change = np.array([0.0, 0.0, 0.3, -0.1, 0.4, 0.5, 0.2, 0.7])
+    other = scores.assign(method="m", value=scores["value"] + change)
+    found = statistics.wilcoxon(pd.concat([scores, other]), "flag").iloc[0]
+    expected = scipy.stats.wilcoxon(change, zero_method="zsplit")
+    assert expected.pvalue != scipy.stats.wilcoxon(change[2:]).pvalue
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert (found["n"], found["n_zero"]) == (8, 2)
+
+
 def test_wilcoxon_on_patient_means():
     scores = example()
     found = statistics.wilcoxon(scores, "flag", SLIDES).set_index("method").loc["ridge"]

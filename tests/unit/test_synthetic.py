@@ -20,6 +20,7 @@ from flag_st.synthetic.tissue import (
     CELLS_PER_MM2,
     HIDDEN,
     PITCH_UM,
+    SECTION_STEP_UM,
     SPOT_UM,
     gaussian_field,
     over_spot,
@@ -73,7 +74,8 @@ def test_serial_sections_share_their_tissue_and_patients_do_not():
     same = [np.corrcoef(fields[p, 0], fields[p, 1])[0, 1] for p in range(4)]
     other = [np.corrcoef(fields[p, 0], fields[(p + 1) % 4, 0])[0, 1] for p in range(4)]
     assert min(same) > 0.6 > 0.4 > np.mean(other)
-    assert max(same) < 0.999  # slices of a block, not copies
+    depths = [{*Section(design, 0, s)._to_block(grid)[:, 2]} for s in range(2)]
+    assert depths == [{0.0}, {SECTION_STEP_UM}]  # slices of a block, not copies
 
 
 def test_shares_add_up_and_density_follows_domains(cohort):

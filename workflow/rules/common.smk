@@ -94,6 +94,12 @@ def of_predictions(pattern, experiment):
     ]
 
 
+def panels_of(cohort):
+    """Panels that the experiments want of a cohort, with their sizes."""
+    names = {run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort}
+    return {name: entry("panels", name)["size"] for name in sorted(names)}
+
+
 def makes(kind):
     """The experiments to make whose script is a table, or a figure."""
     return [n for n in CONFIG["make"] if entry("experiments", n)["script"].startswith(f"{kind}/")]

@@ -24,9 +24,36 @@ rule retrieve:
         "../../scripts/retrieve.py"
 
 
+rule check_cohort:
+    input:
+        manifests=lambda wc: of_slides(
+            rules.retrieve.output.manifest, wc, PLAN.slides(wc.cohort)
+        ),
+    output:
+        checked=f"{RESULTS}/{{cohort}}/data/checked.json",
+    log:
+        f"{RESULTS}/logs/check_cohort/{{cohort}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check_cohort/{{cohort}}.tsv"
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        panels=lambda wc: panels_of(wc.cohort),
+        prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
+        code=code("check_cohort"),
+    script:
+        "../../scripts/check_cohort.py"
+
+
 rule prepare_slide:
     input:
         manifest=rules.retrieve.output.manifest,
+        # All faults of all slides are told before the first is prepared; a new slide in the
+        # cohort does not make the others anew.
+        checked=ancient(rules.check_cohort.output.checked),
     output:
         spots=f"{RESULTS}/{{cohort}}/data/slides/{{slide}}/spots.h5ad",
         patches=f"{RESULTS}/{{cohort}}/data/slides/{{slide}}/patches.h5",

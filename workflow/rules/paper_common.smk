@@ -21,7 +21,10 @@ def item(experiment):
         "reported": known.get("reported", "table_1"),
         "params": known.get("params", {}),
         "cohorts": {
-            name: {**plugin("cohorts", name), "slides": entry("cohorts", name).get("slides")}
+            name: {
+                **plugin("cohorts", name),
+                "slides": entry("cohorts", name).get("slides"),
+            }
             for name in known["cohorts"]
         },
         "methods": {name: method_facts(name) for name in known["methods"]},
@@ -36,8 +39,12 @@ def method_facts(name):
         shipped = layers.merge(SHIPPED[shipped["base"]], shipped)
     return {
         "label": known.get("label", name.replace("_", " ")),
-        "changed": bool(shipped) and shipped.get("params", {}) != known.get("params", {}),
-        **{trait: known.get(trait, False) for trait in ("stochastic", "needs_truth", "needs_patches")},
+        "changed": bool(shipped)
+        and shipped.get("params", {}) != known.get("params", {}),
+        **{
+            trait: known.get(trait, False)
+            for trait in ("stochastic", "needs_truth", "needs_patches")
+        },
     }
 
 
@@ -57,7 +64,9 @@ def prediction_keys(experiment):
 
 def spot_keys(experiment):
     """Cohort and slide of every test slide, each once."""
-    pairs = dict.fromkeys((k["cohort"], k["slide"]) for k in prediction_keys(experiment))
+    pairs = dict.fromkeys(
+        (k["cohort"], k["slide"]) for k in prediction_keys(experiment)
+    )
     return [{"cohort": cohort, "slide": slide} for cohort, slide in pairs]
 
 
@@ -71,7 +80,10 @@ def files_of(wildcards):
             rules.prepare_slide.output.spots.format(**key) for key in spot_keys(name)
         ],
     }
-    return {need: found[need]() for need in NEEDS.get(entry("experiments", name)["script"], ())}
+    return {
+        need: found[need]()
+        for need in NEEDS.get(entry("experiments", name)["script"], ())
+    }
 
 
 def of_experiments(pattern, kind=None):

@@ -47,10 +47,10 @@ class GeneformerMini(GeneModel):
         heads: int = 4,
         inner: int = 256,
         vocabulary: int = 400,
-        context: int = 256,
-        epochs: int = 6,
+        context: int = 128,
+        epochs: int = 5,
         learning_rate: float = 1e-3,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 512,
     ):
         if width % heads:
             raise FlagError(f"geneformer_mini: width {width} is no multiple of heads {heads}")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from flag_st.errors import FlagError
 from flag_st.io import load_arrays, save_arrays
 from flag_st.seeds import Draws
 from flag_st.slide import Cohort, Slide
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass
@@ -68,6 +71,10 @@ class Method(ABC):
 
     stochastic: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def build(self, genes: int, features: int, targets: int = 0) -> "nn.Module | None":
+        """The network at the sizes G, D and K (0: no alignment), or None if there is none."""
+        return None
 
     @abstractmethod
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:

@@ -281,13 +281,15 @@ class Flag(Method):
 
     # --- fit and predict -------------------------------------------------------------------------
 
+    def build(self, genes: int, features: int, targets: int = 0) -> FlagNet:
+        return FlagNet(genes, features, targets, **self.size)
+
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         self._statistics(train)
         targets = train[0].targets
         torch.manual_seed(torch_generator(run.seed, "init").initial_seed())
-        self.net = FlagNet(
-            len(train.genes), train[0].features.shape[1], targets.width if targets else 0, **self.size
-        )
+        width = targets.width if targets else 0
+        self.net = self.build(len(train.genes), train[0].features.shape[1], width)
         self.device = run.device
         Loop(FlagTask(self, train, valid, run), self.training, run)()
 
@@ -332,7 +334,7 @@ class Flag(Method):
         state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net.")}
         for name in ("mean", "scale", "feature_mean", "feature_scale"):
             setattr(self, name, arrays[name])
-        self.net = FlagNet(len(self.mean), len(self.feature_mean), 0, **self.size)
+        self.net = self.build(len(self.mean), len(self.feature_mean))
         self.net.load_state_dict(state)
         self.net = self.net.to(device).eval().requires_grad_(False)
         self.device = device

@@ -24,8 +24,10 @@ EDGES = {
 def nearest(position: np.ndarray, k: int) -> np.ndarray:
     """(N, min(k, N − 1)) indices of each spot's nearest other spots; ties by index."""
     k = min(k, len(position) - 1)
-    # Ask for one more and drop the spot itself by index: duplicate coordinates are neighbours.
-    distance, index = cKDTree(position).query(position, k=k + 1)
+    # The spot itself is dropped by index, since duplicate coordinates are neighbours; the few
+    # candidates beyond k let ties of a square or hexagonal array be broken by index too.
+    candidates = min(k + 9, len(position))
+    distance, index = cKDTree(position).query(position, k=candidates)
     own = index == np.arange(len(position))[:, None]
     distance = np.where(own, np.inf, distance)
     order = np.lexsort((index, np.round(distance, 6)), axis=1)[:, :k]

@@ -170,8 +170,10 @@ def _add_printed(numbers, item, printed_numbers, columns, differ) -> None:
 
 def _block(title, part, item, columns, labels, notes: Notes) -> Block:
     methods = [m for m in item["methods"] if m in set(part["method"])]
+    settings = {row["method"]: row for row in part.to_dict("records")}
     rows: dict[str, list[Cell]] = {
-        m: [Cell(item["methods"][m]["label"], kind="name")] for m in methods
+        m: [Cell(item["methods"][m]["label"], kind="name"), _setting(settings[m], notes)]
+        for m in methods
     }
     known = {(r["column"], r["method"]): r for r in part.to_dict("records")}
     for place, column in enumerate(columns):
@@ -191,8 +193,6 @@ def _block(title, part, item, columns, labels, notes: Notes) -> Block:
                 absent = row is None or row["paper_note"] is None
                 value = None if absent else (row["paper"], row["paper_std"], row["paper_note"])
                 rows[method].append(printed(value))
-    for method in methods:
-        rows[method].append(_setting(part[part["method"] == method].iloc[0], notes))
     return Block(title, *_headings(columns, labels), list(rows.values()))
 
 
@@ -203,7 +203,7 @@ def _setting(row, notes: Notes) -> Cell:
 
 def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]]:
     """Adjacent columns of one metric share a heading."""
-    groups, heads = [Head("")], [Head("method", kind="name")]
+    groups, heads = [Head("", 2)], [Head("method", kind="name"), Head("setting", kind="name")]
     for column in columns:
         label, direction = labels[column.metric]
         width = 1 + column.paper
@@ -215,7 +215,7 @@ def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]
         same = [c for c in columns if c.metric == column.metric]
         heads.append(Head(column.heading or _heading(column, same)))
         heads += [Head("paper", kind="paper")] * column.paper
-    return [*groups, Head("")], [*heads, Head("setting", kind="name")]
+    return groups, heads
 
 
 def _heading(column: Column, same: Sequence[Column]) -> str:

@@ -54,7 +54,7 @@ def draw(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
             axes.set_yscale("log")
         axes.set_title(f"{labels.get(method, method)} · {cohort}")
         axes.set_xlabel("epoch")
-    grid[0, 0].legend(loc="upper right")
+    grid[0, 0].legend(loc="best")
     for axes in grid[:, 0]:
         axes.set_ylabel("loss")
     return figure

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas
 
 STYLE = Path(__file__).with_name("table.css")
+#: Columns that an upright page holds.
+WIDE = 12
 _TEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -61,8 +63,14 @@ def write(sheet: Sheet, numbers: "pandas.DataFrame", output: Mapping[str, str]) 
 
 
 def to_tex(sheet: Sheet) -> str:
-    """A float that needs the packages booktabs and graphicx."""
-    lines = ["% \\usepackage{booktabs,graphicx}", "\\begin{table*}[t]", "\\centering"]
+    """A float that needs the packages booktabs, graphicx and rotating; wide ones lie on their side."""
+    wide = max(len(block.columns) for block in sheet.blocks) > WIDE
+    environment = "sidewaystable*" if wide else "table*"
+    lines = [
+        "% \\usepackage{booktabs,graphicx,rotating}",
+        f"\\begin{{{environment}}}",
+        "\\centering",
+    ]
     caption = f"\\textbf{{{tex(sheet.title)}.}} {tex(sheet.caption)}".strip()
     lines += [
         f"\\caption{{{caption}}}",
@@ -75,7 +83,7 @@ def to_tex(sheet: Sheet) -> str:
     if notes := sheet.notes.items():
         text = " ".join(f"\\textsuperscript{{{k}}}\\,{tex(t)}." for k, t in notes)
         lines.append(f"{{\\footnotesize\\raggedright {text}\\par}}")
-    return "\n".join([*lines, "\\end{table*}", ""])
+    return "\n".join([*lines, f"\\end{{{environment}}}", ""])
 
 
 def _tex_block(block: Block) -> list[str]:
@@ -151,7 +159,8 @@ def to_html(sheet: Sheet) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(sheet.title)}</title>\n<style>\n{style}</style></head>\n"
-        f"<body>\n<main>\n{to_fragment(sheet)}\n</main>\n</body></html>\n"
+        f"<body>\n<h1>{escape(sheet.title)}</h1>\n<main>\n{to_fragment(sheet)}\n</main>\n"
+        "</body></html>\n"
     )
 
 
@@ -162,7 +171,7 @@ def fragment(page: str | Path) -> str:
 
 
 def to_fragment(sheet: Sheet) -> str:
-    parts = [f'<p class="caption"><b>{escape(sheet.title)}.</b> {escape(sheet.caption)}</p>']
+    parts = [f'<p class="caption">{escape(sheet.caption)}</p>']
     if sheet.warning:
         parts.append(f'<p class="warning" role="note">{escape(sheet.warning)}</p>')
     for block in sheet.blocks:

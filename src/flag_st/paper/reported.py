@@ -9,7 +9,8 @@ from flag_st.errors import FlagError
 if TYPE_CHECKING:
     import pandas
 
-FIELDS = ("table cohort panel row method metric value std encoder gene_model unit note").split()
+FIELDS = ["table", "cohort", "panel", "row", "method", "metric", "value", "std"]
+FIELDS += ["encoder", "gene_model", "unit", "note"]
 #: The source class whose slides are the paper's; a cohort entry of another class is a stand-in.
 SOURCE = "flag_st.sources.hest.Hest"
 SPLIT = "random"

@@ -102,7 +102,8 @@ def number(value: float, std: float, notes: Notes, mark: str = "", digits: int =
     if not isfinite(value):
         return Cell(DASH, notes=(notes.key(UNDEFINED),))
     detail = f"± {std:.{digits}f}" if isfinite(std) else ""
-    return Cell(f"{value:.{digits}f}", detail, mark=mark)
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return Cell(f"{round(value, digits) + 0:.{digits}f}", detail, mark=mark)
 
 
 def printed(value: tuple[float, float, str] | None, digits: int = 4) -> Cell:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 #: Runs listed on the page; all of them are in the runs table beside each experiment.
 SHOWN_RUNS = 400
+#: Pixels on screen for an inch on paper: a figure two columns wide fills a laptop.
+SCREEN_PX = 140
 FILES = {"table": ("csv", "tex", "md", "html"), "figure": ("pdf", "png", "csv")}
 
 
 @dataclass(frozen=True)
 class Item:
-    """A table (``body`` is HTML) or a figure (``body`` is a data address) with its files."""
+    """A table (``body`` is HTML) or a figure (``body`` is a data address ``width`` px wide)."""
 
     name: str
     kind: str
     title: str
     caption: str
     body: str
+    width: int
     files: Mapping[str, str]
     stand_ins: Sequence[str]
 
@@ -96,20 +100,26 @@ def _differences(item, runs: "pandas.DataFrame", printed: "pandas.DataFrame") ->
 
 def _item(kind: str, name: str, item, path: str, folder: Path, stand_ins: Sequence[str]) -> Item:
     file = Path(path)
-    body = fragment(file) if kind == "table" else data_address(file)
+    body, width = (fragment(file), 0) if kind == "table" else data_address(file)
     files = {
         ending: os.path.relpath(file.with_suffix(f".{ending}"), folder).replace(os.sep, "/")
         for ending in FILES[kind]
     }
-    return Item(name, kind, item["title"], item["caption"], body, files, stand_ins)
+    return Item(name, kind, item["title"], item["caption"], body, width, files, stand_ins)
 
 
-def data_address(path: Path) -> str:
-    """A PNG file as an address that holds the picture itself."""
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG"):
-        raise FlagError(f"{path} is no PNG file", remedy=f"delete {path} and run again")
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+def data_address(path: Path) -> tuple[str, int]:
+    """A PNG file as an address that holds the picture itself, and its width in CSS pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            inches = image.width / image.info.get("dpi", (96, 96))[0]
+    except (OSError, UnidentifiedImageError) as error:
+        remedy = f"delete {path} and run the same command again"
+        raise FlagError(f"{path} is no PNG file ({error})", remedy=remedy) from None
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:image/png;base64,{content}", round(inches * SCREEN_PX)
 
 
 def _summary(name: str, item, runs: "pandas.DataFrame") -> dict[str, Any]:
@@ -138,7 +148,7 @@ def _runs(runs: Mapping[str, "pandas.DataFrame"]) -> list[dict[str, Any]]:
 
 def amount(seconds: float) -> str:
     """Seconds as people read them: 0.4 s, 12 s, 3 min, 2.5 h."""
-    if not seconds == seconds:
+    if math.isnan(seconds):
         return "–"
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -46,6 +46,10 @@ class Source(ABC):
         """Local files that ``fetch`` reads, so that an edit of them is noticed."""
         return []
 
+    def local(self, slide: str) -> SlideFiles | None:
+        """The files of ``slide`` if they are on this machine without any fetching, else None."""
+        return None
+
     @abstractmethod
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
         """Bring the files of ``slide``: make, download into ``directory`` or just find them."""

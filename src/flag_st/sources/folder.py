@@ -69,6 +69,10 @@ class Folder(Source):
             )
         return SlideFiles(**found)
 
+    def local(self, slide: str) -> SlideFiles:
+        """As ``fetch``, which only finds."""
+        return self.fetch(slide, self._root())
+
     def _candidates(self, slide: str) -> dict[str, list[Path]]:
         root, slide = self._root(), check_id(slide, self.sheet or "the slide list")
         return {

@@ -48,13 +48,13 @@ class Synthetic(Source):
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
         """Make the files of ``slide`` in ``directory``."""
-        from flag_st.synthetic import write_slide
+        from flag_st.synthetic.files import write_slide
 
         return write_slide(self.section(slide), directory)
 
     def section(self, slide: str):
         """The ``flag_st.synthetic.Section`` behind a slide name, for its truth."""
-        from flag_st.synthetic import Design, Section
+        from flag_st.synthetic.tissue import Design, Section
 
         names = [row.id for row in self.slides()]
         if slide not in names:

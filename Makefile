@@ -1,0 +1,37 @@
+# Everything runs in .venv; nothing is installed elsewhere.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test lint format clean
+
+help: ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make or update .venv (does nothing if it is up to date)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
+	$(BIN)/snakemake --cores 2 --configfile config/demo.yaml --quiet rules
+	@$(BIN)/python -m flag_st.summary results/demo
+
+test: setup ## all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: setup ## formatter, linter, workflow linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean: ## remove what was made, keep .venv
+	rm -rf results/demo .snakemake

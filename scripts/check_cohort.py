@@ -1,0 +1,24 @@
+"""Check every slide of a cohort, and report all faults at once before anything is prepared."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from pathlib import Path
+
+    from flag_st.check_all import check_slides
+    from flag_st.io import CONTRACT, read_json, write_json
+    from flag_st.sources.base import SlideFiles
+
+    manifests = [read_json(path) for path in job.input.manifests]
+    files = {
+        m["slide"]: SlideFiles(**{k: Path(f["path"]) for k, f in m["files"].items()})
+        for m in manifests
+    }
+    faults = check_slides(files, job.params.panels, job.params.prepare)
+    faults.raise_if_any(f"cohort {job.wildcards.cohort}")
+    write_json(job.output.checked, {"contract": CONTRACT, "slides": sorted(files)})
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,25 @@
+"""Shared by all tests: no network, one thread a process, and where the real sections are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def her2st() -> Path:
+    """Real HER2ST sections in HEST-1k layout, where a machine has them."""
+    given = os.environ.get("FLAG_ST_HER2ST", ROOT.parent / "shared" / "data" / "her2st")
+    if not (Path(given) / "st").is_dir():
+        pytest.skip(f"real sections are not at {given}: set FLAG_ST_HER2ST")
+    return Path(given)

@@ -1,0 +1,108 @@
+"""Every shipped method entry: fits two steps, predicts, follows its spots, saves and reloads."""
+
+import numpy as np
+import pytest
+import toy
+
+from flag_st import config, registry
+from flag_st.methods.base import Run, load
+from flag_st.seeds import Draws
+from flag_st.slide import Cohort
+
+CONFIG = config.load()
+#: Sizes that make any network small and quick; an entry takes those of its arguments it has.
+SMALL = {
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "graph_width": 16,
+    "graph_depth": 1,
+    "graph_heads": 2,
+    "align_at": 1,
+    "project": 16,
+    "steps": 3,
+    "components": 8,
+    "training": {"epochs": 2, "validate_every": 1, "warmup": 1},
+}
+
+
+def small(entry: dict) -> dict:
+    """The entry's own arguments, shrunk."""
+    params = dict(entry.get("params", {}))
+    known = registry.defaults(entry["use"])
+    return {**params, **{k: v for k, v in SMALL.items() if k in known}, **entry.get("tiny", {})}
+
+
+def prepared(entry: dict, directory):
+    """Toy slides with what the entry needs."""
+
+    def one(name):
+        slide = toy.slide(name)
+        if entry["gene_model"]:
+            slide = toy.with_targets(slide, directory)
+        return toy.with_patches(slide, directory) if entry.get("needs_patches") else slide
+
+    train, valid, test = [one("a"), one("b")], [one("c")], one("d")
+    genes = [f"g{i}" for i in range(toy.GENES)]
+    return Cohort(train, genes), Cohort(valid, genes), test
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG["methods"]))
+def test_contract(name, tmp_path):
+    entry = CONFIG["methods"][name]
+    params = small(entry)
+    method = registry.build(entry["use"], params)
+    assert method.stochastic == bool(entry.get("stochastic")), "config and class must agree"
+    assert ("truth" in method.needs) == bool(entry.get("needs_truth"))
+    train, valid, test = prepared(entry, tmp_path)
+    rows: list[dict] = []
+    method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
+
+    seen = test if "truth" in method.needs else test.without_truth()
+    samples = 3 if method.stochastic else 1
+    first = method.predict(seen, samples, Draws(0, test.id))
+    shape = (samples, len(test), toy.GENES)
+    assert first.samples.shape == shape
+    assert first.point.shape == shape[1:]
+    assert np.isfinite(first.samples).all()
+
+    # A draw depends on its number, not on how many are made.
+    fewer = method.predict(seen, 1, Draws(0, test.id))
+    assert np.allclose(fewer.samples[0], first.samples[0], atol=1e-6)
+    if method.stochastic:
+        assert np.abs(first.samples[0] - first.samples[1]).max() > 1e-6
+        other = method.predict(seen, 1, Draws(1, test.id))
+        assert np.abs(other.samples[0] - first.samples[0]).max() > 1e-6
+
+    path = tmp_path / "model.safetensors"
+    method.save(path, use=entry["use"], params=params)
+    again = load(path)[0].predict(seen, samples, Draws(0, test.id))
+    assert np.array_equal(again.samples, first.samples)
+    assert np.array_equal(again.point, first.point)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG["methods"]))
+def test_unknown_argument_is_refused_by_name(name):
+    entry = CONFIG["methods"][name]
+    with pytest.raises(registry.FlagError, match="no_such_argument"):
+        registry.build(entry["use"], {"no_such_argument": 1})
+
+
+def test_controls_rank_as_they_must():
+    """Truth beats ridge, ridge beats the mean, shuffled profiles know nothing of the image."""
+    train, valid = toy.cohort("a", "b", "c"), toy.cohort("d")
+    test = toy.slide("e")
+    error, correlation = {}, {}
+    for name in ("oracle", "ridge", "training_mean", "shuffled_profiles"):
+        entry = CONFIG["methods"][name]
+        method = registry.build(entry["use"], entry.get("params", {}))
+        method.fit(train, valid, Run())
+        draw = method.predict(test, 1, Draws(0, test.id)).samples[0]
+        error[name] = float(np.mean((draw - test.expression) ** 2))
+        with np.errstate(invalid="ignore"):
+            r = [np.corrcoef(draw[:, g], test.expression[:, g])[0, 1] for g in range(toy.GENES)]
+        correlation[name] = float(np.nan_to_num(r).mean())
+    assert error["oracle"] == 0
+    assert error["oracle"] < error["ridge"] < error["training_mean"] < error["shuffled_profiles"]
+    assert correlation["ridge"] > 0.8
+    assert abs(correlation["shuffled_profiles"]) < 0.15

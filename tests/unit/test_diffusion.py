@@ -1,0 +1,125 @@
+"""Diffusion mathematics against a Gaussian, for which everything has a closed form."""
+
+import math
+
+import pytest
+import torch
+
+from flag_st.diffusion import losses, precond, samplers, schedules
+from flag_st.diffusion.ema import Ema
+
+MEAN, STD = 1.7, 0.6
+
+
+def ideal(x, sigma):
+    """E[x0 | x] for x0 ~ N(MEAN, STD²)."""
+    return (STD**2 * x + sigma**2 * MEAN) / (STD**2 + sigma**2)
+
+
+def exact_flow(x, start, end):
+    """The probability-flow ODE of a Gaussian scales the distance from the mean."""
+    return MEAN + (x - MEAN) * math.sqrt((STD**2 + end**2) / (STD**2 + start**2))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("heun", 40), ("dpmpp_2m", 160)])
+def test_samplers_follow_the_exact_flow(name, steps):
+    x = torch.tensor([-20.0, -3.0, 0.0, 4.0, 25.0], dtype=torch.float64)
+    end = samplers.SAMPLERS[name](ideal, x, schedules.karras(steps, 0.002, 20.0))
+    assert torch.allclose(end, exact_flow(x, 20.0, 0.0), atol=5e-3)
+
+
+def test_heun_is_second_order():
+    x = torch.tensor([6.0], dtype=torch.float64)
+    errors = []
+    for steps in (20, 40):
+        grid = schedules.karras(steps, 0.5, 10.0)[:-1]  # no last jump to zero
+        end = samplers.heun(ideal, x, grid)
+        errors.append((end - exact_flow(x, 10.0, 0.5)).abs().item())
+    assert errors[0] / errors[1] > 3.4  # halving the step quarters the error
+
+
+def test_sample_moments_match_the_gaussian():
+    generator = torch.Generator().manual_seed(0)
+    x = MEAN + 20.0 * torch.randn(40000, dtype=torch.float64, generator=generator)
+    end = samplers.heun(ideal, x, schedules.karras(30, 0.002, 20.0))
+    assert end.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert end.std().item() == pytest.approx(STD, rel=0.02)
+
+
+def test_edm_scales_give_unit_variance_input_and_target():
+    generator = torch.Generator().manual_seed(1)
+    for sigma in (0.02, 0.5, 1.0, 7.0, 40.0):
+        clean = torch.randn(200000, dtype=torch.float64, generator=generator)
+        noise = torch.randn(200000, dtype=torch.float64, generator=generator)
+        x = clean + sigma * noise
+        scales = precond.edm(torch.tensor(sigma, dtype=torch.float64))
+        assert (scales.into * x).std().item() == pytest.approx(1, abs=0.01)
+        target = (clean - scales.skip * x) / scales.out
+        assert target.std().item() == pytest.approx(1, abs=0.01)
+        assert torch.allclose(scales.clean(x, target), clean)
+
+
+def test_edm_loss_is_one_at_every_level_for_a_zero_network():
+    generator = torch.Generator().manual_seed(2)
+    for sigma in (0.05, 1.0, 20.0):
+        level = torch.tensor(sigma)
+        clean = torch.randn(100000, generator=generator)
+        x = clean + level * torch.randn(100000, generator=generator)
+        denoised = precond.edm(level).clean(x, torch.zeros_like(x))
+        assert losses.edm_loss(denoised, clean, level).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_raw_score_with_the_true_score_is_tweedie():
+    x, sigma = torch.linspace(-3, 5, 9), torch.tensor(0.8)
+    score = (MEAN - x) / (STD**2 + sigma**2)
+    clean = precond.raw_score(sigma, 0.01, 10.0).clean(x, score)
+    assert torch.allclose(clean, ideal(x, sigma), atol=1e-6)
+
+
+def test_raw_score_sees_time_of_the_ve_sde():
+    sigma = 0.01 * 1000 ** torch.tensor([0.0, 0.25, 1.0])
+    noise = precond.raw_score(sigma, 0.01, 10.0).noise
+    assert torch.allclose(noise, torch.tensor([0.0, 0.25, 1.0]), atol=1e-6)
+
+
+def test_score_matching_loss_is_the_error_of_the_noise():
+    clean, noise, sigma = torch.zeros(5), torch.ones(5), torch.tensor(3.0)
+    x = clean + sigma * noise
+    assert torch.allclose(losses.score_matching_loss(x, clean, sigma), noise**2)
+
+
+def test_grids_have_their_ends_and_fall():
+    for grid in (schedules.karras(10, 0.02, 20.0), schedules.geometric(10, 0.02, 20.0)):
+        assert grid[0].item() == pytest.approx(20.0)
+        assert grid[-2].item() == pytest.approx(0.02)
+        assert grid[-1] == 0
+        assert (grid[1:] < grid[:-1]).all()
+
+
+def test_karras_grid_of_the_reference():
+    """First levels of the published 18-step grid from 80 to 0.002."""
+    grid = schedules.karras(18, 0.002, 80.0)
+    assert grid[:3].tolist() == pytest.approx([80.0, 57.586, 40.786], abs=1e-3)
+
+
+def test_drawn_levels_follow_their_law():
+    generator = torch.Generator().manual_seed(3)
+    logs = schedules.log_normal((50000,), -0.4, 1.2, generator).log()
+    assert logs.mean().item() == pytest.approx(-0.4, abs=0.02)
+    assert logs.std().item() == pytest.approx(1.2, abs=0.02)
+    levels = schedules.log_uniform((50000,), 0.01, 10.0, generator)
+    assert levels.min() >= 0.01
+    assert levels.max() <= 10.0
+    assert levels.log().mean().item() == pytest.approx(math.log(0.01 * 10) / 2, abs=0.03)
+
+
+def test_ema_warms_up_and_converges():
+    layer = torch.nn.Linear(1, 1)
+    average = Ema(layer, decay=0.9)
+    with torch.no_grad():
+        layer.weight.fill_(5.0)
+    average.update(layer)
+    assert average.module.weight.item() > 3.0  # the random start is forgotten at once
+    for _ in range(200):
+        average.update(layer)
+    assert average.module.weight.item() == pytest.approx(5.0, abs=1e-4)

@@ -1,0 +1,407 @@
+"""Geneformer on tiny checkpoints in the official format: same files, same keys."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import sparse
+
+from flag_st.torchvision_guard import ensure_torchvision
+
+ensure_torchvision()
+
+from transformers import BertConfig, BertForMaskedLM  # noqa: E402
+
+from flag_st.errors import FlagError  # noqa: E402
+from flag_st.gene_models.base import Targets, embed_slide  # noqa: E402
+from flag_st.gene_models.bert import empty_bert  # noqa: E402
+from flag_st.gene_models.geneformer import Geneformer  # noqa: E402
+
+V2, V1 = "Geneformer-V2-316M", "Geneformer-V1-10M"
+SYMBOLS = [f"SYM{i}" for i in range(30)]
+IDS = [f"ENSG{i:011d}" for i in range(30)]
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+    "hidden_act": "relu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(root, name=V2, **sizes):
+    """A release: model folder and dictionaries, with the names they have in the repository."""
+    v1 = name == V1
+    special = ["<pad>", "<mask>"] if v1 else ["<pad>", "<mask>", "<cls>", "<eos>"]
+    tokens = {n: i for i, n in enumerate([*special, *IDS[:28]])}  # the last two have no token
+    config = BertConfig(vocab_size=len(tokens), **{**SIZES, **sizes})
+    torch.manual_seed(1)
+    model = BertForMaskedLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    (root / name).mkdir(parents=True)
+    (root / name / "config.json").write_text(json.dumps(config.to_dict()))
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state.pop("cls.predictions.decoder.weight", None)  # tied, so not in the published files
+    state.pop("cls.predictions.decoder.bias", None)
+    save_file(state, root / name / "model.safetensors")
+    folder = root / ("geneformer/gene_dictionaries_30m" if v1 else "geneformer")
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = "gc30M" if v1 else "gc104M"
+    medians = {n: np.float64(0.5 + i % 5) for i, n in enumerate(IDS)}
+    for file, value in {
+        "token_dictionary": tokens,
+        "gene_median_dictionary": medians,
+        "gene_name_id_dict": dict(zip(SYMBOLS, IDS, strict=True)) | {"odd": float("nan")},
+        "ensembl_mapping_dict": {n: n for n in IDS} | {"ENSGOLD": IDS[3]},
+    }.items():
+        (folder / f"{file}_{corpus}.pkl").write_bytes(pickle.dumps(value))
+    return tokens, medians
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    root = tmp_path_factory.mktemp("geneformer")
+    make(root)
+    return root
+
+
+def opened(root, **params) -> Geneformer:
+    model = Geneformer(weights=str(root), **params)
+    model.open("cpu")
+    return model
+
+
+def counts(n=25, seed=0):
+    return sparse.csr_matrix(np.random.default_rng(seed).poisson(0.8, (n, 30)))
+
+
+def embedded(model, table=None, panel=SYMBOLS[:10], genes=SYMBOLS, ensembl=None):
+    table = counts() if table is None else table
+    blocks = list(model.embed(table, genes, ensembl or [""] * len(genes), panel))
+    assert [r for rows, *_ in blocks for r in range(rows.start, rows.stop)] == list(
+        range(table.shape[0])
+    )
+    return np.concatenate([b for _, b, _ in blocks]), np.concatenate([m for _, _, m in blocks])
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "layers", "hidden", "heads", "inner", "length", "published_bytes"),
+    [
+        (25426, 6, 256, 4, 512, 2048, 41_154_888),
+        (20275, 12, 768, 12, 3072, 4096, 417_547_468),
+        (20275, 18, 1152, 18, 4608, 4096, 1_265_419_468),
+    ],
+)
+def test_official_sizes_have_the_published_number_of_parameters(
+    vocabulary, layers, hidden, heads, inner, length, published_bytes
+):
+    config = BertConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=length,
+    )
+    encoder = empty_bert(config)
+    assert all(p.is_meta for p in encoder.parameters())
+    count = sum(p.numel() for p in encoder.parameters())
+    head = hidden * hidden + hidden + 2 * hidden + vocabulary  # transform, norm, bias; tied table
+    assert 4 * (count + head) == published_bytes
+
+
+def reference(state, tokens, heads, blocks):
+    """BERT after ``blocks`` blocks, in float64 numpy, for one unpadded sequence (L,)."""
+    w = {k.removeprefix("bert."): v.double().numpy() for k, v in state.items()}
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    e = "embeddings"
+    x = w[f"{e}.word_embeddings.weight"][tokens]
+    x = x + w[f"{e}.position_embeddings.weight"][: len(tokens)]
+    x = norm(x + w[f"{e}.token_type_embeddings.weight"][0], f"{e}.LayerNorm")
+    for i in range(blocks):
+        name = f"encoder.layer.{i}"
+        q, k, v = (
+            linear(x, f"{name}.attention.self.{part}").reshape(len(x), heads, -1).swapaxes(0, 1)
+            for part in ("query", "key", "value")
+        )
+        logits = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
+        share = np.exp(logits - logits.max(-1, keepdims=True))
+        share /= share.sum(-1, keepdims=True)
+        mixed = (share @ v).swapaxes(0, 1).reshape(x.shape)
+        x = norm(x + linear(mixed, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+        inner = np.maximum(linear(x, f"{name}.intermediate.dense"), 0)
+        x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+    return x
+
+
+@pytest.mark.parametrize(("layer", "blocks"), [(-1, 3), (-2, 2), (-3, 1)])
+def test_embeddings_equal_an_independent_forward(release, layer, blocks):
+    model = opened(release, layer=layer)
+    found, mask = embedded(model)
+    state = load_file(release / V2 / "model.safetensors")
+    tokens = {n: i for i, n in enumerate(IDS[:28], 4)}
+    panel = counts().toarray()[:, :10]
+    medians = np.array([0.5 + i % 5 for i in range(10)])
+    for spot, row in enumerate(panel):
+        value = row / max(row.sum(), 1) * 1e4 / medians
+        ranked = [t for _, t in sorted((-v, 4 + g) for g, v in enumerate(value) if v > 0)]
+        states = reference(state, np.array([2, *ranked, 3]), heads=2, blocks=blocks)
+        for gene in range(10):
+            assert mask[spot, gene] == (row[gene] > 0)
+            if mask[spot, gene]:
+                place = 1 + ranked.index(tokens[IDS[gene]])
+                np.testing.assert_allclose(found[spot, gene], states[place], atol=1e-5, rtol=1e-5)
+            else:
+                assert not found[spot, gene].any()
+
+
+def test_a_spots_embedding_does_not_depend_on_its_batch(release):
+    together, mask = embedded(opened(release, batch_tokens=10_000))
+    for tokens in (1, 40):
+        np.testing.assert_allclose(
+            embedded(opened(release, batch_tokens=tokens))[0], together, atol=1e-5
+        )
+    model, table = opened(release), counts()
+    for spot in (0, 7, 24):
+        alone, _ = embedded(model, table[[spot]])
+        np.testing.assert_allclose(alone[0], together[spot], atol=1e-5)
+    order = np.random.default_rng(0).permutation(25)
+    np.testing.assert_allclose(embedded(model, table[order])[0], together[order], atol=1e-5)
+    assert mask.any()
+
+
+def test_repeated_runs_give_the_same_bytes(release):
+    first, again = (embedded(opened(release))[0].tobytes() for _ in range(2))
+    assert first == again
+
+
+def test_bfloat16_is_close(release):
+    exact, mask = embedded(opened(release))
+    half, _ = embedded(opened(release, dtype="bfloat16"))
+    a, b = exact[mask], half[mask]
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.mean() > 0.99
+    assert half.dtype == np.float32
+
+
+# --- which genes ---------------------------------------------------------------------------------
+
+
+def test_scope_panel_sees_the_panel_alone_and_transcriptome_all_genes(release):
+    table = counts().tolil()
+    more = table.copy()
+    more[:, 15:] = more[:, 15:].toarray() + 1  # genes outside the panel change
+    table, more = table.tocsr(), more.tocsr()
+    panel = opened(release)
+    np.testing.assert_array_equal(embedded(panel, table)[0], embedded(panel, more)[0])
+    whole = opened(release, scope="transcriptome")
+    assert not np.allclose(embedded(whole, table)[0], embedded(whole, more)[0])
+    assert not np.allclose(embedded(whole, table)[0], embedded(panel, table)[0])
+
+
+def test_genes_ranked_beyond_the_context_are_masked(release):
+    model = opened(release, scope="transcriptome")  # 18 genes fit
+    table = sparse.csr_matrix(np.ones((1, 30)))
+    _, mask = embedded(model, table)
+    # All counts equal: the order is that of small medians, ties by token. Medians 0.5, 1.5, 2.5
+    # hold 6, 6 and 6 of the 28 genes with a token, so these 18 are the context.
+    assert mask[0].tolist() == [i % 5 < 3 for i in range(10)]
+
+
+def test_genes_without_a_token_are_masked_everywhere(release, caplog):
+    found, mask = embedded(opened(release), panel=["SYM5", "SYM29", "SYM1"])
+    assert mask[:, 0].any()
+    assert not mask[:, 1].any()
+    assert not found[:, 1].any()
+    assert "lacks 1 of 3" in caplog.text
+    with pytest.raises(FlagError, match="none of the 2 panel genes"):
+        embedded(opened(release), panel=["SYM28", "SYM29"])
+    with pytest.raises(FlagError, match="ABSENT"):
+        embedded(opened(release), panel=["ABSENT"])
+
+
+def test_panel_order_is_kept(release):
+    model = opened(release)
+    straight, _ = embedded(model, panel=["SYM0", "SYM4", "SYM9"])
+    turned, _ = embedded(model, panel=["SYM9", "SYM0", "SYM4"])
+    np.testing.assert_array_equal(turned, straight[:, [2, 0, 1]])
+
+
+def test_ids_come_from_the_slide_then_from_symbols_and_aliases(release, tmp_path):
+    model = opened(release)
+    by_symbol = embedded(model)[0]
+    np.testing.assert_array_equal(embedded(model, ensembl=IDS)[0], by_symbol)
+    versions = [f"{name.lower()}.7" for name in IDS]
+    np.testing.assert_array_equal(embedded(model, ensembl=versions)[0], by_symbol)
+    alias = ["ENSGOLD" if i == 3 else name for i, name in enumerate(IDS)]
+    np.testing.assert_array_equal(embedded(model, ensembl=alias)[0], by_symbol)
+    other = [IDS[(i + 1) % 28] for i in range(30)]  # the slide's ids win over its symbols
+    assert not np.allclose(embedded(model, ensembl=other)[0], by_symbol)
+    table = tmp_path / "symbols.tsv"
+    table.write_text("symbol\tensembl\n" + "".join(f"X{i}\t{IDS[i]}\n" for i in range(30)))
+    renamed = [f"X{i}" for i in range(30)]
+    own = opened(release, symbols=str(table))
+    np.testing.assert_array_equal(embedded(own, genes=renamed, panel=renamed[:10])[0], by_symbol)
+
+
+def test_v1_uses_its_own_dictionaries_and_no_special_tokens(tmp_path):
+    make(tmp_path, V1)
+    model = opened(tmp_path, name=V1)
+    found, mask = embedded(model)
+    state = load_file(tmp_path / V1 / "model.safetensors")
+    row = counts().toarray()[0, :10]
+    value = row / row.sum() * 1e4 / np.array([0.5 + i % 5 for i in range(10)])
+    ranked = [t for _, t in sorted((-v, 2 + g) for g, v in enumerate(value) if v > 0)]
+    states = reference(state, np.array(ranked), heads=2, blocks=3)
+    for gene in np.flatnonzero(row):
+        np.testing.assert_allclose(found[0, gene], states[ranked.index(2 + gene)], atol=1e-5)
+    assert mask[0].tolist() == (row > 0).tolist()
+
+
+def test_spots_without_panel_counts_are_masked(release):
+    table = counts(3).tolil()
+    table[1, :10] = 0
+    found, mask = embedded(opened(release), table.tocsr())
+    assert not mask[1].any()
+    assert not found[1].any()
+    assert mask[0].any()
+
+
+def test_target_file(release, tmp_path):
+    import anndata
+
+    slide = anndata.AnnData(counts().astype(np.float32))
+    slide.var_names, slide.obs_names = SYMBOLS, [f"s{i}" for i in range(25)]
+    slide.var["ensembl"] = IDS
+    model, path = opened(release), tmp_path / "t.h5"
+    embed_slide(model, slide, SYMBOLS[:10], path, progress=lambda items, **_: items)
+    targets = Targets.open(path, slide.obs_names[::-1], SYMBOLS[4:6])
+    block, mask = targets.read(np.arange(25))
+    full, expected = embedded(model)
+    np.testing.assert_allclose(block, full[::-1, 4:6], atol=2e-3)
+    np.testing.assert_array_equal(mask, expected[::-1, 4:6])
+    assert (targets.kind, targets.width) == ("contextual", 16)
+
+
+# --- what is refused -------------------------------------------------------------------------------
+
+
+def broken(tmp_path, change):
+    make(tmp_path)
+    path = tmp_path / V2 / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    return tmp_path
+
+
+def test_checkpoints_of_another_model_name_the_first_bad_key(tmp_path):
+    key = "bert.encoder.layer.1.output.dense.weight"
+
+    def wrong_shape(state):
+        state[key] = state[key][:-1].clone()
+
+    lacking = broken(tmp_path / "a", lambda state: state.pop(key))
+    with pytest.raises(FlagError, match=r"lacks encoder\.layer\.1\.output\.dense\.weight.*316M"):
+        opened(lacking)
+    misshapen = broken(tmp_path / "b", wrong_shape)
+    with pytest.raises(FlagError, match=r"output\.dense\.weight of shape \(15, 24\), not \(16, 24\)"):
+        opened(misshapen)
+    deeper = broken(tmp_path / "c", lambda s: s.update({key.replace(".1.", ".3."): s[key] + 0}))
+    with pytest.raises(FlagError, match=r"unknown key encoder\.layer\.3"):
+        opened(deeper)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    make(tmp_path)
+    weights = tmp_path / V2 / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FlagError, match=r"model\.safetensors is not a readable weight file"):
+        opened(tmp_path)
+    weights.write_bytes(whole)
+    (tmp_path / V2 / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(FlagError, match="BERT"):
+        opened(tmp_path)
+    make(tmp_path / "fresh")
+    (tmp_path / "fresh" / "geneformer" / "gene_median_dictionary_gc104M.pkl").unlink()
+    with pytest.raises(FlagError, match=r"gene_median_dictionary_gc104M\.pkl does not exist"):
+        opened(tmp_path / "fresh")
+
+
+def test_dictionaries_of_another_version_are_refused(tmp_path):
+    make(tmp_path)
+    tokens = tmp_path / "geneformer" / "token_dictionary_gc104M.pkl"
+    tokens.write_bytes(pickle.dumps({"<pad>": 0, "<cls>": 1, "<eos>": 2, IDS[0]: 3}))
+    with pytest.raises(FlagError, match="has 4 tokens, but .*config.json a vocabulary of 32"):
+        opened(tmp_path)
+
+
+def test_dictionary_that_would_run_code_is_refused(tmp_path):
+    make(tmp_path)
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    path = tmp_path / "geneformer" / "gene_median_dictionary_gc104M.pkl"
+    path.write_bytes(pickle.dumps({"g": Attack()}))
+    with pytest.raises(FlagError, match=r"refused for naming .*open"):
+        opened(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_pinned_digests_bind(release):
+    file = "geneformer/token_dictionary_gc104M.pkl"
+    with pytest.raises(FlagError, match=r"token_dictionary_gc104M\.pkl has sha256"):
+        opened(release, sha256={file: "0" * 64})
+    model = opened(release)
+    opened(release, sha256={file: model.files.digests[file].upper()})
+
+
+def test_digest_tells_weights_apart(release, tmp_path):
+    def nudge(state):
+        state["bert.embeddings.word_embeddings.weight"][5, 0] += 1
+
+    assert opened(release).digest() == opened(release).digest()
+    assert opened(release).digest() != opened(broken(tmp_path, nudge)).digest()
+
+
+def test_arguments_are_checked(release):
+    for params, words in (
+        ({"name": "Geneformer"}, "Geneformer-V2-316M"),
+        ({"scope": "genes"}, "panel, transcriptome"),
+        ({"dtype": "int8"}, "bfloat16"),
+    ):
+        with pytest.raises(FlagError, match=words):
+            Geneformer(**params)
+    for layer in (0, -4, 1):
+        with pytest.raises(FlagError, match=f"layer is {layer}"):
+            opened(release, layer=layer)

@@ -1,0 +1,261 @@
+"""scGPT on tiny checkpoints with the official file and key names."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import nn
+
+from flag_st.errors import FlagError
+from flag_st.gene_models.scgpt import Encoder, ScGPT, ScGPTGenes, bin_values
+
+GENES = [f"GENE{i}" for i in range(25)]
+VOCABULARY = {g: i for i, g in enumerate(GENES[:23])} | {"<pad>": 23, "<cls>": 24, "<eoc>": 25}
+ARGUMENTS = {
+    "embsize": 16,
+    "nheads": 2,
+    "d_hid": 20,
+    "nlayers": 2,
+    "n_layers_cls": 3,
+    "dropout": 0.2,
+    "n_bins": 51,
+    "pad_token": "<pad>",
+    "pad_value": -2,
+    "mask_value": -1,
+    "max_seq_len": 1200,
+    "input_style": "binned",
+    "input_emb_style": "continuous",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Published(nn.Module):
+    """The published layout, put together from torch's own layers: the independent reference."""
+
+    def __init__(self, rows, width, heads, inner, layers):
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.embedding = nn.Embedding(rows, width, padding_idx=23)
+        self.encoder.enc_norm = nn.LayerNorm(width)
+        self.value_encoder = nn.Module()
+        self.value_encoder.linear1 = nn.Linear(1, width)
+        self.value_encoder.linear2 = nn.Linear(width, width)
+        self.value_encoder.norm = nn.LayerNorm(width)
+        layer = nn.TransformerEncoderLayer(width, heads, inner, dropout=0.0, batch_first=True)
+        self.transformer_encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.decoder = nn.Linear(width, 1)
+        self.flag_encoder = nn.Embedding(2, width)
+
+    def forward(self, genes, values):
+        e, v = self.encoder, self.value_encoder
+        x = e.enc_norm(e.embedding(genes))
+        value = values.clamp(max=512)[..., None]
+        return self.transformer_encoder(x + v.norm(v.linear2(torch.relu(v.linear1(value)))))
+
+
+def flash(state):
+    return {k.replace("self_attn.in_proj_", "self_attn.Wqkv."): v for k, v in state.items()}
+
+
+@pytest.fixture(scope="module")
+def published():
+    torch.manual_seed(0)
+    model = Published(26, 16, 2, 20, 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.train()  # dropout is 0; training mode keeps torch off its fused path
+
+
+def make(root, state, arguments=ARGUMENTS, vocabulary=VOCABULARY):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "args.json").write_text(json.dumps(arguments))
+    (root / "vocab.json").write_text(json.dumps(vocabulary))
+    torch.save(state, root / "best_model.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, published):
+    return make(tmp_path_factory.mktemp("scgpt"), flash(published.state_dict()))
+
+
+def opened(folder, cls=ScGPT, **params):
+    model = cls(weights=str(folder), **params)
+    model.open("cpu")
+    return model
+
+
+def counts(n=20, seed=0):
+    return sparse.csr_matrix(np.random.default_rng(seed).negative_binomial(1, 0.3, (n, 25)))
+
+
+def embedded(model, table=None, panel=GENES[:9]):
+    blocks = list(model.embed(counts() if table is None else table, GENES, [""] * 25, panel))
+    return np.concatenate([b for _, b, _ in blocks]), np.concatenate([m for _, _, m in blocks])
+
+
+def test_whole_human_sizes():
+    """51.3 M parameters make the published file of 205 MB; 50.3 M of them are used here."""
+    arguments = ARGUMENTS | {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12}
+    with torch.device("meta"):
+        model = Encoder(arguments, 60697, 60694)
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert shapes["encoder.embedding.weight"] == (60697, 512)
+    assert shapes["value_encoder.linear1.weight"] == (512, 1)
+    layer = "transformer_encoder.layers.11"
+    assert shapes[f"{layer}.self_attn.Wqkv.weight"] == (1536, 512)
+    assert shapes[f"{layer}.self_attn.Wqkv.bias"] == (1536,)
+    assert shapes[f"{layer}.self_attn.out_proj.weight"] == (512, 512)
+    assert shapes[f"{layer}.linear2.weight"] == (512, 512)
+    per_layer = 4 * (512 * 512 + 512) + 2 * (512 * 512 + 512) + 4 * 512
+    head = 60697 * 512 + 2 * 512 + (512 + 512) + (512 * 512 + 512) + 2 * 512
+    assert sum(p.numel() for p in model.parameters()) == head + 12 * per_layer
+
+
+def test_embeddings_equal_torchs_own_transformer(folder, published):
+    found, mask = embedded(opened(folder))
+    table = counts().toarray()[:, :9]
+    for spot, row in enumerate(table):
+        here = np.flatnonzero(row)
+        assert mask[spot].tolist() == (row > 0).tolist()
+        if not len(here):
+            continue
+        edges = np.quantile(row[here], np.linspace(0, 1, 50))
+        bins = np.array([(edges <= v).sum() for v in row[here]], dtype=float)
+        low = np.array([(edges < v).sum() for v in row[here]], dtype=float)
+        bins = np.ceil((bins + low) / 2)
+        with torch.no_grad():
+            states = published(torch.tensor(here)[None], torch.tensor(bins)[None].float())[0]
+        np.testing.assert_allclose(found[spot, here], states.numpy(), atol=1e-5)
+        assert not found[spot, row == 0].any()
+
+
+@pytest.mark.parametrize("spelling", ["self_attn.in_proj_", "self_attn._impl.Wqkv."])
+def test_other_spellings_of_the_keys_give_the_same(tmp_path, folder, published, spelling):
+    state = {
+        k.replace("self_attn.in_proj_", spelling).replace(
+            "self_attn.out_proj", "self_attn._impl.out_proj" if "_impl" in spelling else "self_attn.out_proj"
+        ): v
+        for k, v in published.state_dict().items()
+    }
+    other = opened(make(tmp_path, state))
+    np.testing.assert_array_equal(embedded(other)[0], embedded(opened(folder))[0])
+
+
+def test_a_spots_embedding_does_not_depend_on_its_batch(folder):
+    together, _ = embedded(opened(folder, batch_tokens=1000))
+    np.testing.assert_allclose(embedded(opened(folder, batch_tokens=1))[0], together, atol=1e-5)
+    order = np.random.default_rng(0).permutation(20)
+    for ties in ("middle", "spread"):
+        model = opened(folder, ties=ties)
+        np.testing.assert_allclose(
+            embedded(model, counts()[order])[0], embedded(model)[0][order], atol=1e-5
+        )
+
+
+def test_bins_of_distinct_values_are_their_quantiles():
+    values = np.random.default_rng(0).permutation(np.arange(1.0, 51))
+    np.testing.assert_array_equal(bin_values(values, 51), values)
+
+
+def test_ties_go_to_the_middle_or_are_spread_over_the_bins_that_they_straddle():
+    values = np.array([1.0] * 60 + [2.0] * 30 + [9.0] * 10)
+    middle = bin_values(values, 51)
+    assert sorted(set(middle)) == [15, 38, 48]  # bins 1-30, 31-45, 46-50
+    spread = np.concatenate(
+        [bin_values(values, 51, np.random.default_rng(i)).reshape(1, -1) for i in range(400)]
+    )
+    for part, low, high in ((slice(0, 60), 1, 30), (slice(60, 90), 31, 45), (slice(90, 100), 46, 50)):
+        assert set(np.unique(spread[:, part])) == set(range(low, high + 1))
+        assert abs(spread[:, part].mean() - (low + high) / 2) < 0.2
+    assert bin_values(np.array([3.0]), 51).tolist() == [25]
+    assert bin_values(np.zeros(0), 51).tolist() == []
+
+
+def test_transcriptome_keeps_the_panel_and_samples_the_rest(folder):
+    whole = opened(folder, scope="transcriptome")
+    panel = opened(folder)
+    assert not np.allclose(embedded(whole)[0], embedded(panel)[0])
+    full = sparse.csr_matrix(np.arange(1, 26)[None])
+    short = opened(folder, scope="transcriptome", length=12)
+    (tokens,), (bins,) = short._sequences(full, GENES, set(range(9)))
+    assert len(tokens) == len(bins) == 12
+    assert set(range(9)) < set(tokens.tolist()) < set(range(23))
+    # Values are binned among all genes, before some are left out.
+    expected = bin_values(np.arange(1.0, 24), 51)
+    np.testing.assert_array_equal(bins, expected[tokens])
+    (again,), _ = short._sequences(full, GENES, set(range(9)))
+    np.testing.assert_array_equal(again, tokens)
+    (other,), _ = short._sequences(full * 2, GENES, set(range(9)))
+    assert set(other.tolist()) != set(tokens.tolist())
+
+
+def test_genes_without_a_token_are_masked(folder, caplog):
+    found, mask = embedded(opened(folder), panel=["GENE3", "GENE24"])
+    assert mask[:, 0].any()
+    assert not mask[:, 1].any()
+    assert not found[:, 1].any()
+    assert "lacks 1 of 2" in caplog.text
+
+
+def test_static_table_is_the_normalised_gene_table(folder, published):
+    model = opened(folder, ScGPTGenes)
+    assert model.kind == "static"
+    ((rows, table, mask),) = model.embed(counts(), GENES, [], ["GENE4", "GENE24", "GENE0"])
+    assert rows == slice(0, 0)
+    assert mask is None
+    with torch.no_grad():
+        expected = published.encoder.enc_norm(published.encoder.embedding(torch.tensor([4, 0])))
+    np.testing.assert_allclose(table[[0, 2]], expected.numpy(), atol=1e-6)
+    assert not table[1].any()
+
+
+def test_files_of_another_model_are_refused(tmp_path, published):
+    state = flash(published.state_dict())
+    key = "transformer_encoder.layers.1.self_attn.Wqkv.weight"
+    lacking = {k: v for k, v in state.items() if k != key}
+    with pytest.raises(FlagError, match=rf"best_model\.pt lacks {key}".replace("layers.1", r"layers\.1")):
+        opened(make(tmp_path / "a", lacking))
+    with pytest.raises(FlagError, match=r"embedding\.weight of shape \(26, 16\), not \(25, 16\)"):
+        opened(make(tmp_path / "b", state, vocabulary={k: v for k, v in VOCABULARY.items() if v < 25}))
+    with pytest.raises(FlagError, match="no <pad>"):
+        opened(make(tmp_path / "c", state, vocabulary={"A": 0}))
+    with pytest.raises(FlagError, match=r"args\.json lacks nheads"):
+        opened(make(tmp_path / "d", state, {k: v for k, v in ARGUMENTS.items() if k != "nheads"}))
+    with pytest.raises(FlagError, match="input_emb_style 'category'"):
+        opened(make(tmp_path / "e", state, ARGUMENTS | {"input_emb_style": "category"}))
+
+
+def test_damaged_missing_and_code_bearing_files_are_refused(tmp_path, published):
+    folder = make(tmp_path, flash(published.state_dict()))
+    file = folder / "best_model.pt"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(FlagError, match=r"best_model\.pt is not a readable weight file"):
+        opened(folder)
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"a": Attack()}, file)
+    with pytest.raises(FlagError, match="not a readable weight file"):
+        opened(folder)
+    assert not (tmp_path / "owned").exists()
+    file.unlink()
+    with pytest.raises(FlagError, match=r"best_model\.pt does not exist.*scGPT"):
+        opened(folder)
+    with pytest.raises(FlagError, match=r"on no hub.*params\.weights"):
+        ScGPT().open("cpu")
+    for params in ({"scope": "all"}, {"ties": "up"}):
+        with pytest.raises(FlagError, match="Valid"):
+            ScGPT(**params)
