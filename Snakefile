@@ -31,6 +31,7 @@ wildcard_constraints:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/genes.smk"
 include: "workflow/rules/runs.smk"
+include: "workflow/rules/paper_common.smk"
 include: "workflow/rules/paper.smk"
 
 

@@ -12,7 +12,7 @@ def main(job):
     from flag_st.paper.maps import spatial_genes
 
     style.use()
-    item, settings = job.params.item, job.params.item["params"]
+    settings = job.params.item["params"]
     parts = []
     for key, tissue, shown in sections(job, settings.get("slides", {}), settings.get("spot_um")):
         genes = spatial_genes(tissue, settings.get("genes"), settings.get("count", 3))

@@ -43,7 +43,7 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
         "methods": methods,
         "encoders": {config["methods"][m]["encoder"]: None for m in methods},
         "gene_models": {config["methods"][m]["gene_model"]: None for m in methods},
-        "metrics": config["metrics"],
+        "metrics": dict.fromkeys(config["defaults"]["metrics"]),
     }
     for layer, names in layers.items():
         for name in filter(None, names):

@@ -116,6 +116,8 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     ]:
         known("encoders", entry.get("encoder"), f"{where}.encoder")
         known("gene_models", entry.get("gene_model"), f"{where}.gene_model")
+    for name in config["defaults"]["metrics"]:
+        known("metrics", name, "defaults.metrics")
     for name in config["make"]:
         known("experiments", name, "make")
     for name, entry in config["experiments"].items():

@@ -39,10 +39,16 @@ def tensors(width=16, inner=512, latent=6, clusters=3, layers=2, genes=20, seed=
     rng = np.random.default_rng(seed)
 
     def linear(name, out, into):
-        return {f"{name}.weight": rng.normal(size=(out, into)) * 0.3, f"{name}.bias": rng.normal(size=out)}
+        return {
+            f"{name}.weight": rng.normal(size=(out, into)) * 0.3,
+            f"{name}.bias": rng.normal(size=out),
+        }
 
     def norm(name):
-        return {f"{name}.weight": 1 + 0.3 * rng.normal(size=width), f"{name}.bias": rng.normal(size=width)}
+        return {
+            f"{name}.weight": 1 + 0.3 * rng.normal(size=width),
+            f"{name}.bias": rng.normal(size=width),
+        }
 
     state = {"embedder.feat_enc.emb": rng.normal(size=(genes, width))}
     state |= linear("embedder.extra_linear.0", width, width) | norm("embedder.extra_linear.3")
@@ -58,7 +64,9 @@ def tensors(width=16, inner=512, latent=6, clusters=3, layers=2, genes=20, seed=
     state |= linear(f"{name}.inference_qyx.0.logits", clusters, width)
     state |= linear(f"{name}.inference_qzyx.0", inner, width + clusters)
     state |= linear(f"{name}.inference_qzyx.2.mu", latent, inner)
-    state |= linear(f"{name}.inference_qzyx.2.var", latent, inner) | linear(f"{name}.y_mu", latent, clusters)
+    state |= linear(f"{name}.inference_qzyx.2.var", latent, inner) | linear(
+        f"{name}.y_mu", latent, clusters
+    )
     state |= {"decoder.out_layer.dec_disp": rng.normal(size=genes)}
     return {k: torch.tensor(v, dtype=torch.float32) for k, v in state.items()}
 
@@ -110,7 +118,9 @@ def reference(w, x, heads=8, clusters=3):
 
     erf = np.vectorize(__import__("math").erf)
     h = np.log1p(x) @ w["embedder.feat_enc.emb"]
-    h = norm(np.maximum(linear(h, "embedder.extra_linear.0"), 0), "embedder.extra_linear.3", groups=4)
+    h = norm(
+        np.maximum(linear(h, "embedder.extra_linear.0"), 0), "embedder.extra_linear.3", groups=4
+    )
     eps = 1e-6
     for i in range(2):
         name = f"encoder.layers.{i}"
@@ -141,7 +151,9 @@ def reference(w, x, heads=8, clusters=3):
     share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     means = [
         linear(
-            np.maximum(linear(np.c_[h, np.eye(clusters)[[c] * len(h)]], f"{name}.inference_qzyx.0"), 0),
+            np.maximum(
+                linear(np.c_[h, np.eye(clusters)[[c] * len(h)]], f"{name}.inference_qzyx.0"), 0
+            ),
             f"{name}.inference_qzyx.2.mu",
         )
         for c in range(clusters)

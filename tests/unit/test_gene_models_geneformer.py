@@ -155,7 +155,10 @@ def reference(state, tokens, heads, blocks):
         share = np.exp(logits - logits.max(-1, keepdims=True))
         share /= share.sum(-1, keepdims=True)
         mixed = (share @ v).swapaxes(0, 1).reshape(x.shape)
-        x = norm(x + linear(mixed, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+        x = norm(
+            x + linear(mixed, f"{name}.attention.output.dense"),
+            f"{name}.attention.output.LayerNorm",
+        )
         inner = np.maximum(linear(x, f"{name}.intermediate.dense"), 0)
         x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
     return x
@@ -310,7 +313,7 @@ def test_target_file(release, tmp_path):
     assert (targets.kind, targets.width) == ("contextual", 16)
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 def broken(tmp_path, change):
@@ -332,7 +335,9 @@ def test_checkpoints_of_another_model_name_the_first_bad_key(tmp_path):
     with pytest.raises(FlagError, match=r"lacks encoder\.layer\.1\.output\.dense\.weight.*316M"):
         opened(lacking)
     misshapen = broken(tmp_path / "b", wrong_shape)
-    with pytest.raises(FlagError, match=r"output\.dense\.weight of shape \(15, 24\), not \(16, 24\)"):
+    with pytest.raises(
+        FlagError, match=r"output\.dense\.weight of shape \(15, 24\), not \(16, 24\)"
+    ):
         opened(misshapen)
     deeper = broken(tmp_path / "c", lambda s: s.update({key.replace(".1.", ".3."): s[key] + 0}))
     with pytest.raises(FlagError, match=r"unknown key encoder\.layer\.3"):
@@ -360,7 +365,7 @@ def test_dictionaries_of_another_version_are_refused(tmp_path):
     make(tmp_path)
     tokens = tmp_path / "geneformer" / "token_dictionary_gc104M.pkl"
     tokens.write_bytes(pickle.dumps({"<pad>": 0, "<cls>": 1, "<eos>": 2, IDS[0]: 3}))
-    with pytest.raises(FlagError, match="has 4 tokens, but .*config.json a vocabulary of 32"):
+    with pytest.raises(FlagError, match=r"has 4 tokens, but .*config\.json a vocabulary of 32"):
         opened(tmp_path)
 
 

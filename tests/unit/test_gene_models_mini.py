@@ -59,16 +59,22 @@ def embedded(model, table=None, panel=PANEL):
 
 
 def test_it_learns_which_genes_go_together(trained):
-    """38 genes, of which a spot has one half: knowing which is worth ln 2."""
-    assert trained.history[0] > np.log(38) - 0.4
-    assert trained.history[-1] < np.log(38) - 0.6
-    table = slides(5, (50,))[0]
-    found, mask = embedded(trained, table, GENES[:30])
-    centres = np.stack([found[mask[:, g], g].mean(0) for g in range(30)])
+    """A spot shows 11 of the 32 genes with a token, all of one kind.
+
+    Naming a hidden gene costs ln 32 nats without looking, ln 21 by leaving out those in sight;
+    less takes knowing which genes go together.
+    """
+    assert trained.history[0] > np.log(32) - 0.1
+    assert trained.history[-1] < np.log(21) - 0.1
+    genes = list(trained.ranks.medians)
+    found, mask = embedded(trained, slides(5, (50,))[0], genes)
+    assert mask.sum(1).mean() == pytest.approx(11, abs=1)
+    centres = np.stack([found[mask[:, g], g].mean(0) for g in range(32)])
     centres -= centres.mean(0)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    cosine, same = centres @ centres.T, np.equal.outer(np.arange(30) % 2, np.arange(30) % 2)
-    off = ~np.eye(30, dtype=bool)
+    kind = np.array([int(g[1:]) % 2 for g in genes])
+    cosine, same = centres @ centres.T, np.equal.outer(kind, kind)
+    off = ~np.eye(32, dtype=bool)
     assert cosine[same & off].mean() > cosine[~same].mean() + 0.5
 
 
@@ -115,7 +121,7 @@ def test_equal_seeds_give_equal_bytes_and_leave_the_global_stream_alone(tmp_path
     torch.manual_seed(123)
     first = fitted(**short)
     assert torch.equal(torch.rand(1), expected)
-    np.random.seed(7)  # noqa: NPY002  the global streams must not matter
+    np.random.seed(7)  # the global streams must not matter
     second, other = fitted(**short), fitted(seed=1, **short)
     assert first.digest() == second.digest() != other.digest()
     for name, model in (("a", first), ("b", second)):
@@ -168,7 +174,7 @@ def test_learning_rate_rises_then_falls_to_zero():
     factors = [ramp(i, 50) for i in range(51)]
     assert factors[4] == max(factors) == 1
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert all(a > b for a, b in zip(factors[5:], factors[6:], strict=False))
+    assert factors[5:] == sorted(factors[5:], reverse=True)
     assert factors[50] == 0
     assert ramp(0, 1) > 0
 

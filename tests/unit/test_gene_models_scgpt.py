@@ -144,7 +144,8 @@ def test_embeddings_equal_torchs_own_transformer(folder, published):
 def test_other_spellings_of_the_keys_give_the_same(tmp_path, folder, published, spelling):
     state = {
         k.replace("self_attn.in_proj_", spelling).replace(
-            "self_attn.out_proj", "self_attn._impl.out_proj" if "_impl" in spelling else "self_attn.out_proj"
+            "self_attn.out_proj",
+            "self_attn._impl.out_proj" if "_impl" in spelling else "self_attn.out_proj",
         ): v
         for k, v in published.state_dict().items()
     }
@@ -175,7 +176,11 @@ def test_ties_go_to_the_middle_or_are_spread_over_the_bins_that_they_straddle():
     spread = np.concatenate(
         [bin_values(values, 51, np.random.default_rng(i)).reshape(1, -1) for i in range(400)]
     )
-    for part, low, high in ((slice(0, 60), 1, 30), (slice(60, 90), 31, 45), (slice(90, 100), 46, 50)):
+    for part, low, high in (
+        (slice(0, 60), 1, 30),
+        (slice(60, 90), 31, 45),
+        (slice(90, 100), 46, 50),
+    ):
         assert set(np.unique(spread[:, part])) == set(range(low, high + 1))
         assert abs(spread[:, part].mean() - (low + high) / 2) < 0.2
     assert bin_values(np.array([3.0]), 51).tolist() == [25]
@@ -224,10 +229,14 @@ def test_files_of_another_model_are_refused(tmp_path, published):
     state = flash(published.state_dict())
     key = "transformer_encoder.layers.1.self_attn.Wqkv.weight"
     lacking = {k: v for k, v in state.items() if k != key}
-    with pytest.raises(FlagError, match=rf"best_model\.pt lacks {key}".replace("layers.1", r"layers\.1")):
+    with pytest.raises(
+        FlagError, match=rf"best_model\.pt lacks {key}".replace("layers.1", r"layers\.1")
+    ):
         opened(make(tmp_path / "a", lacking))
     with pytest.raises(FlagError, match=r"embedding\.weight of shape \(26, 16\), not \(25, 16\)"):
-        opened(make(tmp_path / "b", state, vocabulary={k: v for k, v in VOCABULARY.items() if v < 25}))
+        opened(
+            make(tmp_path / "b", state, vocabulary={k: v for k, v in VOCABULARY.items() if v < 25})
+        )
     with pytest.raises(FlagError, match="no <pad>"):
         opened(make(tmp_path / "c", state, vocabulary={"A": 0}))
     with pytest.raises(FlagError, match=r"args\.json lacks nheads"):

@@ -78,7 +78,7 @@ def test_genes_without_token_or_median():
 def test_dictionary_without_special_tokens_is_refused():
     v1 = {k: v for k, v in TOKENS.items() if k not in ("<cls>", "<eos>")}
     assert RankValues(v1, MEDIANS, 10, special=False).token("A") == 7
-    with pytest.raises(FlagError, match="no <cls>, <eos>.*gc30M"):
+    with pytest.raises(FlagError, match=r"no <cls>, <eos>.*gc30M"):
         RankValues(v1, MEDIANS, 10, special=True)
 
 

@@ -212,11 +212,16 @@ def test_unlabelled_spots_are_not_compared(arrays, clustered):
     truth, prediction, domains = arrays
     labels = domains.copy().astype(object)
     labels[::5] = ""
+    labels[labels == "rim"] = ""  # two names are left, and the lack of one is no third
     found = clustered[1](case(truth, prediction, domains=labels))
     graph = Graph(prediction, 20, 15)
     kept = labels != ""
     values = [adjusted_rand_score(domains[kept], graph.leiden(0.3, s)[kept]) for s in range(3)]
     assert found["ari_labels"] == pytest.approx(np.mean(values))
+    matched = graph.resolution_for(2)
+    assert matched != graph.resolution_for(3)
+    values = [adjusted_rand_score(domains[kept], graph.leiden(matched, s)[kept]) for s in range(3)]
+    assert found["ari_labels_matched"] == pytest.approx(np.mean(values))
     assert found["ari_clusters"] == clustered[0]["ari_clusters"]
 
 

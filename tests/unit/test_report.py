@@ -23,7 +23,7 @@ def build(study: Study, root: Path, runs_as=lambda runs: runs, **changes) -> str
         job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
     )
     runs_as(pd.read_parquet(runs)).to_parquet(runs)
-    columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": True}]}
+    columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": "pcc"}]}
     table, figure = study.item(params=columns, **changes), study.item(name="curves", **changes)
     written = {kind: paper / f"table_1.{kind}" for kind in ("csv", "tex", "md", "html")}
     inputs = {"scores": scores, "runs": runs, "reported": REPORTED}

@@ -15,7 +15,7 @@ except FlagError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG["results"]
-SAMPLES = CONFIG["defaults"]["samples"]
+SAMPLES, METRICS = CONFIG["defaults"]["samples"], CONFIG["defaults"]["metrics"]
 
 
 def any_of(names):

@@ -98,8 +98,8 @@ rule evaluate:
         mem_mb=4000,
         runtime=30,
     params:
-        metrics={name: plugin("metrics", name) for name in CONFIG["metrics"]},
+        metrics={name: plugin("metrics", name) for name in METRICS},
         panel=lambda wc: entry("panels", wc.panel),
-        code=code("evaluate", *(m["use"] for m in CONFIG["metrics"].values())),
+        code=code("evaluate", *(entry("metrics", name)["use"] for name in METRICS)),
     script:
         "../../scripts/evaluate.py"

@@ -47,8 +47,8 @@ class GeneformerMini(GeneModel):
         heads: int = 4,
         inner: int = 256,
         vocabulary: int = 400,
-        context: int = 128,
-        epochs: int = 5,
+        context: int = 256,
+        epochs: int = 4,
         learning_rate: float = 1e-3,
         batch_tokens: int = 512,
     ):

@@ -29,6 +29,7 @@ SCOPES = {"slide": "per slide", "pooled": "pooled"}
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 #: Facts of a slide that go into the CSV: how many genes a number rests on.
 COUNTS = ("n_genes_used", "n_constant_truth", "n_constant_prediction")
+NOT_RUN = "not among the methods of this experiment"
 WARNING = "Rows marked stand-in do not have the paper's setting; they are not a reproduction of its numbers"
 
 
@@ -40,14 +41,14 @@ class Column:
         metric: name in the score table.
         estimator: ``point``, ``draw`` (mean over single draws) or ``ensemble``.
         scope: ``slide`` (mean over test slides) or ``pooled`` (all test spots at once).
-        paper: whether the printed number stands beside it.
+        paper: name in ``config/reported.csv`` of the printed number beside it; "" for none.
         heading: instead of what estimator and scope say.
     """
 
     metric: str
     estimator: str = "point"
     scope: str = "slide"
-    paper: bool = False
+    paper: str = ""
     heading: str = ""
 
     def __post_init__(self) -> None:
@@ -136,7 +137,9 @@ def compare(
         for panel in dict.fromkeys(runs.loc[runs["cohort"] == cohort, "panel"]):
             part = numbers[(numbers["cohort"] == cohort) & (numbers["panel"] == panel)]
             title = f"{cohort}, {panel}" if runs["panel"].nunique() > 1 else cohort
-            blocks.append(_block(title, part, item, columns, labels, notes))
+            block = _block(title, part, item, columns, labels, notes)
+            block.rows.extend(_printed_rows(cohort, panel, item, columns, printed_numbers, notes))
+            blocks.append(block)
     misleading = any(differ.values()) and numbers["paper"].notna().any()
     warning = WARNING if misleading else ""
     sheet = Sheet(item["name"], item["title"], item["caption"], blocks, notes, warning)
@@ -151,7 +154,7 @@ def _add_printed(numbers, item, printed_numbers, columns, differ) -> None:
             reported.cohort_in_paper(row["cohort"], item),
             row["panel"],
             row["method"],
-            row["metric"],
+            columns[row["column"]].paper,
         )
         if columns[row["column"]].paper
         else None
@@ -196,6 +199,30 @@ def _block(title, part, item, columns, labels, notes: Notes) -> Block:
     return Block(title, *_headings(columns, labels), list(rows.values()))
 
 
+def _printed_rows(cohort, panel, item, columns, printed_numbers, notes: Notes) -> list[list[Cell]]:
+    """Rows that the paper has and this run has not, with the reason."""
+    rows = printed_numbers[
+        (printed_numbers["cohort"] == reported.cohort_in_paper(cohort, item))
+        & printed_numbers["panel"].isin((panel, ""))
+    ]
+    reasons, found = item["params"].get("not_run", {}), []
+    for (label, method), _ in rows.groupby(["row", "method"], sort=False):
+        if method and method in item["methods"]:
+            continue
+        cells = [Cell(label, kind="name")]
+        cells.append(Cell("not run", kind="name", notes=(notes.key(reasons.get(label, NOT_RUN)),)))
+        part = rows[rows["row"] == label]
+        for column in columns:
+            cells.append(Cell(DASH))
+            if column.paper:
+                value = reported.printed_value(
+                    part, part["cohort"].iloc[0], panel, method, column.paper
+                )
+                cells.append(printed(value))
+        found.append(cells)
+    return found
+
+
 def _setting(row, notes: Notes) -> Cell:
     keys = tuple(notes.key(text) for text in row["differs"].split("; ") if text)
     return Cell(row["setting"], notes=keys, kind="name")
@@ -206,7 +233,7 @@ def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]
     groups, heads = [Head("", 2)], [Head("method", kind="name"), Head("setting", kind="name")]
     for column in columns:
         label, direction = labels[column.metric]
-        width = 1 + column.paper
+        width = 1 + bool(column.paper)
         text = label + ARROWS[direction]
         if groups[-1].text == text:
             groups[-1] = Head(text, groups[-1].span + width)
@@ -214,7 +241,7 @@ def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]
             groups.append(Head(text, width))
         same = [c for c in columns if c.metric == column.metric]
         heads.append(Head(column.heading or _heading(column, same)))
-        heads += [Head("paper", kind="paper")] * column.paper
+        heads += [Head("paper", kind="paper")] * bool(column.paper)
     return groups, heads
 
 
