@@ -20,7 +20,7 @@ demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
 	@$(BIN)/python -m flag_st.summary results/demo
 
 test: setup ## all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## formatter, linter, workflow linter
 	$(BIN)/ruff check .

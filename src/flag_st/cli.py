@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="every metric for two h5ad of the same spots and genes")
     score.add_argument("truth", help="h5ad with obsm['spatial']")
     score.add_argument("prediction", help="h5ad; draws in layers['draw_0'] … if there are any")
+    score.add_argument("--metrics", nargs="+", metavar="NAME", help="entries of config/metrics.yaml")
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _config_arguments(score)
     score.set_defaults(run=run_score)
@@ -91,7 +92,10 @@ def run_score(arguments: argparse.Namespace) -> int:
     from flag_st.scoring import score_files
 
     entries = load_config(arguments)["metrics"]
-    metrics = {n: registry.build(e["use"], e.get("params", {})) for n, e in entries.items()}
+    chosen = arguments.metrics or list(entries)
+    if unknown := sorted(set(chosen) - set(entries)):
+        raise FlagError(f"no metric {', '.join(unknown)}", choices=entries)
+    metrics = {n: registry.build(entries[n]["use"], entries[n].get("params", {})) for n in chosen}
     found = score_files(arguments.truth, arguments.prediction, metrics)
     if arguments.json:
         # NaN is no JSON: an undefined value is null.

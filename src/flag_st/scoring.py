@@ -87,8 +87,9 @@ def score_slides(
 
     Returns:
         Long table with ``labels`` and slide, estimator, metric, gene ("" = of all genes), value.
-        Estimator ``point`` judges the point estimate, ``draw`` is the mean over draws of the
-        metric of each draw, ``ensemble`` judges all draws at once. Values of genes are given for
+        Estimator ``point`` judges the point estimate, ``mean`` the mean of the draws (the same for
+        methods without a better point estimate), ``draw`` is the mean over draws of the metric of
+        each draw, ``ensemble`` judges all draws at once. Values of genes are given for
         ``point`` and ``ensemble``. A metric whose class says ``every_draw = False`` is too costly
         for all draws, and ``draw`` is its value for the first.
 
@@ -149,10 +150,23 @@ def _score(
     of_ensemble = _values(case(pair.point, samples), ensemble)
 
     rows = _rows(pair, "point", point) + _rows(pair, "draw", _mean(of_draws))
+    if len(pair.draws):
+        of_mean = _of_mean(pair, point, of_draws, case, single)
+        rows += _rows(pair, "mean", _mean([of_mean]))
     if each_draw:
         for k, values in enumerate(of_draws):
             rows += _rows(pair, f"draw_{k}", _mean([values]))
     return rows + _rows(pair, "ensemble", of_ensemble)
+
+
+def _of_mean(pair: Pair, point: dict, of_draws: list[dict], case, metrics) -> dict:
+    """Values of the mean of the draws; nothing is computed twice."""
+    mean = pair.draws.mean(0, dtype=np.float64)
+    if len(pair.draws) == 1:
+        return of_draws[0]
+    if np.allclose(mean, pair.point, rtol=1e-5, atol=1e-6):
+        return point
+    return _values(case(mean), [m for m in metrics if getattr(m, "every_draw", True)])
 
 
 def _values(case: Case, metrics: Iterable[Metric]) -> dict[str, float | np.ndarray]:

@@ -150,3 +150,32 @@ def test_faults_are_said():
         Coexpression(width=0)
     with pytest.raises(FlagError, match="lacks panel"):
         Coexpression().restore({"vectors": np.zeros((2, 2))})
+
+
+def test_known_programmes_of_breast_tissue_are_found():
+    import os
+    from pathlib import Path
+
+    import anndata
+
+    default = Path(__file__).parents[2].parent / "shared" / "data" / "her2st"
+    folder = Path(os.environ.get("FLAG_ST_HER2ST", default)) / "counts"
+    if not folder.is_dir():
+        pytest.skip("real data absent: set FLAG_ST_HER2ST to the her2st folder")
+    tables = [anndata.read_h5ad(folder / f"{s}.h5ad") for s in ("A1", "B4", "C2", "D1", "E1", "G1")]
+    genes = sorted(set.intersection(*(set(t.var_names) for t in tables)))
+    counts = [t[:, genes].X.tocsr() for t in tables]
+    mean = sum(np.asarray(c.mean(axis=0)).ravel() for c in counts)
+    panel = [genes[i] for i in np.argsort(-mean)[:200]]
+    model = Coexpression()
+    model.fit(counts, genes, panel, seed=0)
+    cosine = model.vectors @ model.vectors.T
+
+    def rank(gene: str, partner: str) -> int:
+        order = np.argsort(-cosine[panel.index(gene)])
+        return order.tolist().index(panel.index(partner))
+
+    # Stroma, plasma cells and the amplified HER2 region, among 200 genes.
+    assert rank("COL1A1", "COL3A1") <= 5
+    assert rank("IGKC", "IGHG3") <= 5
+    assert rank("ERBB2", "GRB7") <= 5

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flag_st.encoders.concat import Concat
-from flag_st.encoders.network import Network
+from flag_st.encoders.published import Published
 from flag_st.errors import FlagError
 from flag_st.torchvision_guard import ensure_torchvision
 from flag_st.weights import Checkpoint, fill, read_state
@@ -23,7 +23,7 @@ from flag_st.weights import Checkpoint, fill, read_state
 torch.set_num_threads(1)
 
 
-class Probe(Network):
+class Probe(Published):
     """A linear read-out of 4 by 4 block means: small, yet sensitive to every pixel."""
 
     def build(self):

@@ -17,8 +17,8 @@ from scipy.special import erf
 
 from flag_st import registry
 from flag_st.encoders.conch import Conch, ConchV15
-from flag_st.encoders.network import Network
 from flag_st.encoders.phikon import PhikonV2
+from flag_st.encoders.published import Published
 from flag_st.encoders.vit import GigaPath, HOptimus0, ResNet50, Uni, Uni2H, Virchow2
 from flag_st.errors import FlagError
 
@@ -430,7 +430,7 @@ def test_unknown_pooling_is_refused(cls):
 
 def test_all_are_frozen_networks():
     for cls, *_ in OFFICIAL:
-        assert issubclass(cls, Network)
+        assert issubclass(cls, Published)
         assert (cls.um_per_px, cls.size) == (0.5, 224)
 
 
@@ -439,7 +439,7 @@ def test_every_shipped_entry_builds_and_is_pinned():
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))["encoders"]
     built = {name: registry.build(e["use"], e["params"]) for name, e in entries.items()}
     parts = [p for e in built.values() for p in getattr(e, "parts", [e])]
-    networks = [p for p in parts if isinstance(p, Network)]
+    networks = [p for p in parts if isinstance(p, Published)]
     assert {type(n) for n in networks} == {cls for cls, *_ in OFFICIAL} | {PhikonV2}
     for network in networks:
         assert re.fullmatch(r"[0-9a-f]{40}", network.checkpoint.revision)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from toy_slides import (
     correlation,
     fitted,
@@ -14,7 +15,6 @@ from toy_slides import (
     toy_slide,
     with_patches,
 )
-from torch import nn
 
 from flag_st.errors import FlagError
 from flag_st.methods.histogene import HisToGene, shrink

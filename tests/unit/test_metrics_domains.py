@@ -11,6 +11,8 @@ from flag_st.metrics.base import Case
 from flag_st.metrics.deg import Deg, wilcoxon_z
 from flag_st.metrics.domains import Domains, Graph
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in log2")
+
 N, G = 150, 60
 
 

@@ -135,7 +135,7 @@ def test_gene_maps_draw_truth_point_and_one_draw(study, tmp_path):
     panels = list(dict.fromkeys(zip(table["method"], table["kind"], strict=True)))
     assert panels == [
         ("truth", ""),
-        ("flag", "mean of 3 draws"),
+        ("flag", "point estimate"),
         ("flag", "one draw"),
         ("ridge", "prediction"),
         ("oracle", "prediction"),

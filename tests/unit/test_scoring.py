@@ -1,8 +1,10 @@
 """The tidy table of a run, and the score of two files."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import anndata
@@ -258,6 +260,7 @@ def test_files_that_do_not_match_are_refused(tmp_path):
         score_files(*paths, METRICS)
 
 
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_files_with_repeated_names_are_refused(tmp_path):
     truth, prediction = write(tmp_path, pair())
     table = anndata.read_h5ad(prediction)
@@ -286,6 +289,13 @@ def test_import_is_light():
         "import sys, flag_st.scoring as s; print([m for m in ('pandas', 'anndata', 'scipy', "
         "'torch', 'scanpy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    source = str(Path(scoring.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
     assert scoring.COLUMNS[-1] == "value"

@@ -1,7 +1,6 @@
 """Stem: size, the diffusion's mathematics against closed forms, and draws around the truth."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ BRIEF = {**SMALL, "training": {"epochs": 2, "validate_every": 1}}
 LEARN = {
     **SMALL,
     "standardise": True,
-    "training": {"epochs": 500, "lr": 3e-3, "ema": 0.98, "validate_every": 100, "patience": 0},
+    "training": {"epochs": 300, "lr": 4e-3, "ema": 0.98, "validate_every": 100, "patience": 0},
 }
 
 
@@ -43,7 +42,10 @@ def test_noised_and_its_posterior_are_one_gaussian():
     """q(x_t | x_0), and Bayes' rule for q(x_{t-1} | x_t, x_0), both from single steps."""
     chain, t = Ddpm.linear(100), 40
     beta, before = chain.betas[t].item(), chain.kept[t - 1].item()
-    clean, x = torch.tensor([[1.7]], dtype=torch.float64), torch.tensor([[0.4]], dtype=torch.float64)
+    clean, x = (
+        torch.tensor([[1.7]], dtype=torch.float64),
+        torch.tensor([[0.4]], dtype=torch.float64),
+    )
     at = torch.tensor([t])
     noise = torch.tensor([[-0.3]], dtype=torch.float64)
     scale, spread = math.sqrt((1 - beta) * before), math.sqrt(1 - (1 - beta) * before)
@@ -74,7 +76,9 @@ def test_bound_equals_its_closed_form_on_a_gaussian():
     kept = chain.kept[t].unsqueeze(-1)
     total = kept * spread**2 + 1 - kept
     mean, deviation = x * kept.sqrt() * spread**2 / total, (spread**2 * (1 - kept) / total).sqrt()
-    out = torch.stack([optimal_noise(chain, x, t, spread), torch.full_like(x, 2 * part - 1)], dim=-1)
+    out = torch.stack(
+        [optimal_noise(chain, x, t, spread), torch.full_like(x, 2 * part - 1)], dim=-1
+    )
     found = sum(chain.bound(out, mean + s * deviation, x, t) for s in (1, -1)) / 2
     low, high = (v[t].unsqueeze(-1) for v in (chain.log_low, chain.log_high))
     variance = (part * high + (1 - part) * low).exp()
@@ -86,7 +90,10 @@ def test_bound_equals_its_closed_form_on_a_gaussian():
 
 def test_bound_ends_with_a_likelihood_in_bits():
     chain, first = Ddpm.linear(100), torch.tensor([0])
-    x, clean = torch.tensor([[2.1]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64)
+    x, clean = (
+        torch.tensor([[2.1]], dtype=torch.float64),
+        torch.tensor([[2.0]], dtype=torch.float64),
+    )
     out = torch.tensor([[[0.4, -1.0]]], dtype=torch.float64)
     mean, log_variance = chain.reverse(out, x, first)
     normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
@@ -202,10 +209,10 @@ def test_scale_of_what_is_diffused(tmp_path):
 
 
 def test_time_is_embedded_by_the_usual_frequencies():
-    net = Stem().build(2, 3) if False else Stem(**SMALL).build(2, 3)
+    net = Stem(**SMALL).build(2, 3)
     frequencies = net.time.frequencies.sort(descending=True).values
     expected = torch.exp(-math.log(1e4) * torch.arange(128) / 128)
     torch.testing.assert_close(frequencies, expected)
     out = net(torch.randn(4, 2), torch.arange(4), torch.randn(4, 3))
     assert out.shape == (4, 2, 2)
-    assert SimpleNamespace(start=out.abs().max().item()).start == 0  # heads start at zero
+    assert out.abs().max() == 0  # the head starts at zero

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
-from flag_st.encoders.network import Network
+from flag_st.encoders.published import Published
 from flag_st.torchvision_guard import ensure_torchvision
 
 
-class Conch(Network):
+class Conch(Published):
     """CONCH (Lu et al., Nature Medicine 2024): ViT-B/16 of 90 M parameters, D = 512.
 
     The vector is the image embedding before the contrastive projection, not normalised, as its

@@ -1,12 +1,8 @@
-"""What all encoders with weights share: pixels in, batches through, features out."""
+"""What all encoders with a network share: pixels in, batches through, features out."""
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,92 +11,48 @@ from torch import Tensor, nn
 
 from flag_st.encoders.base import Encoder
 from flag_st.errors import FlagError
-from flag_st.weights import Checkpoint, fill, read_state
 
 #: Name → type that matrix products run in; the weights stay float32.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Network(Encoder):
-    """A frozen published network.
+    """A network over normalised pixels; a subclass provides ``net`` and ``weights_digest``.
 
     Args:
-        repo, file, revision: where the authors publish the weights.
-        weights: a local copy, the file or its folder; the hub is not asked then.
-        sha256: what the file must hash to; None accepts any.
         precision: ``fp32``, ``bf16`` or ``fp16`` (by autocast).
         batch: patches a forward pass; halved by itself when GPU memory runs out.
-        sizes: overrides of the architecture, such as ``depth``; only for small test models.
 
-    Class attributes:
+    Attributes:
         mean, std: the network's normalisation of RGB in [0, 1].
         resize, crop: patches are resized to ``resize`` px, then cropped to ``crop`` in the centre.
         interpolation: of the resize.
         pooling: how tokens become one vector, in words; part of the digest.
-        ignore: prefixes of keys in the file that the network does not use.
     """
 
-    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)  # ImageNet
-    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
-    resize: ClassVar[int] = 224
-    crop: ClassVar[int] = 224
-    interpolation: ClassVar[str] = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int = 224
+    crop: int = 224
+    interpolation: str = "bicubic"
     pooling: str = "class token"
-    ignore: ClassVar[tuple[str, ...]] = ()
+    net: nn.Module
+    weights_digest: str
 
-    def __init__(
-        self,
-        repo: str,
-        file: str = "pytorch_model.bin",
-        revision: str = "main",
-        weights: str | None = None,
-        sha256: str | None = None,
-        precision: str = "fp32",
-        batch: int = 32,
-        sizes: dict[str, Any] | None = None,
-    ):
+    def __init__(self, precision: str = "fp32", batch: int = 32):
         if precision not in PRECISIONS:
             raise FlagError(f"precision {precision!r} is unknown", choices=PRECISIONS)
         if batch < 1:
             raise FlagError(f"batch must be at least 1, not {batch}")
-        self.checkpoint = Checkpoint(repo, file, revision, sha256, weights)
-        self.precision, self.batch, self.sizes = precision, batch, dict(sizes or {})
-        self.chunk = batch
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """The network with empty weights; called on the meta device."""
-
-    def adapt(self, state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-        """The file's tensors under the names and shapes of ``net``."""
-        return state
+        self.precision, self.batch, self.chunk = precision, batch, batch
+        self.device = torch.device("cpu")
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, crop, crop) normalised → (B, D)."""
         return self.net(images)  # (B, D)
 
-    @cached_property
-    def path(self) -> Path:
-        return self.checkpoint.locate()
-
-    @cached_property
-    def weights_digest(self) -> str:
-        return self.checkpoint.verify(self.path)
-
-    def load(self) -> nn.Module:
-        with torch.device("meta"):
-            net = self.build()
-        expected = f"{self.checkpoint.file} of {self.checkpoint.page}"
-        fill(net, self.adapt(read_state(self.path), net), self.path, expected, self.ignore)
-        return net
-
-    def open(self, device: str) -> None:
-        _ = self.weights_digest  # a wrong file is refused before it is read
-        self.device = torch.device(device)
-        self.net = self.load().float().eval().requires_grad_(False).to(self.device)
-
     def digest(self) -> str:
-        """sha256 of the weights' sha256, the patch, its transform, the pooling and precision."""
+        """sha256 of the weights' digest, the patch, its transform, the pooling and precision."""
         facts = {
             "weights": self.weights_digest,
             "patch": [self.um_per_px, self.size],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from flag_st.encoders.network import Network
+from flag_st.encoders.published import Published
 from flag_st.errors import FlagError
 from flag_st.io import read_json
 from flag_st.torchvision_guard import ensure_torchvision
@@ -19,7 +19,7 @@ RENAMED = {
 }
 
 
-class PhikonV2(Network):
+class PhikonV2(Published):
     """Phikon-v2 (Filiot et al. 2024): DINOv2 ViT-L/16, 303 M parameters, D = 1024.
 
     ``weights`` is the folder that holds both files, or the weight file with its config beside it.

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flag_st.encoders.network import Network
+from flag_st.encoders.published import Published
 from flag_st.errors import FlagError
 from flag_st.torchvision_guard import ensure_torchvision
 
 
-class Timm(Network):
+class Timm(Published):
     """A network by the name of its timm architecture.
 
     Class attributes:

@@ -48,7 +48,7 @@ class GeneformerMini(GeneModel):
         inner: int = 256,
         vocabulary: int = 400,
         context: int = 256,
-        epochs: int = 4,
+        epochs: int = 2,
         learning_rate: float = 1e-3,
         batch_tokens: int = 512,
     ):

@@ -147,7 +147,8 @@ class ScGPT(GeneModel):
         Raises:
             FlagError: a file is missing, damaged or of another model.
         """
-        path, self.arguments = self.files["args.json"], read_arguments(self.files["args.json"])
+        path = self.files["args.json"]
+        self.arguments = read_arguments(path)
         self.vocabulary = read_json(self.files["vocab.json"])
         padding = self.vocabulary.get(self.arguments["pad_token"])
         if padding is None:
@@ -185,7 +186,9 @@ class ScGPT(GeneModel):
     def digest(self) -> str:
         return self.files.digest()
 
-    def _sequences(self, counts, genes: Sequence[str], keep: set[int]):
+    def _sequences(
+        self, counts, genes: Sequence[str], keep: set[int]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Tokens and bins of each spot's expressed genes, at most ``length`` of them."""
         from scipy import sparse
 
@@ -194,7 +197,9 @@ class ScGPT(GeneModel):
         tokens, bins = [], []
         for row in np.split(np.arange(counts.nnz), counts.indptr[1:-1]):
             found, value = token[counts.indices[row]], counts.data[row]
-            found, value = found[(used := (found >= 0) & (value > 0))], value[used]
+            used = np.flatnonzero((found >= 0) & (value > 0))
+            used = used[np.argsort(found[used])]
+            found, value = found[used], value[used]
             rng = spot_generator(found, value)
             binned = bin_values(
                 value, self.arguments["n_bins"], rng if self.ties == "spread" else None

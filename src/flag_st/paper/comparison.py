@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 #: What a heading says of how a value was made.
-ESTIMATORS = {"point": "mean of draws", "draw": "one draw", "ensemble": "all draws"}
+ESTIMATORS = {"point": "point", "draw": "one draw", "ensemble": "all draws"}
 SCOPES = {"slide": "per slide", "pooled": "pooled"}
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 #: Facts of a slide that go into the CSV: how many genes a number rests on.
@@ -106,7 +106,7 @@ def summarise(scores: "pandas.DataFrame", columns: Sequence[Column]) -> "pandas.
 
 def _counts(scores: "pandas.DataFrame") -> "pandas.DataFrame":
     """Fewest genes used and most left out on any slide, by cohort, panel and method."""
-    rows = scores[(scores["slide"] != "") & (scores["estimator"] == "point")]
+    rows = scores[scores["slide"] != ""]
     tables = []
     for name in COUNTS:
         values = rows[rows["metric"] == name].groupby(["cohort", "panel", "method"])["value"]
@@ -121,17 +121,18 @@ def compare(
     scores: "pandas.DataFrame",
     runs: "pandas.DataFrame",
     printed_numbers: "pandas.DataFrame",
+    labels: Mapping[str, tuple[str, int]] | None = None,
 ) -> tuple[Sheet, "pandas.DataFrame"]:
-    """The sheet, and all of its numbers in long form."""
-    columns, labels = columns_of(item), labels_of(item)
-    if unknown := sorted({c.metric for c in columns} - set(labels)):
-        raise FlagError(
-            f"experiment {item['name']}: no metric returns {', '.join(unknown)}",
-            choices=sorted(labels),
-        )
-    numbers = summarise(scores, columns)
-    differ = reported.stand_ins(runs, item, printed_numbers)
-    _add_printed(numbers, item, printed_numbers, columns, differ)
+    """The sheet, and all of its numbers in long form.
+
+    Args:
+        item: what the workflow says of the experiment.
+        scores, runs: as collected.
+        printed_numbers: one table of ``config/reported.csv``.
+        labels: value name → (label, direction), if not those of the metrics.
+    """
+    columns, labels = columns_of(item), labels or labels_of(item)
+    numbers = numbers_of(item, scores, runs, printed_numbers, labels)
     notes, blocks = Notes(), []
     for cohort in item["cohorts"]:
         for panel in dict.fromkeys(runs.loc[runs["cohort"] == cohort, "panel"]):
@@ -140,14 +141,32 @@ def compare(
             block = _block(title, part, item, columns, labels, notes)
             block.rows.extend(_printed_rows(cohort, panel, item, columns, printed_numbers, notes))
             blocks.append(block)
-    misleading = any(differ.values()) and numbers["paper"].notna().any()
+    misleading = (numbers["differs"] != "").any() and numbers["paper"].notna().any()
     warning = WARNING if misleading else ""
     sheet = Sheet(item["name"], item["title"], item["caption"], blocks, notes, warning)
     return sheet, numbers.drop(columns="column")
 
 
-def _add_printed(numbers, item, printed_numbers, columns, differ) -> None:
-    """Add the paper's number of each row, and in what its setting differs from the paper's."""
+def numbers_of(
+    item: Mapping[str, Any],
+    scores: "pandas.DataFrame",
+    runs: "pandas.DataFrame",
+    printed_numbers: "pandas.DataFrame",
+    labels: Mapping[str, tuple[str, int]] | None = None,
+) -> "pandas.DataFrame":
+    """``summarise`` with the paper's number of each row, and in what its setting differs.
+
+    Raises:
+        FlagError: a column wants a value that no metric returns.
+    """
+    columns, labels = columns_of(item), labels or labels_of(item)
+    if unknown := sorted({c.metric for c in columns} - set(labels)):
+        raise FlagError(
+            f"experiment {item['name']}: no metric returns {', '.join(unknown)}",
+            choices=sorted(labels),
+        )
+    numbers = summarise(scores, columns)
+    differ = reported.stand_ins(runs, item, printed_numbers)
     cells = [
         reported.printed_value(
             printed_numbers,
@@ -163,12 +182,15 @@ def _add_printed(numbers, item, printed_numbers, columns, differ) -> None:
     known = set(printed_numbers["method"])
     for place, name in enumerate(("paper", "paper_std", "paper_note")):
         numbers[name] = [None if cell is None else cell[place] for cell in cells]
+    for name in ("paper", "paper_std"):
+        numbers[name] = numbers[name].astype(float)
     keys = zip(numbers["cohort"], numbers["panel"], numbers["method"], strict=True)
     numbers["differs"] = ["; ".join(differ.get(key, [])) for key in keys]
     numbers["setting"] = [
         "stand-in" if d else "as in the paper" if m in known else "not in the paper"
         for d, m in zip(numbers["differs"], numbers["method"], strict=True)
     ]
+    return numbers
 
 
 def _block(title, part, item, columns, labels, notes: Notes) -> Block:

@@ -60,6 +60,25 @@ def draw(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
     return figure
 
 
+def dynamics(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
+    """A row a cohort and method, a panel a curve of the history, a thin line a run."""
+    import matplotlib.pyplot as plt
+
+    groups = list(table.groupby(["cohort", "method"], sort=False))
+    names = list(dict.fromkeys(table["curve"]))
+    size = (style.WIDTH, 1.7 * len(groups) + 0.2)
+    figure, grid = plt.subplots(len(groups), len(names), figsize=size, squeeze=False, sharex="row")
+    for row, ((cohort, method), part) in zip(grid, groups, strict=True):
+        for axes, name in zip(row, names, strict=True):
+            for place, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
+                line = run[run["curve"] == name]
+                axes.plot(line["epoch"], line["value"], color=style.colour(place), alpha=0.8)
+            axes.set_title(name.replace("_", " "), fontsize=7)
+            axes.set_xlabel("epoch")
+        row[0].set_ylabel(f"{labels.get(method, method)}\n{cohort}")
+    return figure
+
+
 def _places(cohorts, methods):
     return [(r, c) for r in enumerate(cohorts) for c in enumerate(methods)]
 

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flag_st.errors import FlagError
+from flag_st.io import check_contract
 from flag_st.paper.maps import Shown, Tissue, read_shown, read_tissue
+from flag_st.scoring import Pair
+from flag_st.slide import read_expression
 
 
 def sections(
@@ -25,11 +28,8 @@ def sections(
     import anndata
 
     item = job.params.item
-    files = list(zip(job.params.predictions, job.input.predictions, strict=True))
-    spots = {
-        (key["cohort"], key["slide"]): path
-        for key, path in zip(job.params.spots, job.input.spots, strict=True)
-    }
+    files = _predictions(job)
+    spots = spot_files(job)
     for cohort in item["cohorts"]:
         slides = list(dict.fromkeys(k["slide"] for k, _ in files if k["cohort"] == cohort))
         slide = wanted.get(cohort, slides[0])
@@ -42,6 +42,47 @@ def sections(
         genes, unit = list(table.var_names), str(table.uns["unit"])
         tissue = read_tissue(spots[cohort, slide], genes, unit, spot_um)
         yield here[0][0], tissue, [s for k, p in _first(here) for s in _shown(item, k, p, tissue)]
+
+
+def spot_files(job) -> dict[tuple[str, str], str]:
+    """(cohort, slide) → spot file of every test slide."""
+    keys = ((key["cohort"], key["slide"]) for key in job.params.spots)
+    return dict(zip(keys, job.input.spots, strict=True))
+
+
+def tissues(job) -> Iterator[tuple[dict[str, Any], Tissue]]:
+    """Every test slide of every cohort once, with the truth of the first run's panel."""
+    import anndata
+
+    files = {(k["cohort"], k["slide"]): p for k, p in reversed(_predictions(job))}
+    for key, path in zip(job.params.spots, job.input.spots, strict=True):
+        table = anndata.read_h5ad(files[key["cohort"], key["slide"]], backed="r")
+        yield key, read_tissue(path, list(table.var_names), str(table.uns["unit"]))
+
+
+def _predictions(job) -> list[tuple[dict[str, Any], str]]:
+    return list(zip(job.params.predictions, job.input.predictions, strict=True))
+
+
+def pairs(job) -> Iterator[tuple[dict[str, Any], Pair]]:
+    """Truth, point estimate and draws of every run on every test slide, one at a time.
+
+    Args:
+        job: as for ``sections``.
+    """
+    import anndata
+    import numpy as np
+
+    spots = spot_files(job)
+    for key, path in job.progress(_predictions(job), desc=job.params.item["name"]):
+        table = anndata.read_h5ad(path)
+        check_contract(table.uns.get("contract"), path, "prediction file")
+        names, genes, unit = table.obs_names.to_numpy(), tuple(table.var_names), table.uns["unit"]
+        truth = read_expression(spots[key["cohort"], key["slide"]], names, genes, str(unit))
+        draws = np.stack([table.layers[f"draw_{k}"] for k in range(int(table.uns["draws"]))])
+        position = np.asarray(table.obsm["spatial"], dtype=np.float64)
+        facts = {"transform": str(unit)}
+        yield key, Pair(key["slide"], genes, truth, np.asarray(table.X), draws, position, facts)
 
 
 def _first(files):

@@ -111,8 +111,8 @@ def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = 
             remedy=f"delete {path} and run the same command again",
         )
     if draw is None:
-        values, many = table.X, int(table.uns["draws"]) > 1
-        kind = f"mean of {int(table.uns['draws'])} draws" if many else "prediction"
+        values = table.X
+        kind = "point estimate" if int(table.uns["draws"]) > 1 else "prediction"
     else:
         values, kind = table.layers[f"draw_{draw}"], "one draw"
     return Shown(label, kind, np.asarray(values, dtype=np.float64)[rows][:, columns])

@@ -87,10 +87,13 @@ def to_tex(sheet: Sheet) -> str:
 
 
 def _tex_block(block: Block) -> list[str]:
-    places = "".join("l" if head.kind == "name" else "r" for head in block.columns)
+    kinds = {"name": "l", "words": "p{32mm}"}
+    places = "".join(kinds.get(head.kind, "r") for head in block.columns)
     lines = [f"\\begin{{tabular}}{{{places}}}", "\\toprule"]
     if block.title:
-        lines += [f"\\multicolumn{{{len(places)}}}{{l}}{{\\textbf{{{tex(block.title)}}}}} \\\\"]
+        lines += [
+            f"\\multicolumn{{{len(block.columns)}}}{{l}}{{\\textbf{{{tex(block.title)}}}}} \\\\"
+        ]
     if block.groups:
         heads, rules, start = [], [], 1
         for head in block.groups:
@@ -134,7 +137,7 @@ def _markdown_block(block: Block) -> list[str]:
     groups = [head.text for head in block.groups for _ in range(head.span)]
     groups = groups or [""] * len(block.columns)
     heads = [f"{g} {h.text}".strip() for g, h in zip(groups, block.columns, strict=True)]
-    places = [":--" if head.kind == "name" else "--:" for head in block.columns]
+    places = [":--" if head.kind in ("name", "words") else "--:" for head in block.columns]
     rows = [[markdown(h) for h in heads], places]
     rows += [[_markdown_cell(cell) for cell in row] for row in block.rows]
     return ["| " + " | ".join(row) + " |" for row in rows]

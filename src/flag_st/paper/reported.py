@@ -51,15 +51,9 @@ def differences(
         item: what the workflow says of the experiment: ``cohorts``, ``methods``.
         printed: rows of one table of ``read_reported``.
     """
-    cohort, method = item["cohorts"][run["cohort"]], item["methods"][run["method"]]
-    name, known = run["cohort"], set(printed["cohort"])
-    paper_name, found = cohort_in_paper(name, item), []
-    if paper_name not in known:
-        found.append(f"cohort {name} is not in the paper")
-    elif name != paper_name or cohort["use"] != SOURCE:
-        found.append(f"cohort {name} is not the paper's {paper_name}")
-    elif cohort.get("slides"):
-        found.append(f"only {len(cohort['slides'])} slides of cohort {name}")
+    method, found = item["methods"][run["method"]], []
+    if difference := cohort_difference(run["cohort"], item, printed):
+        found.append(difference)
     rows = printed[printed["method"] == run["method"]]
     # A method of ours has no row of its own: the features are FLAG's, the gene model is free.
     paper = rows.iloc[0] if len(rows) else {"encoder": ENCODER, "gene_model": run["gene_model"]}
@@ -72,6 +66,16 @@ def differences(
     if method.get("changed"):
         found.append(f"settings of {run['method']} are not those that this project ships")
     return found
+
+
+def cohort_difference(name: str, item: Mapping[str, Any], printed: "pandas.DataFrame") -> str:
+    """In what a cohort is not the paper's; "" if it is."""
+    cohort, paper_name = item["cohorts"][name], cohort_in_paper(name, item)
+    if paper_name not in set(printed["cohort"]):
+        return f"cohort {name} is not in the paper"
+    if name != paper_name or cohort["use"] != SOURCE:
+        return f"cohort {name} is not the paper's {paper_name}"
+    return f"only {len(cohort['slides'])} slides of cohort {name}" if cohort.get("slides") else ""
 
 
 def _plugin_differences(
@@ -99,14 +103,17 @@ def cohort_in_paper(cohort: str, item: Mapping[str, Any]) -> str:
 
 
 def printed_value(
-    printed: "pandas.DataFrame", cohort: str, panel: str, method: str, metric: str
+    printed: "pandas.DataFrame", cohort: str, panel: str | None, method: str, metric: str
 ) -> tuple[float, float, str] | None:
-    """(value, std, note) as printed, NaN where there is none; None if the paper has no such cell."""
+    """(value, std, note) as printed, NaN where there is none; None if the paper has no such cell.
+
+    A printed row without a panel, and ``panel`` None, agree with any.
+    """
     rows = printed[
         (printed["cohort"] == cohort)
         & (printed["method"] == method)
         & (printed["metric"] == metric)
-        & printed["panel"].isin((panel, ""))
+        & ((panel is None) | printed["panel"].isin((panel, "")))
     ]
     if rows.empty:
         return None

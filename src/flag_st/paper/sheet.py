@@ -17,7 +17,8 @@ class Cell:
     Attributes:
         text: what is printed.
         detail: printed small after it, such as "± 0.012".
-        kind: "" | ``name`` (left-aligned) | ``paper`` (a printed number of the paper).
+        kind: "" | ``name`` (what a row is of) | ``words`` (text that wraps) | ``paper`` (a printed
+            number of the paper).
         mark: "" | ``best`` | ``second``.
         notes: keys of footnotes.
     """

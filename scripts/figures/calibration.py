@@ -1,0 +1,20 @@
+"""Coverage of predictive intervals and ranks of the truth among the draws."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from flag_st.paper import calibration, style
+    from flag_st.paper.collect import read_scores
+
+    style.use()
+    numbers = calibration.calibration_numbers(read_scores(job.input.scores))
+    if len(numbers):
+        figure = calibration.draw(numbers, job.params.item)
+    else:
+        figure = style.message("The metric coverage was not computed: see defaults.metrics.")
+    style.save(figure, numbers, job.output)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,17 @@
+"""How correlations between spots concentrate as the panel grows (Figure 2)."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from flag_st.paper import concentration, style
+    from flag_st.paper.inputs import tissues
+
+    style.use()
+    sizes = job.params.item["params"]["sizes"]
+    table = concentration.spot_correlations(tissues(job), sizes)
+    style.save(concentration.draw(table), table, job.output)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)

@@ -1,0 +1,69 @@
+"""Frozen networks whose weights their authors publish."""
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flag_st.encoders.network import Network
+from flag_st.weights import Checkpoint, fill, read_state
+
+
+class Published(Network):
+    """A network that is built empty and filled from one file.
+
+    Args:
+        repo, file, revision: where the authors publish the weights.
+        weights: a local copy, the file or its folder; the hub is not asked then.
+        sha256: what the file must hash to; None accepts any.
+        precision, batch: as ``Network``.
+        sizes: overrides of the architecture, such as ``depth``; only for small test models.
+
+    Class attributes:
+        ignore: prefixes of keys in the file that the network does not use.
+    """
+
+    ignore: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        repo: str,
+        file: str = "pytorch_model.bin",
+        revision: str = "main",
+        weights: str | None = None,
+        sha256: str | None = None,
+        precision: str = "fp32",
+        batch: int = 32,
+        sizes: dict[str, Any] | None = None,
+    ):
+        super().__init__(precision, batch)
+        self.checkpoint = Checkpoint(repo, file, revision, sha256, weights)
+        self.sizes = dict(sizes or {})
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network with empty weights; called on the meta device."""
+
+    def adapt(self, state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+        """The file's tensors under the names and shapes of ``net``."""
+        return state
+
+    @cached_property
+    def path(self) -> Path:
+        return self.checkpoint.locate()
+
+    @cached_property
+    def weights_digest(self) -> str:
+        return self.checkpoint.verify(self.path)
+
+    def open(self, device: str) -> None:
+        _ = self.weights_digest  # a wrong file is refused before it is read
+        with torch.device("meta"):
+            net = self.build()
+        expected = f"{self.checkpoint.file} of {self.checkpoint.page}"
+        fill(net, self.adapt(read_state(self.path), net), self.path, expected, self.ignore)
+        self.device = torch.device(device)
+        self.net = net.float().eval().requires_grad_(False).to(self.device)

@@ -1,0 +1,170 @@
+"""Charts of scores: methods as bars, metrics against panel size, structure against accuracy."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flag_st.paper import style
+from flag_st.paper.comparison import ARROWS, Column
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Labels = Mapping[str, tuple[str, int]]
+
+
+def bars(
+    numbers: "pandas.DataFrame", columns: Sequence[Column], labels: Labels, item: Mapping[str, Any]
+) -> "Figure":
+    """A row a cohort, a panel a column; a diamond is the number that the paper printed."""
+    import matplotlib.pyplot as plt
+
+    cohorts = list(dict.fromkeys(numbers["cohort"]))
+    methods = [m for m in item["methods"] if m in set(numbers["method"])]
+    size = (style.WIDTH, (0.22 * len(methods) + 0.75) * len(cohorts) + 0.2)
+    figure, grid = plt.subplots(
+        len(cohorts), len(columns), figsize=size, squeeze=False, sharey=True
+    )
+    for row, cohort in enumerate(cohorts):
+        for place, column in enumerate(columns):
+            part = numbers[(numbers["cohort"] == cohort) & (numbers["column"] == place)]
+            _bars(grid[row, place], part.set_index("method").reindex(methods))
+            label, direction = labels[column.metric]
+            grid[row, place].set_title(label + ARROWS[direction])
+        grid[row, 0].set_yticks(range(len(methods)), [item["methods"][m]["label"] for m in methods])
+        grid[row, 0].invert_yaxis()
+        grid[row, 0].set_ylabel(cohort)
+    return figure
+
+
+def _bars(axes: "Axes", part: "pandas.DataFrame") -> None:
+    places = np.arange(len(part))
+    colours = [style.colour(i) for i in places]
+    axes.barh(
+        places, part["mean"], xerr=part["std"].fillna(0), color=colours, alpha=0.85, height=0.7
+    )
+    axes.plot(part["paper"], places, "D", mfc="white", mec="black", ms=4, ls="none")
+    axes.axvline(0, color="black", lw=0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def against_size(
+    numbers: "pandas.DataFrame", columns: Sequence[Column], labels: Labels, item: Mapping[str, Any]
+) -> "Figure":
+    """A row a cohort, a panel a metric, a line a method over the number of panel genes.
+
+    Args:
+        numbers: as ``comparison.compare`` gives them, with ``size``; dashed lines are printed ones.
+    """
+    import matplotlib.pyplot as plt
+
+    cohorts = list(dict.fromkeys(numbers["cohort"]))
+    size = (style.WIDTH, 1.9 * len(cohorts) + 0.3)
+    figure, grid = plt.subplots(len(cohorts), len(columns), figsize=size, squeeze=False)
+    for row, cohort in enumerate(cohorts):
+        for place, column in enumerate(columns):
+            part = numbers[(numbers["cohort"] == cohort) & (numbers["column"] == place)]
+            _lines(grid[row, place], part, item)
+            label, direction = labels[column.metric]
+            grid[row, place].set_title(f"{cohort}: {label}{ARROWS[direction]}")
+            grid[row, place].set_xlabel("genes of the panel")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _lines(axes: "Axes", part: "pandas.DataFrame", item: Mapping[str, Any]) -> None:
+    for place, method in enumerate(item["methods"]):
+        rows = part[part["method"] == method].sort_values("size")
+        if rows.empty:
+            continue
+        colour, name = style.colour(place), item["methods"][method]["label"]
+        error = rows["std"].fillna(0)
+        axes.errorbar(rows["size"], rows["mean"], error, color=colour, marker="o", ms=3, label=name)
+        paper = rows.dropna(subset="paper")
+        if len(paper):
+            axes.plot(
+                paper["size"], paper["paper"], "--D", color=colour, mfc="white", ms=3, lw=0.8,
+                label=f"{name}, paper",
+            )  # fmt: skip
+    axes.set_xscale("log")
+    sizes = sorted(part["size"].unique())
+    axes.set_xticks(sizes, [f"{s:g}" for s in sizes])
+    axes.minorticks_off()
+
+
+def structure_against_accuracy(
+    numbers: "pandas.DataFrame",
+    columns: Sequence[Column],
+    labels: Labels,
+    item: Mapping[str, Any],
+    ceilings: Mapping[tuple[str, str], float],
+) -> "Figure":
+    """A row a cohort; x is the first column, y each other one; arrows lead from point to draw.
+
+    Args:
+        columns: accuracy, then structure columns in pairs (point, one draw).
+        ceilings: (cohort, metric) → what the truth attains against a second look at itself.
+    """
+    import matplotlib.pyplot as plt
+
+    cohorts, ys = list(dict.fromkeys(numbers["cohort"])), list(range(1, len(columns), 2))
+    size = (style.WIDTH, 2.9 * len(cohorts) + 0.5)
+    figure, grid = plt.subplots(len(cohorts), len(ys), figsize=size, squeeze=False)
+    for row, cohort in enumerate(cohorts):
+        wide = numbers[numbers["cohort"] == cohort].pivot_table(
+            index="method", columns="column", values="mean", dropna=False
+        )
+        for place, y in enumerate(ys):
+            axes, metric = grid[row, place], columns[y].metric
+            _points(axes, wide, y, item)
+            if np.isfinite(level := ceilings.get((cohort, metric), np.nan)):
+                axes.axhline(level, color="black", lw=0.8, ls=":")
+                axes.annotate(
+                    "ceiling", (0.01, level), xycoords=("axes fraction", "data"), fontsize=6
+                )
+            x_label = labels[columns[0].metric][0]
+            axes.set(xlabel=x_label, ylabel=labels[metric][0], title=cohort)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _points(axes: "Axes", wide: "pandas.DataFrame", y: int, item: Mapping[str, Any]) -> None:
+    for place, (method, facts) in enumerate(item["methods"].items()):
+        if method not in wide.index or not {0, y} <= set(wide.columns):
+            continue
+        # A prediction that is constant on a slide has no correlation: it is drawn at zero.
+        x = np.nan_to_num(wide.loc[method, 0])
+        point, draw = (wide.loc[method].get(column, np.nan) for column in (y, y + 1))
+        colour, marker = style.colour(place), "osD^v<>P"[place // len(style.COLOURS) % 8]
+        axes.plot(x, draw, marker, color=colour, ls="none", label=facts["label"])
+        if np.isfinite([point, draw]).all() and abs(point - draw) > 1e-9:
+            axes.plot(x, point, marker, color=colour, mfc="white", ls="none")
+            arrow = {"arrowstyle": "->", "color": colour, "lw": 0.8}
+            axes.annotate("", (x, draw), (x, point), arrowprops=arrow)
+
+
+def against_time(table: "pandas.DataFrame", label: str, item: Mapping[str, Any]) -> "Figure":
+    """Quality over the seconds to predict a slide; ``table``: cohort, method, seconds, mean, std."""
+    import matplotlib.pyplot as plt
+
+    cohorts = list(dict.fromkeys(table["cohort"]))
+    size = (min(style.WIDTH, 3.4 * len(cohorts) + 0.6), 3.0)
+    figure, grid = plt.subplots(1, len(cohorts), figsize=size, squeeze=False)
+    for axes, cohort in zip(grid[0], cohorts, strict=True):
+        part = table[table["cohort"] == cohort]
+        for place, (method, facts) in enumerate(item["methods"].items()):
+            rows = part[part["method"] == method]
+            colour, marker = style.colour(place), "osD^v<>P"[place // len(style.COLOURS) % 8]
+            axes.errorbar(
+                rows["seconds"], rows["mean"], rows["std"].fillna(0), fmt=marker, color=colour,
+                label=facts["label"],
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="seconds to predict a slide", ylabel=label, title=cohort)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    return figure

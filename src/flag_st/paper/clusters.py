@@ -1,0 +1,72 @@
+"""Spatial domains: Leiden clusters of truth and predictions, in matching colours."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.metrics.domains import Graph
+from flag_st.paper import style
+from flag_st.paper.maps import Shown, Tissue, draw_image, draw_spots, scale_bar
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import SubFigure
+
+
+def clusters(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -> np.ndarray:
+    """(N,) cluster numbers as the metric ``domains`` makes them: 20 components, 15 neighbours."""
+    return Graph(values, components=20, neighbours=15).leiden(resolution, seed)
+
+
+def matched(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``labels`` renumbered to overlap most with ``reference``; what has no partner comes after."""
+    from scipy.optimize import linear_sum_assignment
+
+    many = max(labels.max(), reference.max()) + 1
+    overlap = np.zeros((many, many), dtype=np.int64)
+    np.add.at(overlap, (labels, reference), 1)
+    rows, columns = linear_sum_assignment(-overlap)
+    partner = np.empty(many, dtype=np.int64)
+    partner[rows] = columns
+    return partner[labels]
+
+
+def domain_table(tissue: Tissue, shown: Sequence[Shown], **settings) -> "pandas.DataFrame":
+    """slide, method, kind, spot, x_um, y_um, domain, and the agreement ``ari`` with the truth's."""
+    import pandas as pd
+    from sklearn.metrics import adjusted_rand_score
+
+    truth = clusters(tissue.truth, **settings)
+    parts = []
+    for method, kind, values in [
+        ("truth", "", None),
+        *((s.method, s.kind, s.values) for s in shown),
+    ]:
+        found = truth if values is None else matched(clusters(values, **settings), truth)
+        facts = {"slide": tissue.slide, "method": method, "kind": kind, "spot": tissue.spots}
+        facts |= {"x_um": tissue.position[:, 0], "y_um": tissue.position[:, 1], "domain": found}
+        parts.append(pd.DataFrame({**facts, "ari": adjusted_rand_score(truth, found)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: str) -> None:
+    """The picture, the truth's domains and those of every prediction."""
+    from matplotlib.colors import ListedColormap
+
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
+    groups = list(table.groupby(["method", "kind"], sort=False))
+    axes_row = figure.subplots(1, 1 + len(groups), squeeze=False)[0]
+    draw_image(axes_row[0], tissue)
+    axes_row[0].set_title("H&E")
+    scale_bar(axes_row[0], tissue)
+    many = int(table["domain"].max()) + 1
+    colours = ListedColormap([style.colour(i) for i in range(many)])
+    for axes, ((method, kind), part) in zip(axes_row[1:], groups, strict=True):
+        draw_spots(axes, tissue, part["domain"].to_numpy(float), (-0.5, many - 0.5), colours)
+        axes.set_title(f"{method}\n{kind}".strip(), fontsize=7)
+        count = part["domain"].nunique()
+        said = f"{count} domains" + (
+            "" if method == "truth" else f", ARI {part['ari'].iloc[0]:.2f}"
+        )
+        axes.set_xlabel(said, fontsize=7)

@@ -1,0 +1,53 @@
+"""Moran's I of every gene, prediction against truth."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.metrics.policy import centred, pearson
+from flag_st.metrics.ssc import morans_i, neighbour_graph
+from flag_st.paper import style
+from flag_st.paper.maps import Shown, Tissue
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import SubFigure
+
+
+def moran_table(tissue: Tissue, shown: Sequence[Shown], k: int = 8) -> "pandas.DataFrame":
+    """method, kind, gene, truth, prediction: Moran's I of genes whose truth varies."""
+    import pandas as pd
+
+    graph, truth = neighbour_graph(tissue.position, k), centred(tissue.truth)
+    genes = np.array(tissue.genes)[truth.varies]
+    y = morans_i(truth, graph, truth.varies)[truth.varies]
+    parts = []
+    for panel in shown:
+        p = morans_i(centred(panel.values), graph, truth.varies)[truth.varies]
+        names = {"method": panel.method, "kind": panel.kind, "gene": genes}
+        parts.append(pd.DataFrame({**names, "truth": y, "prediction": p}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
+    """A panel a prediction; below the line a gene is predicted rougher than it is."""
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
+    groups = list(table.groupby(["method", "kind"], sort=False))
+    axes_row = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
+    low, high = (
+        table[["truth", "prediction"]].min().min(),
+        table[["truth", "prediction"]].max().max(),
+    )
+    for axes, ((method, kind), part) in zip(axes_row, groups, strict=True):
+        y, p = part["truth"].to_numpy(), part["prediction"].to_numpy()
+        axes.plot([low, high], [low, high], color="black", lw=0.6, ls=":")
+        axes.plot(y, p, "o", ms=2.5, alpha=0.6, color=style.colour(0), mec="none")
+        r = pearson(y, p)
+        said = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
+        axes.set_title(f"{method}\n{kind}", fontsize=7)
+        axes.text(0.03, 0.97, f"{said}\nbias {(p - y).mean():+.2f}", transform=axes.transAxes,
+                  va="top", fontsize=6.5)  # fmt: skip
+        axes.set_xlabel("Moran's I, truth")
+        axes.set_aspect("equal", adjustable="datalim")
+    axes_row[0].set_ylabel("Moran's I, prediction")

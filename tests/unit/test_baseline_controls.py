@@ -1,0 +1,221 @@
+"""Controls around the baselines: graph regression, added noise, the adjacent section; entries."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+import yaml
+from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.methods.adjacent_section import AdjacentSection, overlay
+from flag_st.methods.graph_regressor import GraphRegressor
+from flag_st.methods.network import Network
+from flag_st.methods.noise import PlusNoise
+from flag_st.methods.ridge import Ridge, RidgeNoise
+from flag_st.slide import Cohort, Slide
+
+SMALL = {"width": 32, "depth": 2, "heads": 4, "dropout": 0.0}
+LEARN = {**SMALL, "training": {"epochs": 150, "lr": 3e-3, "warmup": 5, "ema": 0.9, "patience": 0}}
+BRIEF = {**SMALL, "training": {"epochs": 2}}
+
+
+# --- graph regression ---------------------------------------------------------------------------
+
+
+def test_graph_regressor_learns_a_slide_by_heart(tmp_path):
+    cohort = toy_cohort()
+    method = fitted(GraphRegressor(**LEARN), cohort, tmp_path)
+    assert correlation(predict(method, cohort[0]).point, cohort[0].expression) > 0.9
+
+
+def test_graph_regressor_reload_and_permutation(tmp_path):
+    cohort = toy_cohort(2)
+    method = fitted(GraphRegressor(**LEARN | BRIEF), cohort, tmp_path)
+    slide, use = toy_slide("B1", 30), "flag_st.methods.graph_regressor.GraphRegressor"
+    torch.nn.init.normal_(method.net.readout.weight)  # after two steps it is almost zero
+    first = predict(method, slide).samples
+    np.testing.assert_array_equal(
+        predict(reloaded(method, use, BRIEF, tmp_path), slide).samples, first
+    )
+    order = np.random.default_rng(0).permutation(30)
+    moved = predict(method, slide.subset(order)).samples
+    np.testing.assert_allclose(moved, first[:, order], atol=1e-4)
+
+
+def test_graph_regressor_tiles(tmp_path):
+    """About one tile for every ``tile_spots`` spots, of the size asked for."""
+    cohort = toy_cohort(2, spots=100)
+    method = fitted(GraphRegressor(**BRIEF, tile_spots=25, batch=3), cohort, tmp_path)
+    task = method.task(cohort, cohort, toy_run(tmp_path))
+    batches = list(task.batches(torch.Generator().manual_seed(0)))
+    assert [len(b.x) for b in batches] == [3, 3, 2]
+    assert all((b.mask.sum(1) == 25).all() for b in batches)
+
+
+def toy_run(tmp_path):
+    from flag_st.methods.base import Run
+
+    return Run(directory=tmp_path / "run")
+
+
+# --- noise ----------------------------------------------------------------------------------------
+
+RIDGE = {"use": "flag_st.methods.ridge.Ridge", "params": {"components": 5}}
+GRAPH = {"use": "flag_st.methods.graph_regressor.GraphRegressor", "params": BRIEF}
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "genes"])
+def test_noise_around_ridge_is_ridge_with_noise(covariance, tmp_path):
+    train, valid, test = toy.cohort("a", "b"), toy.cohort("v", "w"), toy.slide("t")
+    ours = fitted(PlusNoise(RIDGE, covariance), train, tmp_path / "ours", valid)
+    theirs = RidgeNoise(components=5, covariance=covariance)
+    fitted(theirs, train, tmp_path / "theirs", valid)
+    found, expected = predict(ours, test, 3), predict(theirs, test, 3)
+    np.testing.assert_allclose(found.samples, expected.samples, atol=1e-4)
+    np.testing.assert_allclose(found.point, expected.point, atol=1e-4)
+
+
+def test_noise_has_the_covariance_of_validation_residuals(tmp_path):
+    train, valid, test = toy.cohort("a", "b"), toy.cohort("v", "w", "x"), toy.slide("t", spots=8000)
+    method = fitted(PlusNoise(RIDGE, "genes"), train, tmp_path, valid)
+    residual = np.concatenate([predict(method.base, s).point - s.expression for s in valid])
+    found = predict(method, test, 1)
+    noise = found.samples[0] - found.point
+    np.testing.assert_allclose(np.cov(noise.T), np.cov(residual.T), atol=0.05)
+    alone = fitted(PlusNoise(RIDGE, "diagonal"), train, tmp_path / "alone", valid)
+    found = predict(alone, test, 1)
+    covariance = np.cov((found.samples[0] - found.point).T)
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.05
+    np.testing.assert_allclose(np.diag(covariance), residual.var(0), rtol=0.15)
+
+
+def test_noise_around_a_network_survives_its_file(tmp_path):
+    params = {"base": GRAPH, "covariance": "diagonal"}
+    cohort, slide = toy_cohort(2), toy_slide("B1", 30)
+    method = fitted(PlusNoise(**params), cohort, tmp_path)
+    again = reloaded(method, "flag_st.methods.noise.PlusNoise", params, tmp_path)
+    first = predict(method, slide, 2)
+    np.testing.assert_array_equal(predict(again, slide, 2).samples, first.samples)
+    np.testing.assert_array_equal(first.point, predict(method.base, slide).point)
+    assert np.abs(first.samples[0] - first.samples[1]).max() > 0.1
+    assert isinstance(method.build(5, 6), torch.nn.Module)
+
+
+def test_noise_takes_over_what_its_base_needs():
+    patches = {"use": "flag_st.methods.bleep.Bleep", "params": {"inputs": "patches"}}
+    assert PlusNoise(patches).needs == {"patches"}
+    assert PlusNoise(RIDGE).needs == frozenset()
+    with pytest.raises(FlagError, match="covariance 'spots'"):
+        PlusNoise(RIDGE, "spots")
+    with pytest.raises(FlagError, match="base"):
+        PlusNoise({"params": {}})
+
+
+# --- adjacent section -----------------------------------------------------------------------------
+
+
+def blob(name, patient="A", degrees=0.0, shift=(0.0, 0.0), phase=(0.0, 0.0), size=1.0):
+    """One tissue on an array: an irregular outline, expression by place within the tissue."""
+    grid = np.stack(np.meshgrid(np.arange(-18, 19), np.arange(-18, 19)), -1).reshape(-1, 2) + phase
+    grid = grid[((grid[:, 0] / 15) ** 2 + (grid[:, 1] / 9) ** 2 < size)]
+    grid = grid[~((grid[:, 0] > 2) & (grid[:, 1] > 3))] * 200.0
+    y = 2 + np.stack([np.sin(grid[:, 0] / 900), np.cos(grid[:, 1] / 700)], -1)
+    a = np.deg2rad(degrees)
+    position = grid @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) + shift
+    spots = np.array([f"{name}-{i}" for i in range(len(grid))])
+    return Slide(name, patient, spots, position, np.zeros((len(grid), 1), np.float32), y)
+
+
+@pytest.mark.parametrize("degrees", [-17.0, 4.5, 31.0])
+def test_overlay_finds_turn_and_shift(degrees):
+    """Although the spots of the two sections do not fall on each other."""
+    fixed, moving = blob("a"), blob("b", degrees=degrees, shift=(5000, -900), phase=(0.5, 0.3))
+    laid, _ = overlay(moving.position, fixed.position, 45)
+    a = np.deg2rad(-degrees)
+    back = (moving.position - [5000, -900]) @ np.array(
+        [[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]
+    )
+    assert np.linalg.norm(laid - back, axis=1).max() < 150  # µm, of a pitch of 200
+
+
+def test_adjacent_section_predicts_by_place(tmp_path):
+    train = [blob("b", degrees=12, shift=(700, 0), phase=(0.4, 0.4)), blob("c", patient="B")]
+    method = fitted(AdjacentSection(), Cohort(train, ["x", "y"]), tmp_path)
+    slide = blob("a")
+    assert correlation(predict(method, slide).point, slide.expression) > 0.95
+    use = "flag_st.methods.adjacent_section.AdjacentSection"
+    again = reloaded(method, use, {}, tmp_path)
+    np.testing.assert_array_equal(predict(again, slide).samples, predict(method, slide).samples)
+    order = np.random.default_rng(0).permutation(len(slide))
+    moved = predict(method, slide.subset(order)).samples
+    np.testing.assert_allclose(moved, predict(method, slide).samples[:, order], atol=1e-5)
+
+
+def test_adjacent_section_takes_the_best_fit(tmp_path):
+    """Of two sections of the patient, the one with the slide's outline; never another patient's."""
+    like, unlike, foreign = blob("b", phase=(0.4, 0.2)), blob("c", size=0.3), blob("d", "B")
+    unlike.expression[:], foreign.expression[:] = 50, 90
+    slide = blob("a")
+    for order in ([like, unlike, foreign], [foreign, unlike, like]):
+        method = fitted(AdjacentSection(), Cohort(order, ["x", "y"]), tmp_path)
+        assert predict(method, slide).point.max() < 4
+
+
+def test_adjacent_section_falls_back_to_the_mean(tmp_path):
+    train = Cohort([blob("b"), blob("c", patient="")], ["x", "y"])
+    method = fitted(AdjacentSection(), train, tmp_path)
+    for patient in ("B", ""):
+        found = predict(method, blob("a", patient=patient)).samples
+        np.testing.assert_allclose(found, np.broadcast_to(train.expression.mean(0), found.shape))
+
+
+def test_gaussian_weights_of_four_spots():
+    method = AdjacentSection(neighbours=4, width=0.7)
+    laid = np.array([[0, 0], [200, 0], [0, 200], [200, 200], [400, 0]], dtype=float)
+    y, at = np.eye(5), np.array([[60.0, 20.0]])
+    weight = np.exp(-((laid[:4] - at) ** 2).sum(1) / (2 * 140**2))
+    found = method._average(at, laid, y)[0]
+    np.testing.assert_allclose(found[:4], weight / weight.sum(), rtol=1e-5)
+    assert found[4] == 0
+
+
+def test_adjacent_section_on_real_sections(her2st, tmp_path):
+    """C3 from C2: a registered neighbour is known to reach 0.57 on 200 frequent genes."""
+    anndata = pytest.importorskip("anndata")
+    tables = [anndata.read_h5ad(her2st / "counts" / f"{name}.h5ad") for name in ("C2", "C3")]
+    common = sorted(set(tables[0].var_names) & set(tables[1].var_names))
+    depth = np.asarray(tables[0][:, common].X.mean(0)).ravel()
+    genes = [common[i] for i in np.argsort(-depth, kind="stable")[:200]]
+    slides = []
+    for name, table in zip(("C2", "C3"), tables, strict=True):
+        position = 200.0 * table.obs[["array_x_refined", "array_y_refined"]].to_numpy(float)
+        y = np.log1p(table[:, genes].X.toarray()).astype(np.float32)
+        features = np.zeros((len(y), 1), np.float32)
+        slides.append(Slide(name, "C", table.obs_names.to_numpy(), position, features, y))
+    method = fitted(AdjacentSection(), Cohort(slides[:1], genes), tmp_path)
+    assert correlation(predict(method, slides[1]).point, slides[1].expression) > 0.55
+
+
+# --- entries ----------------------------------------------------------------------------------------
+
+
+def entries(root):
+    found = yaml.safe_load((root / "config" / "methods_baselines.yaml").read_text())["methods"]
+    for name, entry in found.items():
+        if "base" in entry:
+            base = found[entry["base"]]
+            params = {**base.get("params", {}), **entry.get("params", {})}
+            found[name] = {**base, **entry, "params": params}
+    return found
+
+
+def test_entries_build_and_say_what_their_methods_say(root):
+    for name, entry in entries(root).items():
+        method = registry.build(entry["use"], entry.get("params"))
+        assert bool(entry.get("needs_patches")) == ("patches" in method.needs), name
+        assert bool(entry.get("stochastic")) == method.stochastic, name
+        if isinstance(method, Network | PlusNoise) and not isinstance(method, Ridge):
+            with torch.device("meta"):
+                assert sum(p.numel() for p in method.build(20, 32).parameters()) > 0, name

@@ -1,0 +1,205 @@
+"""Plumbing: registry, files, seeds, the slide contract, code digests."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import toy
+
+from flag_st import io, provenance, registry, seeds
+from flag_st.errors import Faults, FlagError
+from flag_st.gene_models.base import Targets, writing_targets
+from flag_st.slide import read_expression, read_slide, write_prediction
+
+
+def test_registry_lists_choices():
+    with pytest.raises(FlagError, match=r"flag_st\.methods\.ridge"):
+        registry.load("flag_st.methods.rigde.Ridge")
+    with pytest.raises(FlagError, match="RidgeNoise"):
+        registry.load("flag_st.methods.ridge.Rigde")
+    with pytest.raises(FlagError, match=r"component\. Valid: .*components"):
+        registry.build("flag_st.methods.ridge.Ridge", {"component": 3})
+    assert registry.defaults("flag_st.methods.ridge.Ridge")["components"] == 256
+
+
+def test_a_missing_dependency_is_not_a_missing_plugin(tmp_path, monkeypatch):
+    (tmp_path / "broken_plugin.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        registry.load("broken_plugin.Thing")
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    target = tmp_path / "a" / "x.json"
+    with pytest.raises(RuntimeError), io.writing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not target.exists()
+    assert not list(target.parent.iterdir())
+    target.write_text("old")
+    with pytest.raises(RuntimeError), io.writing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+
+
+def test_arrays_keep_shape_and_bytes(tmp_path):
+    arrays = {"b": np.arange(6.0).reshape(2, 3), "a": np.array(2.5), "n": io.pack_names(["x", "ü"])}
+    for name in ("one", "two"):
+        io.save_arrays(tmp_path / name, dict(reversed(arrays.items())), {"k": 1, "j": [2]})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    found, facts = io.load_arrays(tmp_path / "one")
+    assert all(np.array_equal(found[k], v) and found[k].shape == v.shape for k, v in arrays.items())
+    assert io.unpack_names(found["n"]) == ["x", "ü"]
+    assert facts == {"contract": io.CONTRACT, "k": 1, "j": [2]}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "other version"])
+def test_damaged_models_are_refused_with_the_remedy(tmp_path, damage):
+    path = tmp_path / "m.safetensors"
+    io.save_arrays(path, {"a": np.ones(100)}, {})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "foreign":
+        path.write_text("hello")
+    else:
+        from safetensors.numpy import save_file
+
+        save_file({"a": np.ones(2)}, path, metadata={"flag_st": json.dumps({"contract": 0})})
+    with pytest.raises(FlagError, match=r"m\.safetensors.*Remedy: delete"):
+        io.load_arrays(path)
+
+
+def test_streams_belong_to_slide_and_draw():
+    one, other = seeds.Draws(0, "A1"), seeds.Draws(0, "A2")
+    assert one.numpy(3).random() == seeds.Draws(0, "A1").numpy(3).random()
+    values = {one.numpy(0).random(), one.numpy(1).random(), other.numpy(0).random()}
+    values |= {seeds.Draws(1, "A1").numpy(0).random(), one.torch(0).initial_seed()}
+    assert len(values) == 5
+
+
+def write_slide(directory: Path):
+    """The files of one slide, spots in another order in each."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (6, 4)).astype(np.float32)
+    names, genes = [f"s{i}" for i in range(6)], list("ABCD")
+    facts = {"contract": io.CONTRACT, "slide": "x", "patient": "p"}
+    spots = anndata.AnnData(
+        counts, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=genes), uns=facts
+    )
+    spots.write_h5ad(directory / "spots.h5ad")
+    order = rng.permutation(6)
+    features = anndata.AnnData(
+        rng.normal(size=(6, 3)).astype(np.float32),
+        obs=pd.DataFrame(index=[names[i] for i in order]),
+        obsm={"spatial_um": rng.random((6, 2))},
+        uns=facts,
+    )
+    features.write_h5ad(directory / "features.h5ad")
+    return counts, order
+
+
+def test_files_are_joined_by_name(tmp_path):
+    counts, order = write_slide(tmp_path)
+    slide = read_slide(tmp_path / "features.h5ad", tmp_path / "spots.h5ad", ["C", "A"], "log1p")
+    assert np.allclose(slide.expression, np.log1p(counts[order][:, [2, 0]]))
+    assert slide.without_truth().expression is None
+    assert np.allclose(slide.subset(np.array([3, 1])).expression, slide.expression[[3, 1]])
+
+
+def test_units_of_expression(tmp_path):
+    counts, _ = write_slide(tmp_path)
+    names = np.array([f"s{i}" for i in range(6)])
+    read = lambda unit: read_expression(tmp_path / "spots.h5ad", names, list("ABCD"), unit)  # noqa: E731
+    assert np.allclose(read("log2p1"), np.log2(counts + 1))
+    depth = counts.sum(1, keepdims=True)
+    assert np.allclose(read("log1p_cp10k"), np.log1p(counts / depth * 1e4), atol=1e-5)
+
+
+def test_missing_spots_genes_and_nan_are_named(tmp_path):
+    write_slide(tmp_path)
+    with pytest.raises(FlagError, match="lacks 1 genes, such as Z"):
+        read_slide(tmp_path / "features.h5ad", tmp_path / "spots.h5ad", ["A", "Z"], "log1p")
+    table = anndata.read_h5ad(tmp_path / "features.h5ad")
+    table.X[2, 1] = np.nan
+    table.write_h5ad(tmp_path / "features.h5ad")
+    with pytest.raises(FlagError, match="NaN or infinite features in 1 of 6 spots"):
+        read_slide(tmp_path / "features.h5ad")
+
+
+def test_predictions_with_nan_or_a_wrong_shape_are_refused(tmp_path):
+    from flag_st.methods.base import Prediction
+
+    slide = toy.slide("a")
+    facts = {"method": "m", "genes": [f"g{i}" for i in range(toy.GENES)], "unit": "log1p", "seed": 0}
+    good = np.zeros((2, len(slide), toy.GENES), np.float32)
+    bad = good.copy()
+    bad[1, 0, 0] = np.inf
+    for samples, word in ((bad, "NaN or infinite"), (good[:, :, 1:], "expected")):
+        with pytest.raises(FlagError, match=word):
+            write_prediction(tmp_path / "p.h5ad", slide, Prediction(samples), facts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_targets_are_read_by_name_and_in_any_order(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float16)
+    mask = np.random.default_rng(1).random((5, 3)) < 0.5
+    path = tmp_path / "t.h5"
+    with writing_targets(path, "contextual", list("abcde"), ["G1", "G2", "G3"], 2) as put:
+        put(slice(0, 3), values[:3], mask[:3])
+        put(slice(3, 5), values[3:], mask[3:])
+    targets = Targets.open(path, list("edcba"), ["G3", "G1"])
+    found, known = targets.read(np.array([4, 0, 0]))
+    assert np.allclose(found, values[[0, 4, 4]][:, [2, 0]])
+    assert np.array_equal(known, mask[[0, 4, 4]][:, [2, 0]])
+    with pytest.raises(FlagError, match="lacks 1 spots, such as zz"):
+        Targets.open(path, ["zz"], ["G1"])
+
+
+def test_code_digest_sees_behaviour_and_nothing_else(tmp_path):
+    script = tmp_path / "s.py"
+
+    def digest(text):
+        script.write_text(text)
+        provenance._parsed.cache_clear()
+        return provenance.code_digest(script)
+
+    base = digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 1\n')
+    assert digest('"""Other words."""\n\n# why\nfrom flag_st.errors import FlagError\nx = 1\n') == base
+    assert digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 2\n') != base
+    assert digest('"""Doc."""\nfrom flag_st.io import digest\nx = 1\n') != base
+
+
+def test_code_digest_follows_imports_and_plugins():
+    train = provenance.ROOT / "scripts" / "train.py"
+    ridge = provenance.code_digest(train, "flag_st.methods.ridge.Ridge")
+    assert ridge != provenance.code_digest(train, "flag_st.methods.flag.Flag")
+    place = provenance._locate("flag_st.nets.dit.GeneDiT")
+    assert place == provenance.SRC / "flag_st" / "nets" / "dit.py"
+
+
+def test_all_faults_at_once():
+    faults = Faults()
+    faults.add("one", remedy="do this")
+    faults.add("two", choices=["a", "b"])
+    with pytest.raises(FlagError, match=r"(?s)2 faults.*1\. one.*do this.*2\. two\. Valid: a, b"):
+        faults.raise_if_any("input")
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from flag_st import cli; cli.parser().format_help();"
+        "print([m for m in ('torch', 'numpy', 'pandas', 'anndata', 'yaml') if m in sys.modules])"
+    )
+    start = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.process_time() - start < 1
+    assert os.environ["HF_HUB_OFFLINE"] == "1"

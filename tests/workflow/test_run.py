@@ -1,0 +1,164 @@
+"""The whole DAG on a tiny cohort: outputs, leakage, plug-ins, kills."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import anndata
+import pandas as pd
+import pytest
+import yaml
+from running import ROOT, TINY, command, snakemake
+
+RUNS = "results/tiny/tiny/tiny"
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """sha256 of every result that must not differ between runs."""
+    kept = (".h5ad", ".safetensors", ".parquet", ".h5", ".csv", ".tex", ".md", ".png", ".json")
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((directory / "results").rglob("*"))
+        if path.suffix in kept
+        # Times and memory belong to the run, and so does what is collected from them.
+        and path.name not in ("run.json", "runs.parquet")
+        and not {"logs", "benchmarks"} & set(path.parts)
+    }
+
+
+def test_everything_is_there(tiny_run):
+    for path in (
+        "report/index.html",
+        "paper/tables/table_1.csv",
+        "paper/tables/table_1.tex",
+        "paper/tables/table_1.md",
+        "paper/figures/gene_maps.png",
+        "paper/figures/training_curves.pdf",
+    ):
+        assert (tiny_run / "results" / path).stat().st_size > 300, path
+    scores = pd.read_parquet(tiny_run / "results/experiments/table_1/scores.parquet")
+    assert set(scores["method"]) == set(yaml.safe_load(TINY.read_text())["defaults"]["methods"])
+    oracle = scores[(scores["method"] == "oracle") & (scores["gene"] == "")]
+    value = {m: v["value"].mean() for m, v in oracle.groupby("metric")}
+    assert value["mse"] == 0
+    assert value["pcc"] == pytest.approx(1)
+    assert value["gsc"] == pytest.approx(1)
+
+
+def test_a_second_call_does_nothing(tiny_run):
+    again = snakemake(tiny_run, "--configfile", str(TINY), "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_prediction_is_the_same_without_any_expression(tiny_run, tmp_path):
+    """The script of the rule, run where no file holds expression, writes the same bytes."""
+    import runpy
+
+    for method in ("ridge", "flag", "shuffled_profiles"):
+        run = tiny_run / RUNS / method / "seed0"
+        (made,) = (run / "predictions").glob("*.h5ad")
+        features = tiny_run / f"results/tiny/data/features/texture/{made.name}"
+        table = anndata.read_h5ad(features)
+        assert table.X.shape[1] > 50
+        assert not set(anndata.read_h5ad(made).var_names) & set(table.var_names)
+        output = tmp_path / f"{method}.h5ad"
+        job = SimpleNamespace(
+            input=SimpleNamespace(
+                model=run / "model.safetensors", features=[features], truth=[], get=lambda _: None
+            ),
+            output=SimpleNamespace(prediction=output),
+            params=SimpleNamespace(samples=2),
+            wildcards=SimpleNamespace(seed="0"),
+            gpu=0,
+        )
+        runpy.run_path(str(ROOT / "scripts" / "predict.py"))["main"](job)
+        new, old = anndata.read_h5ad(output), anndata.read_h5ad(made)
+        assert (new.X == old.X).all()
+        assert all((new.layers[k] == old.layers[k]).all() for k in old.layers)
+
+
+def test_a_new_method_is_one_file_and_one_entry(tiny_run, tmp_path):
+    """A plug-in outside the package runs through every stage and stands in the table."""
+    directory = shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "mine.py").write_text(
+        '''
+from flag_st.methods.means import TrainingMean
+
+
+class Mine(TrainingMean):
+    """Training mean plus a constant."""
+
+    def __init__(self, plus: float = 0.0):
+        self.plus = plus
+
+    def predict(self, slide, samples, draws):
+        prediction = super().predict(slide, samples, draws)
+        return type(prediction)(prediction.samples + self.plus)
+'''
+    )
+    entry = {"methods": {"mine": {"use": "mine.Mine", "params": {"plus": 1.0}}}}
+    overlay = tmp_path / "mine.yaml"
+    grid = {"make": ["table_1"], "defaults": {"methods": ["training_mean", "mine"]}}
+    overlay.write_text(yaml.safe_dump({**entry, **grid}))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = snakemake(
+        directory, "--configfile", str(TINY), str(overlay), "--quiet", "rules", PYTHONPATH=path
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    scores = pd.read_parquet(directory / RUNS / "mine/seed0/scores.parquet")
+    mean = pd.read_parquet(directory / RUNS / "training_mean/seed0/scores.parquet")
+
+    def mae(table):
+        row = table["metric"].eq("mae") & table["slide"].eq("") & table["estimator"].eq("point")
+        return table.loc[row & table["gene"].eq(""), "value"].item()
+
+    assert mae(scores) > mae(mean)
+
+
+def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
+    """The generated sections, found as a plain folder, pass every check and plan every stage."""
+    overlay = tmp_path / "cohort.yaml"
+    cohort = {"use": "flag_st.sources.folder.Folder", "params": {"root": None}}
+    overlay.write_text(
+        yaml.safe_dump({"cohorts": {"mine": cohort}, "defaults": {"cohorts": ["mine"]}})
+    )
+    folder = tiny_run / "results/tiny/data/raw"
+    files = ["--configfile", str(TINY), str(overlay), "--config", f"root={folder}"]
+    done = snakemake(tmp_path, "-n", *files)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "results/mine/tiny/tiny/flag/seed0/model.safetensors" in done.stdout
+    check = [sys.executable, "-m", "flag_st.cli", "check", *files]
+    checked = subprocess.run(check, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    (folder / "metadata").rename(folder / "hidden")
+    try:
+        checked = subprocess.run(check, capture_output=True, text=True)
+    finally:
+        (folder / "hidden").rename(folder / "metadata")
+    assert checked.returncode == 1
+    assert checked.stderr.count("metadata") >= 3  # every slide's fault, at once
+    assert "Traceback" not in checked.stderr
+
+
+def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_path):
+    moments = random.Random(4)
+    words = command(tmp_path, "--configfile", str(TINY), "--quiet", "all")
+    for _ in range(4):
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(moments.uniform(6, 20))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        left = list((tmp_path / "results").rglob("*.part.*"))
+        assert all(path.name.startswith(".") for path in left)  # never under a final name
+    done = snakemake(tmp_path, "--configfile", str(TINY))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert digests(tmp_path) == digests(tiny_run)
