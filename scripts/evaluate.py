@@ -7,8 +7,8 @@ def main(job):
     import pandas as pd
 
     from flag_st import registry
-    from flag_st.io import writing
     from flag_st.evaluation import score_run
+    from flag_st.io import writing
 
     panel = pd.read_parquet(job.input.panel)
     metrics = {n: registry.build(m["use"], m["params"]) for n, m in job.params.metrics.items()}

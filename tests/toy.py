@@ -20,7 +20,8 @@ def slide(name: str, patient: str = "p1", spots: int = 40, seed: int = 0) -> Sli
         id=name,
         patient=patient,
         spots=np.array([f"{name}-{i}" for i in range(spots)]),
-        position=np.stack(np.divmod(np.arange(spots), 7), 1) * 200.0 + rng.uniform(0, 5, (spots, 2)),
+        position=np.stack(np.divmod(np.arange(spots), 7), 1) * 200.0
+        + rng.uniform(0, 5, (spots, 2)),
         features=features,
         expression=y.astype(np.float32),
     )

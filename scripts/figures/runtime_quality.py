@@ -4,7 +4,6 @@ from flag_st.script import run
 
 
 def main(job):
-    import pandas as pd
 
     from flag_st.paper import charts, style
     from flag_st.paper.collect import read_scores

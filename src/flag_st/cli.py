@@ -39,10 +39,14 @@ def parser() -> argparse.ArgumentParser:
     _config_arguments(describe)
     describe.set_defaults(run=run_describe)
 
-    score = commands.add_parser("score", help="every metric for two h5ad of the same spots and genes")
+    score = commands.add_parser(
+        "score", help="every metric for two h5ad of the same spots and genes"
+    )
     score.add_argument("truth", help="h5ad with obsm['spatial']")
     score.add_argument("prediction", help="h5ad; draws in layers['draw_0'] … if there are any")
-    score.add_argument("--metrics", nargs="+", metavar="NAME", help="entries of config/metrics.yaml")
+    score.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="entries of config/metrics.yaml"
+    )
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _config_arguments(score)
     score.set_defaults(run=run_score)
@@ -61,7 +65,11 @@ def _config_arguments(command: argparse.ArgumentParser) -> None:
         "--configfile", nargs="+", default=[], metavar="FILE", help="overlays, as for snakemake"
     )
     command.add_argument(
-        "--config", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys, such as root=DIR"
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="top-level keys, such as root=DIR",
     )
 
 

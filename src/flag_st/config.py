@@ -10,13 +10,21 @@ from typing import Any
 import jsonschema
 import yaml
 
-from flag_st.errors import FlagError, Faults
+from flag_st.errors import Faults, FlagError
 from flag_st.provenance import ROOT, _locate
 
 #: One file a layer; later layers may name entries of earlier ones.
-LAYERS = (
-    "config cohorts splits panels encoders gene_models methods metrics experiments"
-).split()
+LAYERS = [
+    "config",
+    "cohorts",
+    "splits",
+    "panels",
+    "encoders",
+    "gene_models",
+    "methods",
+    "metrics",
+    "experiments",
+]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -124,7 +132,9 @@ def cross_faults(config: dict[str, Any]) -> Faults:
         script = ROOT / "scripts" / f"{entry['script']}.py"
         if not script.exists():
             choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
-            faults.add(f"experiments.{name}.script: no scripts/{entry['script']}.py", choices=choices)
+            faults.add(
+                f"experiments.{name}.script: no scripts/{entry['script']}.py", choices=choices
+            )
     return faults
 
 

@@ -59,5 +59,7 @@ def score_run(
     ]
     facts = {"transform": transform}
     if "variance" in panel:
-        facts["train_variance"] = panel.set_index("gene")["variance"][list(pairs[0].genes)].to_numpy()
+        facts["train_variance"] = panel.set_index("gene")["variance"][
+            list(pairs[0].genes)
+        ].to_numpy()
     return score_slides(pairs, metrics, facts=facts)

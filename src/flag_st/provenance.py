@@ -18,9 +18,17 @@ from flag_st.io import CONTRACT, digest, write_json
 
 SRC = Path(__file__).parents[1]
 ROOT = SRC.parent
-PACKAGES = (
-    "torch numpy scipy scikit-learn scikit-image anndata scanpy torch-geometric snakemake"
-).split()
+PACKAGES = [
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "anndata",
+    "scanpy",
+    "torch-geometric",
+    "snakemake",
+]
 
 
 def code_digest(*sources: str | Path) -> str:

@@ -25,7 +25,7 @@ def load(use: str) -> type:
             f"no plug-in module {module_name!r} (use: {use})", choices=siblings(module_name)
         ) from None
     if not hasattr(module, name):
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and not n[0] == "_"]
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and n[0] != "_"]
         raise FlagError(f"no class {name!r} in {module_name}", choices=sorted(classes))
     return getattr(module, name)
 

@@ -29,7 +29,10 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         handlers.append(logging.FileHandler(path, mode="w"))
     handlers[0].setLevel(logging.WARNING)
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=handlers,
+        force=True,
     )
     job = SimpleNamespace(
         input=snakemake.input,

@@ -140,7 +140,9 @@ class Loop:
     def __call__(self) -> None:
         self._resume()
         epochs, saved = range(self.epoch, self.settings.epochs), time.monotonic()
-        bar = self.run.progress(epochs, total=self.settings.epochs, initial=self.epoch, desc="train")
+        bar = self.run.progress(
+            epochs, total=self.settings.epochs, initial=self.epoch, desc="train"
+        )
         for self.epoch in bar:
             row = self._train_epoch()
             if self._due():

@@ -125,7 +125,9 @@ def test_score_agrees_with_numpy(pair, capsys):
     point = np.mean(list(draws.values()), 0)
     pcc = lambda p: np.mean([np.corrcoef(p[:, g], truth[:, g])[0, 1] for g in range(15)])  # noqa: E731
     assert found["pcc"]["point"] == pytest.approx(pcc(point), abs=1e-9)
-    assert found["pcc"]["draw"] == pytest.approx(np.mean([pcc(d) for d in draws.values()]), abs=1e-9)
+    assert found["pcc"]["draw"] == pytest.approx(
+        np.mean([pcc(d) for d in draws.values()]), abs=1e-9
+    )
     assert found["mse"]["point"] == pytest.approx(np.mean((point - truth) ** 2))
     upper = np.triu_indices(15, 1)
     gsc = np.corrcoef(np.corrcoef(point.T)[upper], np.corrcoef(truth.T)[upper])[0, 1]

@@ -138,7 +138,12 @@ def test_predictions_with_nan_or_a_wrong_shape_are_refused(tmp_path):
     from flag_st.methods.base import Prediction
 
     slide = toy.slide("a")
-    facts = {"method": "m", "genes": [f"g{i}" for i in range(toy.GENES)], "unit": "log1p", "seed": 0}
+    facts = {
+        "method": "m",
+        "genes": [f"g{i}" for i in range(toy.GENES)],
+        "unit": "log1p",
+        "seed": 0,
+    }
     good = np.zeros((2, len(slide), toy.GENES), np.float32)
     bad = good.copy()
     bad[1, 0, 0] = np.inf
@@ -172,7 +177,9 @@ def test_code_digest_sees_behaviour_and_nothing_else(tmp_path):
         return provenance.code_digest(script)
 
     base = digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 1\n')
-    assert digest('"""Other words."""\n\n# why\nfrom flag_st.errors import FlagError\nx = 1\n') == base
+    assert (
+        digest('"""Other words."""\n\n# why\nfrom flag_st.errors import FlagError\nx = 1\n') == base
+    )
     assert digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 2\n') != base
     assert digest('"""Doc."""\nfrom flag_st.io import digest\nx = 1\n') != base
 

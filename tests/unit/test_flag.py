@@ -28,7 +28,9 @@ def trained(tmp_path: Path, epochs: int = 60, **more) -> tuple[Flag, list[dict]]
 
 
 def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([np.corrcoef(p, t)[0, 1] for p, t in zip(prediction.T, truth.T, strict=True)]))
+    return float(
+        np.mean([np.corrcoef(p, t)[0, 1] for p, t in zip(prediction.T, truth.T, strict=True)])
+    )
 
 
 def test_learns_and_its_draws_have_the_right_spread(tmp_path):

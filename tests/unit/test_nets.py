@@ -14,7 +14,9 @@ G, D = 6, 5
 def tiles(sizes, seed=0, channels="both"):
     rng = np.random.default_rng(seed)
     graphs = [
-        graph.spot_graph(rng.uniform(0, 1500, (n, 2)), rng.normal(size=(n, D)), rng.normal(size=(n, G)))
+        graph.spot_graph(
+            rng.uniform(0, 1500, (n, 2)), rng.normal(size=(n, D)), rng.normal(size=(n, G))
+        )
         for n in sizes
     ]
     return graph.collate(graphs, graph.EDGES[channels], 154.0)
@@ -50,7 +52,11 @@ def test_padding_never_changes_real_spots():
 
 def test_spots_permute():
     rng = np.random.default_rng(2)
-    position, u, y = rng.uniform(0, 900, (11, 2)), rng.normal(size=(11, D)), rng.normal(size=(11, G))
+    position, u, y = (
+        rng.uniform(0, 900, (11, 2)),
+        rng.normal(size=(11, D)),
+        rng.normal(size=(11, G)),
+    )
     order = rng.permutation(11)
     make = lambda o: graph.collate(  # noqa: E731
         [graph.spot_graph(position[o], u[o], y[o])], graph.EDGES["both"], 154.0

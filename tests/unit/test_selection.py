@@ -57,7 +57,11 @@ def test_fixed_lists_and_the_sheet():
     ("entry", "rows", "word"),
     [
         ({"scheme": "fixed", "train": ["A1"], "valid": ["A2"]}, ROWS, "empty test"),
-        ({"scheme": "fixed", "train": ["A1"], "valid": ["A1"], "test": ["B1"]}, ROWS, "more than one"),
+        (
+            {"scheme": "fixed", "train": ["A1"], "valid": ["A1"], "test": ["B1"]},
+            ROWS,
+            "more than one",
+        ),
         ({"scheme": "fixed", "train": ["A9"], "valid": ["A1"], "test": ["B1"]}, ROWS, "A9"),
         ({"scheme": "fixed"}, ROWS, "empty train"),
         ({**RANDOM, "by": "patient"}, [SlideRow("a"), SlideRow("b")], "patient of a, b is unknown"),

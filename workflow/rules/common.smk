@@ -25,7 +25,14 @@ def any_of(names):
 
 CHOICES = {
     layer: any_of(CONFIG[layer])
-    for layer in ("cohorts", "panels", "encoders", "gene_models", "methods", "experiments")
+    for layer in (
+        "cohorts",
+        "panels",
+        "encoders",
+        "gene_models",
+        "methods",
+        "experiments",
+    )
 }
 CHOICES["folds"] = any_of(PLAN.folds)
 CHOICES["scopes"] = any_of(["data", *PLAN.folds])
@@ -37,12 +44,26 @@ def entry(layer, name):
 
 def plugin(layer, name):
     """What a script needs to build a plug-in: no machine facts, so that moving re-runs nothing."""
-    return {"name": name, "use": entry(layer, name)["use"], "params": entry(layer, name).get("params", {})}
+    return {
+        "name": name,
+        "use": entry(layer, name)["use"],
+        "params": entry(layer, name).get("params", {}),
+    }
 
 
-def code(script, *uses):
-    """Digest of a script and of all project code that it and the plug-ins import."""
-    return code_digest(ROOT / "scripts" / f"{script}.py", *uses)
+def uses(plugin):
+    """The classes that an entry names, those in its params included (wrappers)."""
+    if isinstance(plugin, dict):
+        own = [plugin["use"]] if isinstance(plugin.get("use"), str) else []
+        return own + [u for value in plugin.values() for u in uses(value)]
+    return (
+        [u for value in plugin for u in uses(value)] if isinstance(plugin, list) else []
+    )
+
+
+def code(script, *plugins):
+    """Digest of a script and of all project code that it and the plug-in entries import."""
+    return code_digest(ROOT / "scripts" / f"{script}.py", *uses(list(plugins)))
 
 
 def cost(layer, wildcard, key, default):
@@ -58,7 +79,11 @@ def environment(layer, wildcard, default):
     """The conda environment file of the entry that a job's wildcard names."""
 
     def value(wildcards):
-        return str(ROOT / "envs" / f"{entry(layer, wildcards[wildcard]).get('env', default)}.yaml")
+        return str(
+            ROOT
+            / "envs"
+            / f"{entry(layer, wildcards[wildcard]).get('env', default)}.yaml"
+        )
 
     return value
 
@@ -96,13 +121,19 @@ def of_predictions(pattern, experiment):
 
 def panels_of(cohort):
     """Panels that the experiments want of a cohort, with their sizes."""
-    names = {run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort}
+    names = {
+        run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort
+    }
     return {name: entry("panels", name)["size"] for name in sorted(names)}
 
 
 def makes(kind):
     """The experiments to make whose script is a table, or a figure."""
-    return [n for n in CONFIG["make"] if entry("experiments", n)["script"].startswith(f"{kind}/")]
+    return [
+        n
+        for n in CONFIG["make"]
+        if entry("experiments", n)["script"].startswith(f"{kind}/")
+    ]
 
 
 def features_of(wildcards, *parts):
@@ -117,7 +148,9 @@ def targets_of(wildcards):
     if gene_model is None:
         return []
     slides = part(wildcards, "train")
-    return of_slides(rules.embed_genes.output.targets, wildcards, slides, gene_model=gene_model)
+    return of_slides(
+        rules.embed_genes.output.targets, wildcards, slides, gene_model=gene_model
+    )
 
 
 def patches_of(wildcards, slides):

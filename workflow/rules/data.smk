@@ -19,7 +19,7 @@ rule retrieve:
         source=lambda wc: plugin("cohorts", wc.cohort),
         root=lambda wc: CONFIG["root"],
         directory=f"{RESULTS}/{{cohort}}/data/raw",
-        code=lambda wc: code("retrieve", entry("cohorts", wc.cohort)["use"]),
+        code=lambda wc: code("retrieve", entry("cohorts", wc.cohort)),
     script:
         "../../scripts/retrieve.py"
 
@@ -81,9 +81,9 @@ rule make_split:
         f"{RESULTS}/logs/make_split/{{cohort}}/{{split}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_split/{{cohort}}/{{split}}.tsv"
+    localrule: True
     conda:
         "../../envs/data.yaml"
-    localrule: True
     params:
         split=lambda wc: PLAN.split(wc.cohort, wc.split).as_dict(),
         patients=lambda wc: {row.id: row.patient for row in PLAN.rows(wc.cohort)},
@@ -135,6 +135,6 @@ rule encode_patches:
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
         threads=lambda wc: entry("encoders", wc.encoder).get("threads", 1),
-        code=lambda wc: code("encode_patches", entry("encoders", wc.encoder)["use"]),
+        code=lambda wc: code("encode_patches", entry("encoders", wc.encoder)),
     script:
         "../../scripts/encode_patches.py"

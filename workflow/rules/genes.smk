@@ -23,7 +23,7 @@ rule fit_gene_model:
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
         threads=lambda wc: entry("gene_models", wc.gene_model).get("threads", 1),
-        code=lambda wc: code("fit_gene_model", entry("gene_models", wc.gene_model)["use"]),
+        code=lambda wc: code("fit_gene_model", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/fit_gene_model.py"
 
@@ -53,6 +53,6 @@ rule embed_genes:
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
         threads=lambda wc: entry("gene_models", wc.gene_model).get("threads", 1),
-        code=lambda wc: code("embed_genes", entry("gene_models", wc.gene_model)["use"]),
+        code=lambda wc: code("embed_genes", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/embed_genes.py"

@@ -34,7 +34,7 @@ rule train:
         panel=lambda wc: entry("panels", wc.panel),
         checkpoint=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/checkpoint",
         threads=lambda wc: entry("methods", wc.method).get("threads", 1),
-        code=lambda wc: code("train", entry("methods", wc.method)["use"]),
+        code=lambda wc: code("train", entry("methods", wc.method)),
     script:
         "../../scripts/train.py"
 
@@ -72,7 +72,7 @@ rule predict:
     params:
         samples=SAMPLES,
         threads=lambda wc: entry("methods", wc.method).get("threads", 1),
-        code=lambda wc: code("predict", entry("methods", wc.method)["use"]),
+        code=lambda wc: code("predict", entry("methods", wc.method)),
     script:
         "../../scripts/predict.py"
 
@@ -100,6 +100,6 @@ rule evaluate:
     params:
         metrics={name: plugin("metrics", name) for name in METRICS},
         panel=lambda wc: entry("panels", wc.panel),
-        code=code("evaluate", *(entry("metrics", name)["use"] for name in METRICS)),
+        code=code("evaluate", *(entry("metrics", name) for name in METRICS)),
     script:
         "../../scripts/evaluate.py"

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def log_normal(shape: tuple[int, ...], mean: float, std: float, generator: torch.Generator) -> Tensor:
+def log_normal(
+    shape: tuple[int, ...], mean: float, std: float, generator: torch.Generator
+) -> Tensor:
     """ln σ ~ N(mean, std²) (Karras et al. 2022, §5)."""
     return torch.exp(mean + std * torch.randn(shape, generator=generator))
 

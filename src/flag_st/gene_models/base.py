@@ -151,8 +151,12 @@ def writing_targets(
     chunks = None if kind == "static" else (1, *shape[1:])
     with writing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(contract=CONTRACT, kind=kind, **facts)
-        file.create_dataset("spots", data=np.asarray(spots, dtype=object), dtype=h5py.string_dtype())
-        file.create_dataset("genes", data=np.asarray(genes, dtype=object), dtype=h5py.string_dtype())
+        file.create_dataset(
+            "spots", data=np.asarray(spots, dtype=object), dtype=h5py.string_dtype()
+        )
+        file.create_dataset(
+            "genes", data=np.asarray(genes, dtype=object), dtype=h5py.string_dtype()
+        )
         embedding = file.create_dataset("embedding", shape, np.float16, chunks=chunks)
         masks = file.create_dataset("mask", data=np.ones((n, g), dtype=bool))
 

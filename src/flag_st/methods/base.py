@@ -1,6 +1,5 @@
 """What a method is: it fits on slides with truth and predicts slides without."""
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable

@@ -33,7 +33,11 @@ class ShuffledProfiles(Method):
         return Prediction(self.profiles[np.stack(chosen)])  # (S, N, G)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"profiles": self.profiles, "codes": self.codes, "patients": pack_names(self.patients)}
+        return {
+            "profiles": self.profiles,
+            "codes": self.codes,
+            "patients": pack_names(self.patients),
+        }
 
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
         self.profiles, self.codes = arrays["profiles"], arrays["codes"]

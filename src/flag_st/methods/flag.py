@@ -231,7 +231,11 @@ class Flag(Method):
             project=project,
             dropout=dropout,
         )
-        self.sigma_um, self.align_weight, self.backbone_weight = sigma_um, align_weight, backbone_weight
+        self.sigma_um, self.align_weight, self.backbone_weight = (
+            sigma_um,
+            align_weight,
+            backbone_weight,
+        )
         self.tile_spots, self.tiles_per_step = tile_spots, tiles_per_step
         self.decode_spots = decode_spots
         self.sigma_mean, self.sigma_std = sigma_mean, sigma_std

@@ -131,9 +131,7 @@ class RidgeNoise(Ridge):
 
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
         mean = self._apply(slide, self.weights)  # (N, G)
-        noise = [
-            draws.numpy(k).standard_normal(mean.shape) @ self.factor.T for k in range(samples)
-        ]
+        noise = [draws.numpy(k).standard_normal(mean.shape) @ self.factor.T for k in range(samples)]
         return Prediction((mean + np.stack(noise)).astype(np.float32), point=mean)  # (S, N, G)
 
     def arrays(self) -> dict[str, np.ndarray]:
