@@ -20,6 +20,7 @@ def main(job):
         printed=read_reported(job.input.reported),
         config=job.params.config,
         out=job.output.page,
+        explorers=dict(zip(job.params.explorers, job.input.explorers, strict=True)),
     )
 
 

@@ -19,6 +19,8 @@ from flag_st.provenance import Record
 from flag_st.scoring import Pair, score_slides
 from flag_st.slide import Slide, read_expression, write_prediction
 
+REPORTED = Path(__file__).parents[1] / "config" / "reported.csv"
+EVIL = '</script><script>alert("x")</script>'
 GENES = tuple(f"GENE{i}" for i in range(12))
 PITCH, PIXEL, SIDE = 200.0, 0.5, 8
 METRICS = {"pcc": Pcc(), "mse": Mse(), "mae": Mae(), "gsc": Gsc(), "ssc": Ssc()}
@@ -164,7 +166,7 @@ class Study:
 
     @property
     def inputs(self) -> dict:
-        """Inputs and parameters of a figure job that reads everything."""
+        """Inputs of a figure job that reads everything, and what they are of."""
         places = [str(self.of(key, f"{key['slide']}.h5ad")) for key in self.prediction_keys]
         return {
             "input": {
@@ -172,7 +174,7 @@ class Study:
                 "spots": [str(self.spots(slide)) for slide in self.slides],
                 "history": self.files("history.csv"),
             },
-            "params": {
+            "of": {
                 "runs": self.keys,
                 "predictions": self.prediction_keys,
                 "spots": [{"cohort": self.cohort, "slide": slide} for slide in self.slides],
@@ -186,3 +188,36 @@ def load(script: str):
 
     path = Path(__file__).parents[1] / "scripts" / f"{script}.py"
     return runpy.run_path(str(path))["main"]
+
+
+def write_report(study: Study, root: Path, runs_as=lambda runs: runs, **changes) -> str:
+    """Collect, make one table and one figure, and write the page; returns its text."""
+    files, paper = study.inputs, root / "paper"
+    runs, scores = root / "runs.parquet", root / "scores.parquet"
+    collected = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
+    load("collect_scores")(
+        job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
+    )
+    runs_as(pd.read_parquet(runs)).to_parquet(runs)
+    columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": "pcc"}]}
+    table, figure = study.item(params=columns, **changes), study.item(name="curves", **changes)
+    written = {kind: paper / f"table_1.{kind}" for kind in ("csv", "tex", "md", "html")}
+    inputs = {"scores": scores, "runs": runs, "reported": REPORTED}
+    load("tables/main")(job({"item": table}, input=inputs, output=written))
+    drawn = {kind: paper / f"curves.{kind}" for kind in ("png", "pdf", "csv")}
+    load("figures/training_curves")(
+        job({"item": figure, "of": files["of"]}, input=files["input"], output=drawn)
+    )
+    page = root / "report" / "index.html"
+    explorer = root / "report" / "explorer" / "curves.html"
+    load("explorer")(
+        job({"item": figure, "of": files["of"]}, input=files["input"], output={"page": explorer})
+    )
+    inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
+    inputs["explorers"] = [explorer]
+    params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
+    params["explorers"] = ["curves"]
+    defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}
+    params["config"] = {"defaults": {**defaults, "samples": 8}, "results": EVIL}
+    load("report")(job(params, input={**inputs, "reported": REPORTED}, output={"page": page}))
+    return page.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ def main(job):
     style.use()
     item = job.params.item
     labels = {name: method["label"] for name, method in item["methods"].items()}
-    table, without = curves.read_histories(job.params.runs, job.input.history)
+    table, without = curves.read_histories(job.params.of["runs"], job.input.history)
     if len(table):
         figure = curves.draw(table, labels)
     else:

@@ -8,7 +8,7 @@ def main(job):
 
     style.use()
     labels = {name: method["label"] for name, method in job.params.item["methods"].items()}
-    table, without = curves.read_histories(job.params.runs, job.input.history)
+    table, without = curves.read_histories(job.params.of["runs"], job.input.history)
     if len(table):
         figure = curves.dynamics(table, labels)
     else:

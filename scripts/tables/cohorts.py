@@ -10,7 +10,7 @@ def main(job):
 
     item = job.params.item
     printed = read_reported(job.input.reported, item["reported"])
-    rows = cohort_facts(job.params.slides, job.input.slides)
+    rows = cohort_facts(job.params.of["slides"], job.input.slides)
     write(*fact_sheet(item, rows, ["cohort"], COHORT_FACTS, printed), job.output)
 
 

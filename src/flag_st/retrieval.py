@@ -42,12 +42,7 @@ def _top_k(queries: Tensor, keys: Tensor, k: int, key_block: int) -> tuple[Tenso
     return best, where
 
 
-def mean_of_nearest(
-    queries: Tensor, keys: Tensor, values: Tensor, k: int, query_block: int = 2048, **blocks
-) -> Tensor:
+def mean_of_nearest(queries: Tensor, keys: Tensor, values: Tensor, k: int, **blocks) -> Tensor:
     """Mean of the ``values`` (M, G) of each query's ``k`` nearest keys → (Q, G)."""
-    found = []
-    for block in queries.split(query_block):
-        _, index = top_k(block, keys, k, query_block, **blocks)  # (q, k)
-        found.append(F.embedding_bag(index, values, mode="mean"))  # (q, G), no (q, k, G) is made
-    return torch.cat(found)  # (Q, G)
+    _, index = top_k(queries, keys, k, **blocks)  # (Q, k)
+    return F.embedding_bag(index, values, mode="mean")  # (Q, G), and no (Q, k, G) is made

@@ -23,6 +23,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     threads = str(getattr(snakemake.params, "threads", None) or snakemake.threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads
+    # Waiting threads sleep: on a shared machine a spinning one starves the one it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = snakemake.log[0] if snakemake.log else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path:

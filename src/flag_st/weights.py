@@ -80,7 +80,7 @@ class Checkpoint:
         from flag_st.hub import Hub
 
         root = self.folder / self.revision
-        pins = {self.file: self.sha256} if self.sha256 else {}
+        pins = {self.file: self.sha256.lower()} if self.sha256 else {}
         hub = Hub(self.repo, root, kind="model", revision=self.revision, sha256=pins)
         try:
             return hub.fetch([self.file])[0]

@@ -198,6 +198,30 @@ def test_adjacent_section_on_real_sections(her2st, tmp_path):
     assert correlation(predict(method, slides[1]).point, slides[1].expression) > 0.55
 
 
+# --- what all networks share ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("centre", "columns"), [("training", 16), ("slide", 16), ("both", 32)])
+def test_features_are_centred_as_asked(centre, columns, tmp_path):
+    cohort = toy_cohort(2)
+    method = fitted(GraphRegressor(**BRIEF, centre=centre), cohort, tmp_path)
+    u = method.features_of(cohort[0])
+    assert u.shape == (40, columns)
+    assert u.dtype == np.float32
+    known = (cohort[0].features - cohort.features.mean(0)) / cohort.features.std(0)
+    own = (cohort[0].features - cohort[0].features.mean(0)) / cohort[0].features.std(0)
+    expected = {"training": known, "slide": own, "both": np.hstack([known, own])}[centre]
+    np.testing.assert_allclose(u, expected.clip(-6, 6), atol=1e-4)
+    assert predict(method, cohort[0]).samples.shape == (1, 40, 12)
+
+
+def test_unknown_centre_and_training_key_are_refused():
+    with pytest.raises(FlagError, match="centre 'stain'"):
+        GraphRegressor(centre="stain")
+    with pytest.raises(FlagError, match="unknown key learning_rate"):
+        GraphRegressor(training={"learning_rate": 1})
+
+
 # --- entries ----------------------------------------------------------------------------------------
 
 

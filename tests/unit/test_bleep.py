@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from toy_slides import (
 
 from flag_st.errors import FlagError
 from flag_st.methods.bleep import Bleep, contrastive_loss
-from flag_st.nets.pixels import ImageNetwork, dihedral, load_weights, normalise
+from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
 from flag_st.retrieval import mean_of_nearest, top_k
 from flag_st.slide import Cohort
 
@@ -178,6 +179,29 @@ def test_normalised_pixels():
     assert x[1, 0, 2, 3].item() == pytest.approx((block[1, 2, 3, 0] / 255 - 0.485) / 0.229)
     released = normalise(block, "cpu", as_released=True)
     np.testing.assert_array_equal(released[1, :, 2, 3], block[1, 2, 3, ::-1])
+
+
+def test_patches_of_several_slides_in_any_order(tmp_path):
+    """Joined by spot: the file holds them in an order of its own."""
+    slides = [
+        with_patches(toy_slide(n, 20), tmp_path / f"{n}.h5", seed=i) for i, n in enumerate("xy")
+    ]
+    opened, expected = Patches(slides), []
+    for slide in slides:
+        with h5py.File(slide.patches, "r") as file:
+            names, images = file["barcode"].asstr()[:].tolist(), file["img"][:]
+        assert names != slide.spots.tolist()
+        expected += [images[names.index(spot)] for spot in slide.spots]
+    index = [31, 2, 39, 2, 19, 20, 0]
+    np.testing.assert_array_equal(opened[index], np.stack(expected)[index])
+    np.testing.assert_array_equal(opened[15:25], np.stack(expected)[15:25])
+    assert len(opened) == 40
+    part = slides[0].subset(np.array([5, 3]))
+    np.testing.assert_array_equal(Patches([part])[:2], np.stack(expected)[[5, 3]])
+    stranger = replace(slides[0], patches=slides[1].patches, spots=slides[0].spots.astype("<U9"))
+    stranger.spots[4] = "nowhere"
+    with pytest.raises(FlagError, match="lacks 1 spots, such as nowhere"):
+        Patches([stranger])
 
 
 def test_patches_are_learned(tmp_path):

@@ -265,7 +265,7 @@ def test_code_in_a_file_is_never_run(tmp_path):
 
     for path in (tmp_path / "pickle.bin", tmp_path / "zip.bin"):
         if path.name == "pickle.bin":
-            path.write_bytes(pickle.dumps(Bomb()))
+            path.write_bytes(pickle.dumps(Bomb(), protocol=2))
         else:
             torch.save({"a": Bomb()}, path)
         with pytest.raises(FlagError, match="not a readable weight file"):

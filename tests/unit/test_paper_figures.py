@@ -20,9 +20,8 @@ def draw(study, script, folder, **params):
     out = {kind: folder / f"f.{kind}" for kind in KINDS}
     files = study.inputs
     item = study.item(params=params)
-    load(f"figures/{script}")(
-        job({"item": item, **files["params"]}, input=files["input"], output=out)
-    )
+    params = {"item": item, "of": files["of"]}
+    load(f"figures/{script}")(job(params, input=files["input"], output=out))
     return out
 
 
@@ -188,10 +187,10 @@ def test_training_curves_say_so_when_there_are_none(study, tmp_path):
     files = study.inputs
     keep = [i for i, key in enumerate(study.keys) if key["method"] == "ridge"]
     files["input"]["history"] = [files["input"]["history"][i] for i in keep]
-    files["params"]["runs"] = [files["params"]["runs"][i] for i in keep]
+    files["of"]["runs"] = [files["of"]["runs"][i] for i in keep]
     out = {kind: tmp_path / f"f.{kind}" for kind in KINDS}
     main = load("figures/training_curves")
-    main(job({"item": study.item(), **files["params"]}, input=files["input"], output=out))
+    main(job({"item": study.item(), "of": files["of"]}, input=files["input"], output=out))
     assert out["png"].stat().st_size > 1000
     assert len(pd.read_csv(out["csv"])) == 0
 

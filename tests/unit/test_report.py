@@ -1,44 +1,12 @@
 """The page: whole, self-contained, and with nothing in it that a name could break."""
 
 import re
-from pathlib import Path
 
-import pandas as pd
 import pytest
-from paper_example import Study, job, load
+from paper_example import EVIL, Study, write_report
 
 from flag_st.errors import FlagError
 from flag_st.report.build import amount, data_address
-
-REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
-EVIL = '</script><script>alert("x")</script>'
-
-
-def build(study: Study, root: Path, runs_as=lambda runs: runs, **changes) -> str:
-    """Collect, make one table and one figure, and write the page; returns its text."""
-    files, paper = study.inputs, root / "paper"
-    runs, scores = root / "runs.parquet", root / "scores.parquet"
-    collected = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
-    load("collect_scores")(
-        job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
-    )
-    runs_as(pd.read_parquet(runs)).to_parquet(runs)
-    columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": "pcc"}]}
-    table, figure = study.item(params=columns, **changes), study.item(name="curves", **changes)
-    written = {kind: paper / f"table_1.{kind}" for kind in ("csv", "tex", "md", "html")}
-    inputs = {"scores": scores, "runs": runs, "reported": REPORTED}
-    load("tables/main")(job({"item": table}, input=inputs, output=written))
-    drawn = {kind: paper / f"curves.{kind}" for kind in ("png", "pdf", "csv")}
-    load("figures/training_curves")(
-        job({"item": figure, **files["params"]}, input=files["input"], output=drawn)
-    )
-    page = root / "report" / "index.html"
-    inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
-    params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
-    defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}
-    params["config"] = {"defaults": {**defaults, "samples": 8}, "results": EVIL}
-    load("report")(job(params, input={**inputs, "reported": REPORTED}, output={"page": page}))
-    return page.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +17,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(study, tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
-    return build(study, root, title=EVIL, caption=EVIL), root
+    return write_report(study, root, title=EVIL, caption=EVIL), root
 
 
 def test_page_asks_for_nothing_outside_itself(page):
@@ -87,7 +55,7 @@ def test_no_warning_where_the_setting_is_the_papers(page):
 
 
 def test_a_stand_in_is_said_at_the_top(study, tmp_path):
-    text = build(study, tmp_path, lambda runs: runs.assign(encoder="texture"))
+    text = write_report(study, tmp_path, lambda runs: runs.assign(encoder="texture"))
     assert text.index("Not a reproduction") < text.index("<h2>What was run")
     assert "encoder texture, the paper&#39;s is uni" in text
     assert "Stand-in: encoder texture" in text  # also beside the figure

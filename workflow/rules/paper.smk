@@ -52,8 +52,7 @@ rule table:
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
-        predictions=lambda wc: prediction_keys(wc.experiment),
-        spots=lambda wc: spot_keys(wc.experiment),
+        of=keys_of,
         code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
     script:
         "../../scripts/{params.script}.py"
@@ -86,21 +85,48 @@ rule figure:
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
-        runs=lambda wc: run_keys(wc.experiment),
-        predictions=lambda wc: prediction_keys(wc.experiment),
-        spots=lambda wc: spot_keys(wc.experiment),
+        of=keys_of,
         code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
     script:
         "../../scripts/{params.script}.py"
 
 
+rule explorer:
+    input:
+        unpack(files_of),
+        assets=ASSETS,
+    output:
+        page=report(
+            f"{RESULTS}/report/explorer/{{experiment}}.html",
+            caption="../report/item.rst",
+            category="Report",
+            labels={"page": "explorer of {experiment}"},
+        ),
+    log:
+        f"{RESULTS}/logs/explorer/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/explorer/{{experiment}}.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        item=lambda wc: item(wc.experiment),
+        of=keys_of,
+        code=code("explorer"),
+    script:
+        "../../scripts/explorer.py"
+
+
 rule report:
     input:
-        tables=of_experiments(rules.table.output.html, "tables"),
-        figures=of_experiments(rules.figure.output.png, "figures"),
-        runs=of_experiments(rules.collect_scores.output.runs),
+        tables=of_experiments(rules.table.output.html, makes("tables")),
+        figures=of_experiments(rules.figure.output.png, makes("figures")),
+        explorers=of_experiments(rules.explorer.output.page, explored()),
+        runs=of_experiments(rules.collect_scores.output.runs, CONFIG["make"]),
         reported=REPORTED,
-        page=PAGE,
+        assets=ASSETS,
     output:
         page=report(
             f"{RESULTS}/report/index.html",
@@ -120,6 +146,7 @@ rule report:
     params:
         tables=makes("tables"),
         figures=makes("figures"),
+        explorers=explored(),
         experiments=[item(name) for name in CONFIG["make"]],
         config={key: value for key, value in CONFIG.items() if key != "root"},
         code=code("report"),

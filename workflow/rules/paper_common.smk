@@ -2,12 +2,29 @@
 
 SHIPPED = layers.read_yaml(ROOT / "config" / "methods.yaml")["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
-PAGE = sorted(map(str, (ROOT / "src" / "flag_st" / "report").glob("page.*")))
+ASSETS = sorted(
+    str(path)
+    for path in (ROOT / "src" / "flag_st" / "report").iterdir()
+    if path.suffix in (".css", ".jinja", ".js")
+)
 
 # What a script reads besides the scores and the printed numbers.
 NEEDS = {
+    "tables/claims": ("claims",),
+    "tables/cohorts": ("slides",),
+    "tables/inference_cost": ("predictions", "benchmarks"),
+    "tables/ssc_neighbours": ("predictions", "spots"),
+    "tables/training_cost": ("history",),
+    "tables/uncertainty": ("predictions", "spots"),
+    "figures/concentration": ("predictions", "spots"),
+    "figures/domains": ("predictions", "spots"),
     "figures/gene_maps": ("predictions", "spots"),
+    "figures/gene_matrices": ("predictions", "spots", "pathways"),
+    "figures/moran": ("predictions", "spots"),
+    "figures/runtime_quality": ("predictions", "benchmarks"),
+    "figures/structure_accuracy": ("predictions", "spots"),
     "figures/training_curves": ("history",),
+    "figures/training_dynamics": ("history",),
 }
 
 
@@ -70,6 +87,29 @@ def spot_keys(experiment):
     return [{"cohort": cohort, "slide": slide} for cohort, slide in pairs]
 
 
+def slide_keys(experiment):
+    """Cohort and slide of every slide, each once."""
+    cohorts = entry("experiments", experiment)["cohorts"]
+    return [
+        {"cohort": name, "slide": slide}
+        for name in cohorts
+        for slide in PLAN.slides(name)
+    ]
+
+
+def keys_of(wildcards):
+    """What the lists of `files_of` are of, item by item."""
+    name = wildcards.experiment
+    known = {
+        "history": ("runs", run_keys),
+        "predictions": ("predictions", prediction_keys),
+        "spots": ("spots", spot_keys),
+        "slides": ("slides", slide_keys),
+    }
+    needs = NEEDS.get(entry("experiments", name)["script"], ())
+    return {known[need][0]: known[need][1](name) for need in needs if need in known}
+
+
 def files_of(wildcards):
     """Inputs of a table or figure beside its scores."""
     name = wildcards.experiment
@@ -79,6 +119,12 @@ def files_of(wildcards):
         "spots": lambda: [
             rules.prepare_slide.output.spots.format(**key) for key in spot_keys(name)
         ],
+        "slides": lambda: [
+            rules.prepare_slide.output.spots.format(**key) for key in slide_keys(name)
+        ],
+        "benchmarks": lambda: of_predictions(rules.predict.benchmark, name),
+        "pathways": lambda: str(ROOT / "config" / "pathways.yaml"),
+        "claims": lambda: str(ROOT / "config" / "claims.yaml"),
     }
     return {
         need: found[need]()
@@ -86,7 +132,15 @@ def files_of(wildcards):
     }
 
 
-def of_experiments(pattern, kind=None):
-    """`pattern`, a rule's output, for every made experiment, or for tables or figures alone."""
-    names = makes(kind) if kind else CONFIG["make"]
+def explored():
+    """The experiments that show maps: each also gets a page to explore."""
+    return [
+        n
+        for n in CONFIG["make"]
+        if entry("experiments", n)["script"] == "figures/gene_maps"
+    ]
+
+
+def of_experiments(pattern, names):
+    """`pattern`, a rule's output, for each of these experiments."""
     return [pattern.format(experiment=name) for name in names]

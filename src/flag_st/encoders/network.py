@@ -106,16 +106,21 @@ class Network(Encoder):
 
     def images(self, block: np.ndarray) -> Tensor:
         """(B, H, W, 3) uint8 → (B, 3, crop, crop) normalised, as torchvision's transforms do."""
+        return self.normalised(self.pixels(block) / 255)  # (B, 3, crop, crop)
+
+    def pixels(self, block: np.ndarray) -> Tensor:
+        """(B, H, W, 3) uint8 → (B, 3, crop, crop) whole numbers up to 255."""
         x = torch.from_numpy(block.copy()).to(self.device)  # (B, H, W, 3)
         x = x.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
         if x.shape[-2:] != (self.resize, self.resize):
             x = self._resized(x)  # (B, 3, r, r)
         edge = (self.resize - self.crop) // 2
-        x = x[..., edge : edge + self.crop, edge : edge + self.crop]  # (B, 3, crop, crop)
-        mean, std = (
-            torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
-        )
-        return (x / 255 - mean) / std  # (B, 3, crop, crop)
+        return x[..., edge : edge + self.crop, edge : edge + self.crop]  # (B, 3, crop, crop)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) in [0, 1] → the same with the network's mean and deviation taken out."""
+        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std  # (B, 3, h, w)
 
     def _resized(self, x: Tensor) -> Tensor:
         """Resize as Pillow does for 8-bit images: rows, then columns, rounded each time."""

@@ -128,7 +128,7 @@ class Bleep(Network):
             ``retrieval`` (squared error of the prediction).
         as_released: pixels from 0 to 255 in the order blue, green, red reach a network pretrained
             on normalised RGB, as in the release that ran. Patches only.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
@@ -153,9 +153,10 @@ class Bleep(Network):
         normalise: bool = False,
         select: str = "contrastive",
         as_released: bool = False,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         self.choose_inputs(inputs)
         if select not in SELECT:
             raise FlagError(f"bleep: select {select!r}", choices=SELECT)
@@ -164,8 +165,8 @@ class Bleep(Network):
         self.neighbours, self.batch, self.temperature = neighbours, batch, temperature
         self.normalise, self.select, self.as_released = normalise, select, as_released
 
-    def build(self, genes: int, features: int) -> nn.Module:
-        return BleepNet(genes, features, self.width, self.dropout, self.network)
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
+        return BleepNet(genes, inputs, self.width, self.dropout, self.network)
 
     def start(self) -> None:
         if self.network:

@@ -58,7 +58,7 @@ class GraphRegressor(Network):
         edges: ``both``, ``distance``, ``histology`` or ``none``, as in FLAG.
         sigma_um: width of the distance kernel in µm.
         tile_spots: spots of a training tile. batch: tiles of a step.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     scaling = "standard"
@@ -74,18 +74,19 @@ class GraphRegressor(Network):
         sigma_um: float = 154.0,
         tile_spots: int = 256,
         batch: int = 4,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         if edges not in EDGES:
             raise FlagError(f"graph_regressor: edges {edges!r}", choices=EDGES)
         self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
         self.edges, self.sigma_um = EDGES[edges], sigma_um
         self.tile_spots, self.batch = tile_spots, batch
 
-    def build(self, genes: int, features: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
         channels = len(self.edges)
-        return GraphTransformer(genes, features, channels=channels, see_x=False, **self.size)
+        return GraphTransformer(genes, inputs, channels=channels, see_x=False, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         return GraphTask(self, train, valid, run)

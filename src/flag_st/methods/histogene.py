@@ -98,7 +98,7 @@ class HisToGene(Network):
             Visium).
         as_released: pixels run from 0 to 255 instead of 0 to 1. Tokens then start about a hundred
             times larger than the position embeddings, which hardly count. Patches only.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
@@ -119,9 +119,10 @@ class HisToGene(Network):
         dropout: float = 0.1,
         positions: int = 128,
         as_released: bool = False,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         self.choose_inputs(inputs)
         self.pixels, self.positions, self.as_released = pixels, positions, as_released
         self.size = {
@@ -132,8 +133,8 @@ class HisToGene(Network):
             "dropout": dropout,
         }
 
-    def build(self, genes: int, features: int) -> nn.Module:
-        inputs = 3 * self.pixels**2 if self.inputs == "patches" else features
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
+        inputs = 3 * self.pixels**2 if self.inputs == "patches" else inputs
         return HisToGeneNet(genes, inputs, positions=self.positions, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:

@@ -15,6 +15,8 @@ from flag_st.slide import Cohort, Slide
 from flag_st.training import Loop, Task, Training
 
 INPUTS = ("features", "patches")
+#: How features are z-scored, and how many columns a feature becomes.
+CENTRES = {"training": 1, "slide": 1, "both": 2}
 #: What the authors of the baselines leave out: warm-up, schedule, averaging and clipping.
 PLAIN = {"weight_decay": 0.0, "warmup": 0, "schedule": "constant", "ema": 0.0, "clip": 1e9}
 STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
@@ -22,6 +24,12 @@ STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
 
 class Network(Method):
     """A method that trains one network.
+
+    Args:
+        centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
+            (stain falls out, and the slide's level with it; no label is used), or ``both``, side
+            by side.
+        training: settings of the loop (``flag_st.training.Training``).
 
     Class attributes:
         recipe: the settings of training that its authors state; ``training`` overrides them.
@@ -33,7 +41,10 @@ class Network(Method):
     recipe: ClassVar[dict[str, Any]] = {}
     scaling: str = "centred"
 
-    def __init__(self, training: dict[str, Any] | None):
+    def __init__(self, centre: str = "training", training: dict[str, Any] | None = None):
+        if centre not in CENTRES:
+            raise FlagError(f"{type(self).__name__}: centre {centre!r}", choices=CENTRES)
+        self.centre, self.views = centre, CENTRES[centre]
         self.training = Training.of({**self.recipe, **(training or {})})
 
     def choose_inputs(self, inputs: str) -> None:
@@ -44,9 +55,13 @@ class Network(Method):
         if inputs == "patches":
             self.needs = frozenset({"patches"})
 
+    def build(self, genes: int, features: int, targets: int = 0) -> nn.Module:
+        """The untrained network for G genes and D features of the encoder; works before ``fit``."""
+        return self.network_of(genes, self.views * features)
+
     @abstractmethod
-    def build(self, genes: int, features: int) -> nn.Module:
-        """The untrained network for G genes and D features; works before ``fit``."""
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
+        """The untrained network for G genes and the D columns of ``features_of``."""
 
     @abstractmethod
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
@@ -73,9 +88,12 @@ class Network(Method):
         self.feature_scale = np.maximum(u.std(0, dtype=double), 1e-6)  # (D,)
 
     def features_of(self, slide: Slide) -> np.ndarray:
-        """(N, D) float32 z-scores, clipped: one artefact must not pull a network out of range."""
-        z = (slide.features - self.feature_mean) / self.feature_scale  # (N, D)
-        return np.clip(z, -6, 6).astype(np.float32)
+        """(N, D) or (N, 2 D) float32 z-scores, clipped, as one artefact must not dominate."""
+        raw = slide.features.astype(np.float64)  # (N, D)
+        own = (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)  # (N, D)
+        known = (raw - self.feature_mean) / self.feature_scale  # (N, D)
+        views = {"training": [known], "slide": [own], "both": [known, own]}[self.centre]
+        return np.clip(np.concatenate(views, 1), -6, 6).astype(np.float32)  # (N, D) or (N, 2 D)
 
     def expression_of(self, slide: Slide) -> np.ndarray:
         """(N, G) float32 as the network sees it."""

@@ -36,9 +36,8 @@ class PlusNoise(Method):
         self.covariance = covariance
         self.needs = self.base.needs
 
-    def build(self, genes: int, features: int):
-        """The network of ``base``, for its parameter count."""
-        return self.base.build(genes, features)
+    def build(self, genes: int, features: int, targets: int = 0):
+        return self.base.build(genes, features, targets)
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         from sklearn.covariance import LedoitWolf

@@ -116,7 +116,7 @@ class Stem(Network):
         batch: spots of a training step. sample_batch: of a pass while sampling.
         as_released: the likelihood that ends the bound is that of 8-bit pixels, although values
             are log counts; it misleads the variance at the last step.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     stochastic: ClassVar[bool] = True
@@ -141,9 +141,10 @@ class Stem(Network):
         batch: int = 256,
         sample_batch: int = 512,
         as_released: bool = False,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         self.size = {"width": width, "depth": depth, "heads": heads}
         self.neighbours, self.point_draws = neighbours, point_draws
         self.scaling = "standard" if standardise else "none"
@@ -151,8 +152,8 @@ class Stem(Network):
         self.sampling = self.chain if steps == chain else self.chain.strided(steps)
         self.batch, self.sample_batch, self.as_released = batch, sample_batch, as_released
 
-    def build(self, genes: int, features: int) -> nn.Module:
-        return StemNet(genes, features * (2 if self.neighbours else 1), **self.size)
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
+        return StemNet(genes, inputs * (2 if self.neighbours else 1), **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         return StemTask(self, train, valid, run)

@@ -90,7 +90,7 @@ class StFlow(Network):
             it; distances are in µm rather than spot pitches; axes of round neighbourhoods are left
             to rounding; time is embedded without scale, nearly constant; dropout also hits the
             estimates themselves.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     stochastic: ClassVar[bool] = True
@@ -118,9 +118,10 @@ class StFlow(Network):
         regions: int = 10,
         batch: int = 2,
         as_released: bool = False,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         if prior not in PRIORS:
             raise FlagError(f"stflow: prior {prior!r}", choices=PRIORS)
         if steps < 2:
@@ -131,8 +132,8 @@ class StFlow(Network):
         self.as_released = as_released
         self.stochastic = see_x
 
-    def build(self, genes: int, features: int) -> nn.Module:
-        return StFlowNet(genes, features, as_released=self.as_released, **self.size)
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
+        return StFlowNet(genes, inputs, as_released=self.as_released, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         return StFlowTask(self, train, valid, run)

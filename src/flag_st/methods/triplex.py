@@ -95,7 +95,7 @@ class Triplex(Network):
             genes that start below; missing neighbours count in their branch's mean; positions
             replace the global tokens instead of being added; dropout stays on in the global
             branch's attention, so that predictions are random.
-        training: settings of the loop (``flag_st.training.Training``).
+        centre, training: as in ``flag_st.methods.network.Network``.
     """
 
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
@@ -118,9 +118,10 @@ class Triplex(Network):
         alpha: float = 0.3,
         batch: int = 128,
         as_released: bool = False,
+        centre: str = "training",
         training: dict[str, Any] | None = None,
     ):
-        super().__init__(training)
+        super().__init__(centre, training)
         self.choose_inputs(inputs)
         self.network, self.weights = network if inputs == "patches" else None, weights
         self.size = {
@@ -131,9 +132,9 @@ class Triplex(Network):
         }
         self.alpha, self.batch, self.as_released = alpha, batch, as_released
 
-    def build(self, genes: int, features: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> nn.Module:
         return TriplexNet(
-            genes, features, **self.size, network=self.network, as_released=self.as_released
+            genes, inputs, **self.size, network=self.network, as_released=self.as_released
         )
 
     def start(self) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 from flag_st.errors import FlagError
 from flag_st.io import check_contract
-from flag_st.paper.maps import Shown, Tissue, read_shown, read_tissue
+from flag_st.paper.maps import Shown, Tissue, read_shown, read_spread, read_tissue
 from flag_st.scoring import Pair
 from flag_st.slide import read_expression
 
 
 def sections(
-    job, wanted: Mapping[str, str], spot_um: float | None = None
+    job, wanted: Mapping[str, str], spot_um: float | None = None, spread: bool = False
 ) -> Iterator[tuple[dict[str, Any], Tissue, list[Shown]]]:
     """One test slide of every cohort, with the first run of every method on it.
 
@@ -20,10 +20,11 @@ def sections(
             ``input.spots`` and ``params.spots`` (cohort, slide of each), ``params.item``.
         wanted: cohort → test slide; the first of the split where none is said.
         spot_um: spot diameter, where the array does not tell it.
+        spread: also give the standard deviation over draws.
 
     Yields:
         What the slide is of, the section, and its predictions: the point estimate of every
-        method and, of stochastic ones, one draw.
+        method and, of stochastic ones, one draw and their spread.
     """
     import anndata
 
@@ -41,12 +42,13 @@ def sections(
         table = anndata.read_h5ad(here[0][1], backed="r")
         genes, unit = list(table.var_names), str(table.uns["unit"])
         tissue = read_tissue(spots[cohort, slide], genes, unit, spot_um)
-        yield here[0][0], tissue, [s for k, p in _first(here) for s in _shown(item, k, p, tissue)]
+        shown = [_shown(item["methods"][k["method"]], p, tissue, spread) for k, p in _first(here)]
+        yield here[0][0], tissue, [panel for panels in shown for panel in panels]
 
 
 def spot_files(job) -> dict[tuple[str, str], str]:
     """(cohort, slide) → spot file of every test slide."""
-    keys = ((key["cohort"], key["slide"]) for key in job.params.spots)
+    keys = ((key["cohort"], key["slide"]) for key in job.params.of["spots"])
     return dict(zip(keys, job.input.spots, strict=True))
 
 
@@ -55,13 +57,13 @@ def tissues(job) -> Iterator[tuple[dict[str, Any], Tissue]]:
     import anndata
 
     files = {(k["cohort"], k["slide"]): p for k, p in reversed(_predictions(job))}
-    for key, path in zip(job.params.spots, job.input.spots, strict=True):
+    for key, path in zip(job.params.of["spots"], job.input.spots, strict=True):
         table = anndata.read_h5ad(files[key["cohort"], key["slide"]], backed="r")
         yield key, read_tissue(path, list(table.var_names), str(table.uns["unit"]))
 
 
 def _predictions(job) -> list[tuple[dict[str, Any], str]]:
-    return list(zip(job.params.predictions, job.input.predictions, strict=True))
+    return list(zip(job.params.of["predictions"], job.input.predictions, strict=True))
 
 
 def pairs(job) -> Iterator[tuple[dict[str, Any], Pair]]:
@@ -91,9 +93,9 @@ def _first(files):
     return [chosen[name] for name in dict.fromkeys(key["method"] for key, _ in files)]
 
 
-def _shown(item: Mapping[str, Any], key: Mapping[str, Any], path, tissue: Tissue) -> list[Shown]:
-    method = item["methods"][key["method"]]
+def _shown(method: Mapping[str, Any], path: str, tissue: Tissue, spread: bool) -> list[Shown]:
     shown = [read_shown(path, tissue, method["label"])]
     if method["stochastic"]:
         shown.append(read_shown(path, tissue, method["label"], draw=0))
+        shown += [read_spread(path, tissue, method["label"])] if spread else []
     return shown

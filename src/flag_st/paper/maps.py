@@ -99,6 +99,25 @@ def spot_diameter(position: np.ndarray) -> float:
 
 def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = None) -> Shown:
     """The point estimate of a prediction file, or draw ``draw``, joined to ``tissue`` by spot."""
+    table, rows, columns = _joined(path, tissue)
+    if draw is None:
+        values = table.X
+        kind = "point estimate" if int(table.uns["draws"]) > 1 else "prediction"
+    else:
+        values, kind = table.layers[f"draw_{draw}"], "one draw"
+    return Shown(label, kind, np.asarray(values, dtype=np.float64)[rows][:, columns])
+
+
+def read_spread(path: str | Path, tissue: Tissue, label: str) -> Shown:
+    """Standard deviation over the draws of a prediction file, joined to ``tissue`` by spot."""
+    table, rows, columns = _joined(path, tissue)
+    draws = [table.layers[f"draw_{k}"] for k in range(int(table.uns["draws"]))]
+    spread = np.std(draws, axis=0, dtype=np.float64, ddof=1) if len(draws) > 1 else draws[0] * 0.0
+    return Shown(label, "spread", spread[rows][:, columns])
+
+
+def _joined(path: str | Path, tissue: Tissue):
+    """A prediction file, and where it holds the spots and genes of ``tissue``."""
     import anndata
 
     table = anndata.read_h5ad(path)
@@ -110,12 +129,7 @@ def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = 
             f"{path} lacks spots or genes of slide {tissue.slide}",
             remedy=f"delete {path} and run the same command again",
         )
-    if draw is None:
-        values = table.X
-        kind = "point estimate" if int(table.uns["draws"]) > 1 else "prediction"
-    else:
-        values, kind = table.layers[f"draw_{draw}"], "one draw"
-    return Shown(label, kind, np.asarray(values, dtype=np.float64)[rows][:, columns])
+    return table, rows, columns
 
 
 def spatial_genes(tissue: Tissue, wanted: Sequence[str] | None, count: int) -> list[str]:

@@ -16,6 +16,7 @@ from flag_st.paper.collect import KEYS
 from flag_st.paper.render import STYLE, fragment
 
 if TYPE_CHECKING:
+    import jinja2
     import pandas
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ def build(
     printed: "pandas.DataFrame",
     config: Mapping[str, Any],
     out: str | Path,
+    explorers: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page.
 
@@ -57,38 +59,54 @@ def build(
         runs: experiment → its table of runs.
         printed: the paper's numbers (``config/reported.csv``).
         config: the resolved configuration, without machine facts.
+        explorers: experiment → its page to explore slides on.
     """
-    import jinja2
-
     folder = Path(out).parent
     differ = {name: _differences(items[name], runs[name], printed) for name in items}
     shown = [_item("table", n, items[n], p, folder, differ[n]) for n, p in tables.items()]
     shown += [_item("figure", n, items[n], p, folder, differ[n]) for n, p in figures.items()]
+    pages = {name: _beside(path, folder) for name, path in (explorers or {}).items()}
+    text = (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            items=shown,
+            explorers=pages,
+            experiments=[_summary(name, items[name], runs[name]) for name in items],
+            stand_ins=list(dict.fromkeys(d for texts in differ.values() for d in texts)),
+            runs=_runs(runs),
+            limit=SHOWN_RUNS,
+            config=json.dumps(config, indent=1, default=str, ensure_ascii=False),
+            defaults=config["defaults"],
+            styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],
+            script=read_asset("page.js"),
+        )
+    )
+    with writing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def environment() -> "jinja2.Environment":
+    """Templates of this folder."""
+    import jinja2
+
     # autoescape: names and captions come from files that users write.
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["amount"] = amount
-    text = environment.get_template("page.html.jinja").render(
-        items=shown,
-        experiments=[_summary(name, items[name], runs[name]) for name in items],
-        stand_ins=list(dict.fromkeys(d for texts in differ.values() for d in texts)),
-        runs=_runs(runs),
-        limit=SHOWN_RUNS,
-        config=json.dumps(config, indent=1, default=str, ensure_ascii=False),
-        defaults=config["defaults"],
-        styles=[STYLE.read_text(encoding="utf-8"), _read("page.css")],
-        script=_read("page.js"),
-    )
-    with writing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    made.filters["amount"] = amount
+    return made
 
 
-def _read(name: str) -> str:
+def _beside(path: str | Path, folder: Path) -> str:
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def read_asset(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
@@ -101,10 +119,7 @@ def _differences(item, runs: "pandas.DataFrame", printed: "pandas.DataFrame") ->
 def _item(kind: str, name: str, item, path: str, folder: Path, stand_ins: Sequence[str]) -> Item:
     file = Path(path)
     body, width = (fragment(file), 0) if kind == "table" else data_address(file)
-    files = {
-        ending: os.path.relpath(file.with_suffix(f".{ending}"), folder).replace(os.sep, "/")
-        for ending in FILES[kind]
-    }
+    files = {e: _beside(file.with_suffix(f".{e}"), folder) for e in FILES[kind]}
     return Item(name, kind, item["title"], item["caption"], body, width, files, stand_ins)
 
 

@@ -12,7 +12,7 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 // A link into a closed part opens it.
 const reveal = () => {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
+  const target = document.getElementById(location.hash.slice(1));
   target?.querySelectorAll("details").forEach((part) => { part.open = true; });
 };
 addEventListener("hashchange", reveal);

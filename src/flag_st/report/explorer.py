@@ -1,0 +1,107 @@
+"""The slide explorer: picture, truth, prediction, difference and spread, spot by spot.
+
+Values travel as 16-bit steps of each gene's range, so that a page of several slides stays small.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flag_st.io import writing
+from flag_st.paper.maps import Shown, Tissue, spatial_genes
+from flag_st.paper.render import STYLE
+from flag_st.report.build import environment, read_asset
+
+#: Values of all slides together may take so many bytes; genes are left out to keep to it.
+BUDGET = 8_000_000
+STEPS = 65535
+KINDS = {"prediction": "point", "point estimate": "point", "one draw": "draw", "spread": "spread"}
+
+Section = tuple[Mapping[str, Any], Tissue, Sequence[Shown]]
+
+
+def build(
+    found: Iterable[Section], settings: Mapping[str, Any], title: str, out: str | Path
+) -> None:
+    """Write the page.
+
+    Args:
+        found: slides with all predictions to show, spread included (``paper.inputs.sections``).
+        settings: ``genes`` wanted first, ``explorer_genes`` how many at most (60).
+    """
+    sections = list(found)
+    slides = [_slide(section, settings, len(sections)) for section in sections]
+    # A closing tag inside the data would end the script element that holds it.
+    data = json.dumps({"slides": slides}, separators=(",", ":")).replace("<", "\\u003c")
+    page = environment().get_template("explorer.html.jinja")
+    text = page.render(
+        title=title,
+        styles=[STYLE.read_text(encoding="utf-8"), read_asset("explorer.css")],
+        script=read_asset("explorer.js"),
+        data=data,
+    )
+    with writing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _slide(section: Section, settings: Mapping[str, Any], slides: int) -> dict[str, Any]:
+    key, tissue, shown = section
+    room = BUDGET // (2 * len(tissue.spots) * (1 + len(shown)) * slides)
+    count = max(1, min(settings.get("explorer_genes", 60), room, len(tissue.genes)))
+    genes = gene_choice(tissue, settings.get("genes"), count)
+    columns = [tissue.genes.index(gene) for gene in genes]
+    levels = [tissue.truth, *(s.values for s in shown if s.kind != "spread")]
+    low = np.min([v[:, columns].min(0) for v in levels], axis=0)  # (K,)
+    high = np.max([v[:, columns].max(0) for v in levels], axis=0)  # (K,)
+    spreads = [s.values[:, columns].max(0) for s in shown if s.kind == "spread"]
+    top = np.max(spreads, axis=0) if spreads else np.zeros(len(columns))  # (K,)
+    methods: dict[str, dict[str, str]] = {}
+    for panel in shown:
+        spread = panel.kind == "spread"
+        limits = (np.zeros_like(top), top) if spread else (low, high)
+        values = pack(panel.values[:, columns], *limits)
+        methods.setdefault(panel.method, {})[KINDS[panel.kind]] = values
+    return {
+        "cohort": key["cohort"],
+        "slide": tissue.slide,
+        "unit": tissue.unit,
+        "diameter": tissue.diameter,
+        "extent": tissue.extent,
+        "image": picture(tissue.image),
+        "spots": tissue.spots.tolist(),
+        "position": np.round(tissue.position, 1).tolist(),
+        "genes": genes,
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "top": top.tolist(),
+        "truth": pack(tissue.truth[:, columns], low, high),
+        "methods": [{"name": name, **values} for name, values in methods.items()],
+    }
+
+
+def gene_choice(tissue: Tissue, wanted: Sequence[str] | None, count: int) -> list[str]:
+    """Wanted genes of the panel first, then those of highest Moran's I, each once."""
+    first = [gene for gene in wanted or () if gene in tissue.genes]
+    return list(dict.fromkeys([*first, *spatial_genes(tissue, None, len(tissue.genes))]))[:count]
+
+
+def pack(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    """(N, K) values as little-endian uint16 steps between ``low`` and ``high``, gene by gene."""
+    span = np.where(high > low, high - low, 1.0)
+    steps = np.rint((values - low) / span * STEPS)  # (N, K)
+    content = np.clip(steps, 0, STEPS).T.astype("<u2").tobytes()
+    return base64.b64encode(content).decode("ascii")
+
+
+def picture(image: np.ndarray) -> str:
+    """A thumbnail as a JPEG data address."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
