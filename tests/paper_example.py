@@ -10,6 +10,7 @@ import scipy.sparse
 
 from flag_st.io import CONTRACT
 from flag_st.methods.base import Prediction
+from flag_st.metrics.coverage import Coverage
 from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
@@ -24,6 +25,7 @@ EVIL = '</script><script>alert("x")</script>'
 GENES = tuple(f"GENE{i}" for i in range(12))
 PITCH, PIXEL, SIDE = 200.0, 0.5, 8
 METRICS = {"pcc": Pcc(), "mse": Mse(), "mae": Mae(), "gsc": Gsc(), "ssc": Ssc()}
+METRICS["coverage"] = Coverage()
 #: name → (share of the truth kept, sd of the noise added, stochastic)
 METHODS = {"flag": (0.9, 0.3, True), "ridge": (0.6, 0.0, False), "oracle": (1.0, 0.0, False)}
 
@@ -142,6 +144,7 @@ class Study:
             one = Slide(slide, "P1", names, position, np.zeros((len(names), 1)))
             write_prediction(folder / f"{slide}.h5ad", one, made, {**facts, "seed": seed})
             pairs.append(Pair(slide, GENES, truth, made.point, made.samples, position))
+        (folder / "predict.tsv").write_text("s\th:m:s\tmax_rss\n6.4\t0:00:06\t512.0\n")
         score_slides(pairs, METRICS, labels=key).to_parquet(folder / "scores.parquet", index=False)
 
     def item(self, **changes) -> dict:
@@ -156,6 +159,13 @@ class Study:
         known = {"name": "table_1", "title": "Main", "caption": "Made up.", "reported": "table_1"}
         known |= {"params": {}, "methods": methods, "metrics": uses}
         return {**known, "cohorts": {self.cohort: {**source, "slides": None}}, **changes}
+
+    def collect(self) -> dict[str, str]:
+        """Scores and runs of the whole study, collected by the script of the rule."""
+        out = {name: str(self.root / f"{name}.parquet") for name in ("scores", "runs")}
+        inputs = {"scores": self.files("scores.parquet"), "runs": self.files("run.json")}
+        load("collect_scores")(job({"runs": self.keys}, input=inputs, output=out))
+        return out
 
     @property
     def prediction_keys(self) -> list[dict]:
@@ -173,11 +183,15 @@ class Study:
                 "predictions": places,
                 "spots": [str(self.spots(slide)) for slide in self.slides],
                 "history": self.files("history.csv"),
+                "slides": [str(self.spots(slide)) for slide in self.slides],
+                "benchmarks": [str(self.of(key, "predict.tsv")) for key in self.prediction_keys],
+                "reported": str(REPORTED),
             },
             "of": {
                 "runs": self.keys,
                 "predictions": self.prediction_keys,
                 "spots": [{"cohort": self.cohort, "slide": slide} for slide in self.slides],
+                "slides": [{"cohort": self.cohort, "slide": slide} for slide in self.slides],
             },
         }
 

@@ -34,9 +34,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(study):
     """Scores and runs, collected by the script of the rule."""
-    out = {"scores": study.root / "scores.parquet", "runs": study.root / "runs.parquet"}
-    inputs = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
-    load("collect_scores")(job({"runs": study.keys}, input=inputs, output=out))
+    out = study.collect()
     return collect.read_scores(out["scores"]), pd.read_parquet(out["runs"]), out["scores"]
 
 

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,27 @@ class Scales:
     into: Tensor | float
     noise: Tensor
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """(..., G) input of the network."""
+        return self.into * x
+
     def clean(self, x: Tensor, raw: Tensor) -> Tensor:
         """(..., G) denoised values from the network's raw output."""
         return self.skip * x + self.out * raw
 
 
-def edm(sigma: Tensor, sigma_data: float = 1.0) -> Scales:
+def edm(sigma: Tensor, variance: Tensor | float = 1.0) -> Scales:
     """EDM preconditioning (Karras et al. 2022, Eq. 7 and Table 1).
 
     Input and target of the network have unit variance at every σ, so that it neither has to
     emit values from 0.1 to 100 nor to reproduce its own input.
+
+    Args:
+        sigma: broadcastable to x. variance: of clean x, σ_data².
     """
-    total = sigma**2 + sigma_data**2
-    root = total.sqrt()
-    return Scales(sigma_data**2 / total, sigma * sigma_data / root, 1 / root, sigma.log() / 4)
+    total = sigma**2 + variance
+    out = sigma * (variance / total) ** 0.5
+    return Scales(variance / total, out, total**-0.5, sigma.log() / 4)
 
 
 def raw_score(sigma: Tensor, low: float, high: float) -> Scales:
@@ -42,3 +50,43 @@ def raw_score(sigma: Tensor, low: float, high: float) -> Scales:
     Tweedie: E[x0 | x] = x + σ² s(x, t), with σ(t) = low (high / low)^t.
     """
     return Scales(1.0, sigma**2, 1.0, (sigma / low).log() / math.log(high / low))
+
+
+class CovarianceEdm(nn.Module):
+    """EDM preconditioning along the principal components of the genes, each with its variance.
+
+    Genes are correlated: what they share (depth above all) has many times the variance of the rest
+    and outlives far more noise, so that one σ_data fits no component. Here the skip is the Wiener
+    filter Σ (Σ + σ²)⁻¹ of the training covariance Σ: a network that says nothing already samples
+    profiles with the right gene–gene covariance, and learns what image and neighbours add.
+
+    Args:
+        genes: G. The basis starts as the identity with unit variances, which is plain EDM.
+        floor: smallest variance of a component, of z-scored genes.
+    """
+
+    def __init__(self, genes: int, floor: float = 0.01):
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("basis", torch.eye(genes))
+        self.register_buffer("variance", torch.ones(genes))
+
+    @torch.no_grad()
+    def fit(self, values: Tensor) -> None:
+        """Learn the components from z-scored training spots (M, G)."""
+        covariance = torch.cov(values.double().T)  # (G, G)
+        variance, basis = torch.linalg.eigh(covariance)
+        self.basis.copy_(basis)
+        self.variance.copy_(variance.clamp(min=self.floor))
+
+    def scaled(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) input of the network: unit variance in every component at every σ."""
+        return self._along(x, edm(sigma, self.variance).into)  # (..., G)
+
+    def clean(self, x: Tensor, raw: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) denoised values from the network's raw output."""
+        scales = edm(sigma, self.variance)
+        return self._along(x, scales.skip) + self._along(raw, scales.out)  # (..., G)
+
+    def _along(self, x: Tensor, factor: Tensor) -> Tensor:
+        return (x @ self.basis * factor) @ self.basis.T  # (..., G)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flag_st.diffusion.losses import edm_loss
-from flag_st.diffusion.precond import edm
+from flag_st.diffusion.precond import CovarianceEdm
 from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import karras, log_normal
 from flag_st.errors import FlagError
@@ -46,6 +46,7 @@ class FlagNet(nn.Module):
             nn.Linear(size["graph_width"], 512), nn.SiLU(), nn.Linear(512, width)
         )
         self.noise = NoiseEmbedding(width)
+        self.precond = CovarianceEdm(genes)
         align_at = size["align_at"] if targets else None
         self.dit = GeneDiT(genes, width, size["depth"], size["heads"], 2, align_at, size["dropout"])
         self.projector = Projector(width, size["project"], targets) if targets else None
@@ -180,6 +181,8 @@ class Flag(Method):
         tile_spots: spots of a training tile (a random spot and its nearest).
         tiles_per_step: tiles of one optimiser step, padded to the largest.
         decode_spots: of these, spots whose gene tokens are trained in the step.
+        covariance: precondition along the genes' principal components (``CovarianceEdm``);
+            without it every gene counts as independent.
         sigma_mean, sigma_std: of ln σ in training; far above the usual −1.2 of images, since
             what hundreds of genes share outlives the noise of one. sigma_min, sigma_max, steps, sampler: of
             sampling, in units of each gene's training standard deviation.
@@ -211,6 +214,7 @@ class Flag(Method):
         tile_spots: int = 256,
         tiles_per_step: int = 4,
         decode_spots: int = 256,
+        covariance: bool = True,
         sigma_mean: float = 1.0,
         sigma_std: float = 1.8,
         sigma_min: float = 0.02,
@@ -251,7 +255,7 @@ class Flag(Method):
             backbone_weight,
         )
         self.tile_spots, self.tiles_per_step = tile_spots, tiles_per_step
-        self.decode_spots = decode_spots
+        self.decode_spots, self.covariance = decode_spots, covariance
         self.sigma_mean, self.sigma_std = sigma_mean, sigma_std
         self.sigma_min, self.sigma_max, self.steps = sigma_min, sigma_max, steps
         self.sampler, self.point_draws, self.clip = sampler, point_draws, clip
@@ -297,16 +301,14 @@ class Flag(Method):
         Returns:
             (M, G), aligned tokens (M, G, d), and the backbone's own estimate (B, N, G).
         """
-        scales = edm(sigma)
-        scaled, noise = scales.into * x, scales.noise.view(-1)  # (B, N, G), (B,)
-        c, readout = net.encode(tiles, scaled, noise)  # (B, N, d), (B, N, G)
+        scaled, noise = net.precond.scaled(x, sigma), sigma.log() / 4  # (B, N, G), (B, 1, 1)
+        c, readout = net.encode(tiles, scaled, noise.view(-1))  # (B, N, d), (B, N, G)
         levels = sigma.expand(*x.shape[:2], 1)  # (B, N, 1)
         x_, scaled, c, own, level = (
             t.flatten(0, 1)[chosen] for t in (x, scaled, c, readout, levels)
         )  # (M, ...) each
-        own_scales = edm(level)
-        raw, tokens = net.decode(scaled, own_scales.noise.squeeze(-1), c, own)  # (M, G), (M, G, d)
-        return own_scales.clean(x_, raw), tokens, scales.clean(x, readout)
+        raw, tokens = net.decode(scaled, level.log().squeeze(-1) / 4, c, own)  # (M, G), (M, G, d)
+        return net.precond.clean(x_, raw, level), tokens, net.precond.clean(x, readout, sigma)
 
     # --- fit and predict -------------------------------------------------------------------------
 
@@ -320,6 +322,8 @@ class Flag(Method):
         width = targets.width if targets else 0
         self.net = self.build(len(train.genes), train[0].features.shape[1], width)
         self.device = run.device
+        if self.covariance:
+            self.net.precond.fit(torch.as_tensor(np.concatenate([self.outputs(s) for s in train])))
         Loop(FlagTask(self, train, valid, run), self.training, run)()
 
     @torch.inference_mode()

@@ -1,0 +1,479 @@
+"""Every further table and figure: its numbers against an independent computation."""
+
+import inspect
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
+
+from flag_st import registry
+from flag_st.errors import FlagError
+from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
+from flag_st.paper.collect import read_scores
+from flag_st.paper.comparison import columns_of, labels_of, numbers_of
+from flag_st.paper.maps import read_tissue
+from flag_st.paper.reported import read_reported
+
+CONFIG = REPORTED.parent
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def collected(study):
+    return study.collect()
+
+
+@pytest.fixture(scope="module")
+def scores(collected):
+    return read_scores(collected["scores"])
+
+
+@pytest.fixture(scope="module")
+def runs(collected):
+    return pd.read_parquet(collected["runs"])
+
+
+def make(study, collected, kind, name, folder, params=None, files=None, **changes):
+    """Run the script of an item; returns its CSV."""
+    given, endings = study.inputs, {"tables": "csv tex md html", "figures": "csv png pdf"}[kind]
+    out = {ending: folder / f"x.{ending}" for ending in endings.split()}
+    item = study.item(params=params or {}, **changes)
+    load(f"{kind}/{name}")(
+        job(
+            {"item": item, "of": given["of"]},
+            input={**given["input"], **collected, **(files or {})},
+            output=out,
+        )
+    )
+    assert all(path.stat().st_size > 0 for path in out.values())
+    return pd.read_csv(out["csv"], keep_default_na=False, na_values=[""])
+
+
+# --- scores made anew -----------------------------------------------------------------------------
+
+
+def test_scores_of_draws_average_to_what_the_pipeline_scored(study, scores):
+    metrics = {"pcc": METRICS["pcc"], "gsc": METRICS["gsc"]}
+    found = rescore.of_draws(
+        inputs.pairs(job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs)), metrics
+    )
+    ours = found.query("method == 'flag' and metric == 'gsc' and slide == 'A1'")
+    assert sorted(ours["seed"]) == [0, 1, 2]  # three draws of the model of seed 0, not of seed 1
+    kept = scores.query(
+        "method == 'flag' and metric == 'gsc' and slide == 'A1' and estimator == 'draw' and seed == 0"
+    )
+    assert ours["value"].mean() == pytest.approx(kept["value"].item())
+
+
+def test_table_of_draws_prints_their_spread(study, collected, tmp_path):
+    columns = [{"metric": "pcc", "estimator": "draw", "scope": "pooled", "paper": "pcc"}]
+    table = make(
+        study,
+        collected,
+        "tables",
+        "uncertainty",
+        tmp_path,
+        {"columns": columns},
+        reported="table_9",
+    )
+    flag = table.query("method == 'flag'")
+    assert flag["n_seeds"].item() == 3
+    assert flag["std"].item() > 0
+    assert flag[["paper", "paper_std"]].values.tolist() == [[0.6835, 0.0067]]
+
+
+def test_ssc_with_eight_neighbours_is_the_ssc_of_the_pipeline(study, collected, scores, tmp_path):
+    columns = [{"metric": f"ssc_k{k}", "estimator": "draw"} for k in (4, 8)]
+    table = make(
+        study,
+        collected,
+        "tables",
+        "ssc_neighbours",
+        tmp_path,
+        {"columns": columns},
+        reported="table_12",
+    )
+    kept = scores.query("method == 'flag' and metric == 'ssc' and estimator == 'draw'")
+    found = table.query("method == 'flag' and metric == 'ssc_k8'")["mean"].item()
+    assert found == pytest.approx(kept.groupby("seed")["value"].mean().mean())
+    assert found != table.query("method == 'flag' and metric == 'ssc_k4'")["mean"].item()
+
+
+def test_ceilings_are_high_but_not_perfect(study):
+    given = job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs)
+    ceilings = rescore.ceilings_of(inputs.tissues(given), inputs.spot_files(given))
+    assert set(ceilings) == {("HER2ST", "gsc"), ("HER2ST", "ssc")}
+    assert all(0.5 < value < 1 for value in ceilings.values())
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+def test_cohort_sizes_are_those_of_the_files(study, collected, tmp_path):
+    table = make(study, collected, "tables", "cohorts", tmp_path, reported="table_4")
+    counts = [anndata.read_h5ad(study.spots(slide)).X.sum(1) for slide in study.slides]
+    row = table.iloc[0]
+    assert (row["total_slides"], row["patients"], row["genes"]) == (2, 1, len(GENES))
+    assert row["total_spots"] == 2 * SIDE**2
+    assert row["median_counts"] == np.median(np.concatenate(counts))
+    assert row["total_spots_paper"] == 13620
+
+
+@pytest.mark.parametrize(
+    "use", ["flag_st.methods.flag.Flag", "flag_st.methods.ridge.Ridge", "flag_st.training.Training"]
+)
+def test_defaults_read_from_source_are_those_of_the_class(use):
+    known = {
+        name: p.default
+        for name, p in inspect.signature(registry.load(use)).parameters.items()
+        if p.default is not p.empty
+    }
+    assert facts.class_defaults(use) == known
+
+
+def test_settings_are_resolved_and_stand_beside_the_papers(study, collected, tmp_path):
+    used = pd.read_parquet(collected["runs"]).assign(
+        use="flag_st.methods.flag.Flag", params='{"width": 64, "training": {"lr": 0.002}}'
+    )
+    changed = tmp_path / "runs.parquet"
+    used.to_parquet(changed)
+    rows = {"dit.hidden_dim": "width", "training.learning_rate": "training.lr"}
+    item = {"reported": "table_5", "methods": {"flag": study.item()["methods"]["flag"]}}
+    table = make(
+        study, collected, "tables", "settings", tmp_path, {"rows": rows}, {"runs": changed}, **item
+    ).set_index("setting")
+    assert table.loc["width", ["flag", "paper"]].astype(float).tolist() == [64, 384]
+    assert table.loc["training.lr", ["flag", "paper"]].astype(float).tolist() == [0.002, 0.0001]
+    assert table.loc["depth", "flag"] == "12"  # a default that no configuration says
+    assert table.loc["training.optimizer", "paper"] == "AdamW"  # the paper's alone
+    assert "dit.hidden_dim" not in table.index
+
+
+def test_cost_of_prediction_is_that_of_the_job(study, collected, tmp_path):
+    table = make(study, collected, "tables", "inference_cost", tmp_path, reported="table_10")
+    flag = table.query("method == 'flag'").iloc[0]
+    assert (flag["n_spots"], flag["draws"]) == (SIDE**2, 3)
+    assert flag["seconds_per_spot_draw"] == pytest.approx(6.4 / SIDE**2 / 3)
+    assert flag["peak_memory_GB"] == 0.5
+    assert flag["inference_time_s_paper"] == 24.39
+
+
+def test_cost_of_training_is_per_epoch(study, collected, runs, tmp_path):
+    table = make(study, collected, "tables", "training_cost", tmp_path, reported="table_11")
+    flag, ridge = (table.query("method == @name").iloc[0] for name in ("flag", "ridge"))
+    assert flag["epochs"] == 6
+    seconds = runs.query("method == 'flag'")["seconds"].iloc[0]
+    assert flag["train_s_per_epoch"] == pytest.approx(seconds / 6)
+    assert np.isnan(ridge["train_s_per_epoch"])
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("difference", "spread", "margin", "expected"),
+    [
+        (0.2, 0.05, 0.1, claims.HOLDS),
+        (0.12, 0.05, 0.1, claims.OPEN),
+        (0.08, 0.05, 0.1, claims.OPEN),
+        (0.02, 0.05, 0.1, claims.FAILS),
+        (-0.2, 0.05, 0.0, claims.FAILS),
+        (float("nan"), 0.0, 0.0, claims.OPEN),
+    ],
+)
+def test_verdict(difference, spread, margin, expected):
+    assert claims.verdict(difference, spread, margin) == expected
+
+
+def judged(study, scores, runs, changes=None, **test):
+    test = {"kind": "better", "metric": "pcc", "method": "flag", "cohorts": ("HER2ST",), **test}
+    claim = {"claim": "c", "where": "w", "printed": "p", "rule": "r", "test": claims.Test(**test)}
+    item, paper = study.item(), read_reported(REPORTED, "table_1")
+    table = claims.judge({"x": claim}, item, scores, (changes or (lambda r: r))(runs), paper)
+    sheet = claims.claim_sheet({"x": claim}, table, item)
+    return table.iloc[0], sheet.blocks[0].rows[0]
+
+
+def test_a_claim_is_judged_against_its_rival(study, scores, runs):
+    row, cells = judged(study, scores, runs, other="ridge")
+    assert row["verdict"] == claims.FAILS  # here ridge is perfectly correlated, flag is not
+    assert cells[5].text == claims.FAILS
+    row, _ = judged(study, scores, runs, metric="mse", other="ridge")
+    assert row["verdict"] == claims.HOLDS  # for an error, lower is better
+    assert row["difference"] == pytest.approx(row["theirs"] - row["ours"])
+
+
+def test_the_best_is_compared_with_the_best_other_that_competes(study, scores, runs):
+    row, _ = judged(study, scores, runs, kind="best")
+    assert row["other"] == "ridge"  # not the oracle, which sees the truth
+    row, _ = judged(study, scores, runs, kind="level", level=0.5)
+    assert row["verdict"] == claims.HOLDS
+
+
+def test_a_number_is_reproduced_within_its_tolerance(study, scores, runs):
+    near, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.9)
+    far, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.01)
+    assert near["theirs"] == far["theirs"] == 0.6835
+    assert (near["verdict"], far["verdict"]) == (claims.HOLDS, claims.FAILS)
+
+
+def test_a_stand_in_decides_nothing_but_is_shown(study, scores, runs):
+    row, cells = judged(study, scores, runs, lambda r: r.assign(encoder="texture"), other="ridge")
+    assert (row["seen"], row["verdict"]) == (claims.FAILS, claims.OPEN)
+    assert "encoder texture" in row["why"]
+    assert "does not hold" in cells[4].text
+    assert cells[5].text == claims.OPEN
+
+
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ({"other": "flag_supervised"}, "flag_supervised was not run"),
+        ({"other": "ridge", "cohorts": ("PRAD",)}, "PRAD was not run"),
+        ({"other": "ridge", "metric": "ssim"}, "without ssim"),
+    ],
+)
+def test_what_was_not_run_cannot_be_told(study, scores, runs, test, why):
+    row, cells = judged(study, scores, runs, **test)
+    assert row["verdict"] == claims.OPEN
+    assert why in cells[6].text
+
+
+def test_shipped_claims_are_whole_and_about_declared_methods(study):
+    shipped = claims.read_claims(CONFIG / "claims.yaml")
+    methods = set(yaml.safe_load((CONFIG / "methods.yaml").read_text())["methods"])
+    later = yaml.safe_load((CONFIG / "experiments_later.yaml").read_text())["experiments"]
+    methods |= {m for entry in later.values() for m in entry["methods"]}
+    labels = labels_of(study.item())
+    for claim in shipped.values():
+        test = claim["test"]
+        assert {test.method, test.other or test.method} <= methods
+        assert test.metric in labels
+
+
+def test_a_claim_of_unknown_form_is_refused(tmp_path):
+    whole = {"claim": "c", "where": "w", "printed": "p", "rule": "r"}
+    test = {"kind": "best", "metric": "pcc", "method": "flag", "cohorts": ["A"]}
+    for claim, message in (
+        ({**whole, "test": {**test, "kind": "wins"}}, "kind 'wins'.*best, better"),
+        ({**whole, "test": {**test, "tolerance": 1}}, "tolerance"),
+        ({**whole, "test": {**test, "kind": "better"}}, "needs other"),
+        ({"claim": "c", "test": test}, "has keys claim, test"),
+    ):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({"claims": {"x": claim}}))
+        with pytest.raises(FlagError, match=message):
+            claims.read_claims(tmp_path / "c.yaml")
+
+
+def test_claims_script(study, collected, tmp_path):
+    files = {"claims": CONFIG / "claims.yaml"}
+    table = make(study, collected, "tables", "claims", tmp_path, files=files)
+    assert set(table["claim"]) == set(claims.read_claims(CONFIG / "claims.yaml"))
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tissue(study):
+    return read_tissue(study.spots("A1"), GENES, "log1p")
+
+
+def test_moran_figure_draws_what_the_metric_scored(study, collected, tmp_path):
+    table = make(study, collected, "figures", "moran", tmp_path)
+    kept = read_scores(collected["scores"], genes=True)
+    kept = kept.query("method == 'flag' and seed == 0 and slide == 'A1' and estimator == 'point'")
+    for name, column in (("moran_truth", "truth"), ("moran_prediction", "prediction")):
+        drawn = table.query("method == 'flag' and kind == 'point estimate'").set_index("gene")[
+            column
+        ]
+        scored = kept[kept["metric"] == name].set_index("gene")["value"]
+        pd.testing.assert_series_equal(
+            drawn, scored.loc[drawn.index], check_names=False, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_correlation_is_pearsons(tissue):
+    np.testing.assert_allclose(
+        matrices.correlation(tissue.truth), np.corrcoef(tissue.truth.T), atol=1e-12
+    )
+    constant = np.column_stack([tissue.truth[:, 0], np.ones(len(tissue.truth))])
+    assert matrices.correlation(constant).tolist() == [[1, 0], [0, 1]]
+
+
+def test_genes_that_go_together_stand_together():
+    blocks = np.kron([0, 1, 0, 1, 0, 1], [1])
+    matrix = np.where(blocks[:, None] == blocks, 0.9, -0.5) + 0.1 * np.eye(6)
+    order = matrices.gene_order(matrix)
+    assert sorted(map(tuple, blocks[order].reshape(2, 3))) == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_gene_matrices_draw_the_panels_genes_of_a_pathway(study, collected, tmp_path, tissue):
+    known = {"Waves": {"genes": ["GENE1", "ABSENT", "GENE2", "GENE3", "GENE4"]}}
+    known["Few"] = {"genes": ["GENE1", "NONE"]}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"pathways": known}))
+    table = make(
+        study,
+        collected,
+        "figures",
+        "gene_matrices",
+        tmp_path,
+        files={"pathways": tmp_path / "p.yaml"},
+    )
+    assert set(table["pathway"]) == {"Waves"}
+    pairs = table.query("panel == 'truth'")
+    assert len(pairs) == 6
+    for row in pairs.itertuples():
+        one, other = (tissue.truth[:, GENES.index(g)] for g in (row.gene, row.other))
+        assert row.correlation == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-4)
+
+
+def test_shipped_pathways_are_lists_of_distinct_symbols():
+    for genes in matrices.read_pathways(CONFIG / "pathways.yaml").values():
+        assert len(genes) == len(set(genes)) >= 20
+    with pytest.raises(FlagError, match=r"no pathway Angiogenesis.*Hypoxia"):
+        matrices.read_pathways(CONFIG / "pathways.yaml", ["Angiogenesis"])
+
+
+def test_matched_labels_undo_a_renumbering():
+    reference = np.array([0, 0, 1, 1, 2, 2, 3])
+    shuffled = np.array([2, 0, 3, 1])[reference]
+    assert clusters.matched(shuffled, reference).tolist() == reference.tolist()
+    # A cluster without a partner gets a number that the reference does not use.
+    found = clusters.matched(np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1]))
+    assert len(set(found)) == 3
+    assert found[0] == 0
+
+
+def test_domains_of_the_truth_agree_with_themselves(study, collected, tmp_path):
+    table = make(study, collected, "figures", "domains", tmp_path, {"resolution": 1.0})
+    agreement = table.groupby("method")["ari"].first()
+    assert agreement["truth"] == agreement["oracle"] == 1
+    assert agreement["flag"] < 1
+    assert len(table) == 5 * SIDE**2
+
+
+def test_concentration_is_that_of_numpy(study, collected, tmp_path, tissue):
+    table = make(study, collected, "figures", "concentration", tmp_path, {"sizes": [4, 12, 99]})
+    row = table.query("slide == 'A1' and genes == 4").iloc[0]
+    values = np.corrcoef(tissue.truth[:, :4])[np.triu_indices(SIDE**2, 1)]
+    values = values[np.isfinite(values)]
+    assert row["0.5"] == pytest.approx(np.median(values), abs=1e-4)
+    assert row["sd"] == pytest.approx(values.std(ddof=1), abs=1e-4)
+    assert table["genes"].max() == len(GENES)  # no larger than the panel is
+
+
+STRUCTURE = [
+    {"metric": "pcc"},
+    {"metric": "gsc"},
+    {"metric": "gsc", "estimator": "draw", "paper": "gsc"},
+]
+
+
+def numbers(study, scores, runs, columns):
+    item = study.item(params={"columns": columns})
+    table = numbers_of(item, scores, runs, read_reported(REPORTED, "table_1"))
+    return item, columns_of(item), table
+
+
+def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores, runs):
+    style.use()
+    item, columns, table = numbers(study, scores, runs, STRUCTURE)
+    axes = charts.bars(table, columns, labels_of(item), item).axes[2]
+    means = table[table["column"] == 2].set_index("method")["mean"]
+    assert [bar.get_width() for bar in axes.patches] == [means[m] for m in METHODS]
+    diamonds = next(line for line in axes.lines if line.get_marker() == "D")
+    assert diamonds.get_xdata()[0] == 0.8926
+
+
+def test_structure_figure_leads_from_point_to_draw(study, scores, runs):
+    style.use()
+    item, columns, table = numbers(study, scores, runs, STRUCTURE)
+    figure = charts.structure_against_accuracy(
+        table, columns, labels_of(item), item, {("HER2ST", "gsc"): 0.9}
+    )
+    (axes,) = figure.axes
+    flag = table[table["method"] == "flag"].set_index("column")["mean"]
+    points = {
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_ls() == "None"
+    }
+    assert {(flag[0], flag[1]), (flag[0], flag[2])} <= points
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"] == [0.9]
+
+
+def test_panel_size_figure_has_a_line_a_method_over_the_sizes(study, scores, runs):
+    style.use()
+    larger = scores.assign(panel="hmhvg400", value=scores["value"] / 2)
+    both = pd.concat([scores, larger])
+    used = pd.concat([runs, runs.assign(panel="hmhvg400", genes=24)])
+    item, columns, table = numbers(study, both, used, STRUCTURE[:1])
+    table["size"] = table["panel"].map({"hmhvg200": 12, "hmhvg400": 24})
+    axes = charts.against_size(table, columns, labels_of(item), item).axes[0]
+    flag = axes.containers[0].lines[0]
+    assert flag.get_xdata().tolist() == [12, 24]
+    assert flag.get_ydata()[1] == pytest.approx(flag.get_ydata()[0] / 2)
+
+
+@pytest.mark.parametrize("name", ["structure_accuracy", "bars", "panel_size", "runtime_quality"])
+def test_score_figures_run(study, collected, tmp_path, name):
+    table = make(study, collected, "figures", name, tmp_path, {"columns": STRUCTURE})
+    assert set(table["method"]) == set(METHODS)
+
+
+def test_calibration_figure_holds_the_scored_coverage(study, collected, scores, tmp_path):
+    table = make(study, collected, "figures", "calibration", tmp_path)
+    kept = scores.query("method == 'flag' and metric == 'coverage_50' and slide != ''")[
+        "value"
+    ].mean()
+    found = table.query("method == 'flag' and metric == 'coverage_50'")["value"].item()
+    assert found == pytest.approx(kept, rel=1e-5)
+    shares = table[(table["method"] == "flag") & table["metric"].str.startswith("pit_")]["value"]
+    assert shares.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_training_dynamics_draw_every_curve(study, collected, tmp_path):
+    table = make(study, collected, "figures", "training_dynamics", tmp_path)
+    assert set(table["curve"]) == {"loss", "valid_loss"}
+
+
+# --- shipped entries ------------------------------------------------------------------------------
+
+
+def shipped(name):
+    return yaml.safe_load((CONFIG / name).read_text())["experiments"]
+
+
+@pytest.mark.parametrize("name", ["experiments.yaml", "experiments_later.yaml"])
+def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist(name):
+    from flag_st.config import ROOT, read_yaml
+
+    uses = read_yaml(CONFIG / "metrics.yaml")["metrics"]
+    labels = labels_of({"metrics": {n: m["use"] for n, m in uses.items()}})
+    printed = read_reported(REPORTED)
+    for key, entry in shipped(name).items():
+        assert (ROOT / "scripts" / f"{entry['script']}.py").exists(), key
+        table = printed[printed["table"] == entry.get("reported", "table_1")]
+        assert len(table), key
+        for column in entry.get("params", {}).get("columns", []):
+            assert column["metric"] in labels or column["metric"].startswith("ssc_k"), key
+            assert column.get("paper", "") in {"", *table["metric"]}, key
+
+
+def test_later_entries_are_of_methods_that_are_not_there_yet():
+    later, now = shipped("experiments_later.yaml"), shipped("experiments.yaml")
+    assert not set(later) & set(now)
+
+
+def test_moran_needs_no_more_than_the_section(tissue, study):
+    shown = next(
+        inputs.sections(job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs), {})
+    )[2]
+    table = moran.moran_table(tissue, shown)
+    assert len(table) == len(shown) * len(GENES)
