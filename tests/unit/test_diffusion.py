@@ -53,7 +53,7 @@ def test_edm_scales_give_unit_variance_input_and_target():
         noise = torch.randn(200000, dtype=torch.float64, generator=generator)
         x = clean + sigma * noise
         scales = precond.edm(torch.tensor(sigma, dtype=torch.float64))
-        assert (scales.into * x).std().item() == pytest.approx(1, abs=0.01)
+        assert scales.scaled(x).std().item() == pytest.approx(1, abs=0.01)
         target = (clean - scales.skip * x) / scales.out
         assert target.std().item() == pytest.approx(1, abs=0.01)
         assert torch.allclose(scales.clean(x, target), clean)
@@ -123,3 +123,56 @@ def test_ema_warms_up_and_converges():
     for _ in range(200):
         average.update(layer)
     assert average.module.weight.item() == pytest.approx(5.0, abs=1e-4)
+
+
+def covariance_edm():
+    """A preconditioner fitted on 6 correlated genes, and their covariance."""
+    generator = torch.Generator().manual_seed(4)
+    factor = torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    values = torch.randn(20000, 6, dtype=torch.float64, generator=generator) @ factor.T
+    module = precond.CovarianceEdm(6, floor=1e-4).double()
+    module.fit(values)
+    return module, torch.cov(values.T), generator
+
+
+def test_covariance_skip_is_the_wiener_filter():
+    module, covariance, generator = covariance_edm()
+    x = torch.randn(50, 6, dtype=torch.float64, generator=generator)
+    for sigma in (0.1, 1.0, 10.0):
+        level = torch.tensor(sigma, dtype=torch.float64)
+        gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(6))
+        assert torch.allclose(module.clean(x, torch.zeros_like(x), level), x @ gain.T, atol=1e-8)
+
+
+def test_a_silent_network_samples_the_training_covariance():
+    module, covariance, generator = covariance_edm()
+    start = 80.0 * torch.randn(30000, 6, dtype=torch.float64, generator=generator)
+
+    def denoise(x, sigma):
+        return module.clean(x, torch.zeros_like(x), sigma)
+
+    samples = samplers.heun(denoise, start, schedules.karras(60, 0.01, 80.0))
+    assert torch.allclose(torch.cov(samples.T), covariance, atol=0.03 * covariance.abs().max())
+
+
+def test_covariance_input_and_target_have_unit_variance_in_every_component():
+    module, covariance, generator = covariance_edm()
+    root = torch.linalg.cholesky(covariance)
+    clean = torch.randn(100000, 6, dtype=torch.float64, generator=generator) @ root.T
+    for sigma in (0.05, 1.0, 20.0):
+        level = torch.tensor(sigma, dtype=torch.float64)
+        x = clean + level * torch.randn(clean.shape, dtype=torch.float64, generator=generator)
+        assert torch.allclose(torch.cov(module.scaled(x, level).T), torch.eye(6).double(), atol=0.03)
+        # The target of the network is what makes the cleaned value exact.
+        rest = clean - module.clean(x, torch.zeros_like(x), level)
+        out = precond.edm(level, module.variance).out
+        target = rest @ module.basis / out
+        assert torch.allclose(torch.cov(target.T), torch.eye(6).double(), atol=0.03)
+
+
+def test_covariance_with_unit_variances_is_plain_edm():
+    module, level = precond.CovarianceEdm(4), torch.tensor(0.7)
+    x, raw = torch.randn(3, 4), torch.randn(3, 4)
+    plain = precond.edm(level)
+    assert torch.allclose(module.scaled(x, level), plain.scaled(x), atol=1e-6)
+    assert torch.allclose(module.clean(x, raw, level), plain.clean(x, raw), atol=1e-6)

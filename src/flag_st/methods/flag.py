@@ -216,7 +216,7 @@ class Flag(Method):
         decode_spots: int = 256,
         covariance: bool = True,
         sigma_mean: float = 1.0,
-        sigma_std: float = 1.8,
+        sigma_std: float = 2.0,
         sigma_min: float = 0.02,
         sigma_max: float = 80.0,
         steps: int = 18,

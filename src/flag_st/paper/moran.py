@@ -49,5 +49,5 @@ def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
         axes.text(0.03, 0.97, f"{said}\nbias {(p - y).mean():+.2f}", transform=axes.transAxes,
                   va="top", fontsize=6.5)  # fmt: skip
         axes.set_xlabel("Moran's I, truth")
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal", adjustable="box")
     axes_row[0].set_ylabel("Moran's I, prediction")
