@@ -38,7 +38,12 @@ def build(use: str, params: dict[str, Any] | None = None, **given) -> Any:
     unknown = [] if takes_any else sorted(set(params) - set(accepted))
     if unknown:
         raise FlagError(f"{use} takes no argument {', '.join(unknown)}", choices=accepted)
-    return cls(**params)
+    try:
+        return cls(**params)
+    except TypeError as error:  # a class that hands arguments on learns late which are wrong
+        if "argument" in str(error):
+            raise FlagError(f"{use}: {error}", choices=accepted) from error
+        raise
 
 
 def defaults(use: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_summary_takes_the_estimator_asked_for():
 
 
 def test_an_unknown_estimator_is_refused():
-    with pytest.raises(FlagError, match=r"estimator 'median'.*point, draw, ensemble"):
+    with pytest.raises(FlagError, match=r"estimator 'median'.*point, mean, draw, ensemble"):
         Column("pcc", estimator="median")
 
 

@@ -371,8 +371,9 @@ def test_concentration_is_that_of_numpy(study, collected, tmp_path, tissue):
 
 
 STRUCTURE = [
-    {"metric": "pcc"},
-    {"metric": "gsc"},
+    {"metric": "pcc", "estimator": "mean"},
+    {"metric": "pcc", "estimator": "draw"},
+    {"metric": "gsc", "estimator": "mean"},
     {"metric": "gsc", "estimator": "draw", "paper": "gsc"},
 ]
 
@@ -386,14 +387,14 @@ def numbers(study, scores, runs, columns):
 def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores, runs):
     style.use()
     item, columns, table = numbers(study, scores, runs, STRUCTURE)
-    axes = charts.bars(table, columns, labels_of(item), item).axes[2]
-    means = table[table["column"] == 2].set_index("method")["mean"]
+    axes = charts.bars(table, columns, labels_of(item), item).axes[3]
+    means = table[table["column"] == 3].set_index("method")["mean"]
     assert [bar.get_width() for bar in axes.patches] == [means[m] for m in METHODS]
     diamonds = next(line for line in axes.lines if line.get_marker() == "D")
     assert diamonds.get_xdata()[0] == 0.8926
 
 
-def test_structure_figure_leads_from_point_to_draw(study, scores, runs):
+def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     style.use()
     item, columns, table = numbers(study, scores, runs, STRUCTURE)
     figure = charts.structure_against_accuracy(
@@ -404,7 +405,7 @@ def test_structure_figure_leads_from_point_to_draw(study, scores, runs):
     points = {
         (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_ls() == "None"
     }
-    assert {(flag[0], flag[1]), (flag[0], flag[2])} <= points
+    assert {(flag[0], flag[2]), (flag[1], flag[3])} <= points
     assert [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"] == [0.9]
 
 

@@ -323,7 +323,10 @@ class Flag(Method):
         self.net = self.build(len(train.genes), train[0].features.shape[1], width)
         self.device = run.device
         if self.covariance:
-            self.net.precond.fit(torch.as_tensor(np.concatenate([self.outputs(s) for s in train])))
+            # Within slides: what differs between slides is not how genes go together in one.
+            values = [self.outputs(s) for s in train]
+            values = np.concatenate([v - v.mean(0) for v in values])  # (M, G)
+            self.net.precond.fit(torch.as_tensor(values))
         Loop(FlagTask(self, train, valid, run), self.training, run)()
 
     @torch.inference_mode()

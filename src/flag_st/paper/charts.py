@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: With eight colours, enough to tell 64 methods apart.
+MARKERS = "osD^v<>P"
 Labels = Mapping[str, tuple[str, int]]
 
 
@@ -103,15 +105,15 @@ def structure_against_accuracy(
     item: Mapping[str, Any],
     ceilings: Mapping[tuple[str, str], float],
 ) -> "Figure":
-    """A row a cohort; x is the first column, y each other one; arrows lead from point to draw.
+    """A row a cohort, a panel a structure; arrows lead from the mean of draws to single draws.
 
     Args:
-        columns: accuracy, then structure columns in pairs (point, one draw).
+        columns: in pairs (mean of draws, one draw), accuracy first, then each structure.
         ceilings: (cohort, metric) → what the truth attains against a second look at itself.
     """
     import matplotlib.pyplot as plt
 
-    cohorts, ys = list(dict.fromkeys(numbers["cohort"])), list(range(1, len(columns), 2))
+    cohorts, ys = list(dict.fromkeys(numbers["cohort"])), list(range(2, len(columns), 2))
     size = (style.WIDTH, 2.9 * len(cohorts) + 0.5)
     figure, grid = plt.subplots(len(cohorts), len(ys), figsize=size, squeeze=False)
     for row, cohort in enumerate(cohorts):
@@ -135,17 +137,16 @@ def structure_against_accuracy(
 
 def _points(axes: "Axes", wide: "pandas.DataFrame", y: int, item: Mapping[str, Any]) -> None:
     for place, (method, facts) in enumerate(item["methods"].items()):
-        if method not in wide.index or not {0, y} <= set(wide.columns):
+        if method not in wide.index:
             continue
-        # A prediction that is constant on a slide has no correlation: it is drawn at zero.
-        x = np.nan_to_num(wide.loc[method, 0])
-        point, draw = (wide.loc[method].get(column, np.nan) for column in (y, y + 1))
-        colour, marker = style.colour(place), "osD^v<>P"[place // len(style.COLOURS) % 8]
-        axes.plot(x, draw, marker, color=colour, ls="none", label=facts["label"])
-        if np.isfinite([point, draw]).all() and abs(point - draw) > 1e-9:
-            axes.plot(x, point, marker, color=colour, mfc="white", ls="none")
+        values = wide.loc[method].reindex([0, 1, y, y + 1]).to_numpy(float)
+        mean, draw = values[[0, 2]], values[[1, 3]]
+        colour, marker = style.colour(place), MARKERS[place // len(style.COLOURS) % len(MARKERS)]
+        axes.plot(*draw, marker, color=colour, ls="none", label=facts["label"])
+        if np.isfinite(values).all() and np.abs(mean - draw).max() > 1e-9:
+            axes.plot(*mean, marker, color=colour, mfc="white", ls="none")
             arrow = {"arrowstyle": "->", "color": colour, "lw": 0.8}
-            axes.annotate("", (x, draw), (x, point), arrowprops=arrow)
+            axes.annotate("", draw, mean, arrowprops=arrow)
 
 
 def against_time(table: "pandas.DataFrame", label: str, item: Mapping[str, Any]) -> "Figure":
@@ -159,7 +160,8 @@ def against_time(table: "pandas.DataFrame", label: str, item: Mapping[str, Any])
         part = table[table["cohort"] == cohort]
         for place, (method, facts) in enumerate(item["methods"].items()):
             rows = part[part["method"] == method]
-            colour, marker = style.colour(place), "osD^v<>P"[place // len(style.COLOURS) % 8]
+            colour = style.colour(place)
+            marker = MARKERS[place // len(style.COLOURS) % len(MARKERS)]
             axes.errorbar(
                 rows["seconds"], rows["mean"], rows["std"].fillna(0), fmt=marker, color=colour,
                 label=facts["label"],

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     import pandas
 
 #: What a heading says of how a value was made.
-ESTIMATORS = {"point": "point", "draw": "one draw", "ensemble": "all draws"}
+ESTIMATORS = {
+    "point": "point",
+    "mean": "mean of draws",
+    "draw": "one draw",
+    "ensemble": "all draws",
+}
 SCOPES = {"slide": "per slide", "pooled": "pooled"}
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 #: Facts of a slide that go into the CSV: how many genes a number rests on.
@@ -39,7 +44,8 @@ class Column:
 
     Attributes:
         metric: name in the score table.
-        estimator: ``point``, ``draw`` (mean over single draws) or ``ensemble``.
+        estimator: ``point`` (the method's own estimate), ``mean`` (of the draws), ``draw`` (mean
+            over single draws) or ``ensemble``.
         scope: ``slide`` (mean over test slides) or ``pooled`` (all test spots at once).
         paper: name in ``config/reported.csv`` of the printed number beside it; "" for none.
         heading: instead of what estimator and scope say.

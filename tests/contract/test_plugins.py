@@ -1,0 +1,51 @@
+"""Every shipped entry of every layer is a class that can be built, and refuses what it does not know."""
+
+import pytest
+
+from flag_st import config, registry
+from flag_st.encoders.base import Encoder
+from flag_st.errors import FlagError
+from flag_st.gene_models.base import GeneModel
+from flag_st.metrics.base import Metric
+from flag_st.plan import Plan, source_params
+from flag_st.sources.base import Source
+
+CONFIG = config.load()
+BASES = {"cohorts": Source, "encoders": Encoder, "gene_models": GeneModel, "metrics": Metric}
+ENTRIES = [(layer, name) for layer in BASES for name in CONFIG[layer]]
+
+
+@pytest.mark.parametrize(("layer", "name"), ENTRIES)
+def test_entry_builds(layer, name, root):
+    entry = CONFIG[layer][name]
+    plugin = registry.build(entry["use"], source_params(entry.get("params", {}), None))
+    assert isinstance(plugin, BASES[layer])
+    if "fits" in entry or getattr(plugin, "fits", False):
+        assert bool(entry.get("fits")) == bool(plugin.fits), "config and class must agree"
+    if "env" in entry:
+        assert (root / "envs" / f"{entry['env']}.yaml").exists()
+
+
+@pytest.mark.parametrize(("layer", "name"), ENTRIES)
+def test_unknown_arguments_are_refused(layer, name):
+    entry = CONFIG[layer][name]
+    params = source_params(entry.get("params", {}), None)
+    with pytest.raises(FlagError, match="no_such_argument"):
+        registry.build(entry["use"], {**params, "no_such_argument": 1})
+
+
+def test_cohorts_of_the_paper_have_their_slides():
+    plan = Plan(CONFIG)
+    sizes = {name: len(plan.rows(name)) for name in ("HER2ST", "KIDNEY", "PRAD", "DLPFC")}
+    assert sizes == {"HER2ST": 36, "KIDNEY": 23, "PRAD": 23, "DLPFC": 1}
+    patients = {n: len({r.patient for r in plan.rows(n)}) for n in ("HER2ST", "KIDNEY", "PRAD")}
+    assert patients == {"HER2ST": 8, "KIDNEY": 22, "PRAD": 2}
+
+
+def test_metric_columns_are_unique_and_described():
+    from flag_st.scoring import columns
+
+    built = {n: registry.build(e["use"], e.get("params", {})) for n, e in CONFIG["metrics"].items()}
+    for name, (label, direction) in columns(built).items():
+        assert label, name
+        assert direction in (-1, 0, 1), name
