@@ -14,10 +14,11 @@ def main(job):
     settings = job.params.item["params"]
     pathways = matrices.read_pathways(job.input.pathways, settings.get("pathways"))
     found = list(sections(job, settings.get("slides", {})))
-    columns = 1 + max(len(shown) for _, _, shown in found)
-    height = len(pathways) * (style.WIDTH / columns + 0.15) + 0.5
-    figure = plt.figure(figsize=(style.WIDTH, height * len(found)))
-    parts = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    heights = [
+        matrices.height(tissue, pathways, 1 + len(shown), style.WIDTH) for _, tissue, shown in found
+    ]
+    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
+    parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
     tables = []
     for part, (key, tissue, shown) in zip(parts, found, strict=True):
         title = f"{key['cohort']}, section {tissue.slide}"

@@ -162,7 +162,9 @@ def test_covariance_input_and_target_have_unit_variance_in_every_component():
     for sigma in (0.05, 1.0, 20.0):
         level = torch.tensor(sigma, dtype=torch.float64)
         x = clean + level * torch.randn(clean.shape, dtype=torch.float64, generator=generator)
-        assert torch.allclose(torch.cov(module.scaled(x, level).T), torch.eye(6).double(), atol=0.03)
+        assert torch.allclose(
+            torch.cov(module.scaled(x, level).T), torch.eye(6).double(), atol=0.03
+        )
         # The target of the network is what makes the cleaned value exact.
         rest = clean - module.clean(x, torch.zeros_like(x), level)
         out = precond.edm(level, module.variance).out

@@ -41,7 +41,9 @@ def test_environment_agrees_with_the_pins(env):
 
 def test_every_rule_has_environment_log_benchmark_and_its_script():
     for file in RULES:
-        for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.M | re.S):
+        for name, body in re.findall(
+            r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.M | re.S
+        ):
             for part in ("conda:", "log:", "benchmark:", "script:", "params:"):
                 assert part in body, f"{name} lacks {part}"
             script = re.search(r'"\.\./\.\./(scripts/[^"]+)"', body)[1]

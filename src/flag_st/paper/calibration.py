@@ -43,8 +43,7 @@ def draw(numbers: "pandas.DataFrame", item: Mapping[str, Any]) -> "Figure":
         left.set(xlabel="nominal %", ylabel="covered %", title=f"{cohort}: central intervals")
         right.axhline(1, color="black", lw=0.6, ls=":")
         right.set(xlabel="rank of the truth", ylabel="density", title=f"{cohort}: PIT")
-    handles, names = grid[0, 1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    style.legend(figure, grid[0, 1])
     return figure
 
 

@@ -73,8 +73,7 @@ def against_size(
             label, direction = labels[column.metric]
             grid[row, place].set_title(f"{cohort}: {label}{ARROWS[direction]}")
             grid[row, place].set_xlabel("genes of the panel")
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    style.legend(figure, grid[0, 0])
     return figure
 
 
@@ -130,8 +129,7 @@ def structure_against_accuracy(
                 )
             x_label = labels[columns[0].metric][0]
             axes.set(xlabel=x_label, ylabel=labels[metric][0], title=cohort)
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    style.legend(figure, grid[0, 0])
     return figure
 
 
@@ -154,7 +152,7 @@ def against_time(table: "pandas.DataFrame", label: str, item: Mapping[str, Any])
     import matplotlib.pyplot as plt
 
     cohorts = list(dict.fromkeys(table["cohort"]))
-    size = (min(style.WIDTH, 3.4 * len(cohorts) + 0.6), 3.0)
+    size = (style.WIDTH, 3.2)
     figure, grid = plt.subplots(1, len(cohorts), figsize=size, squeeze=False)
     for axes, cohort in zip(grid[0], cohorts, strict=True):
         part = table[table["cohort"] == cohort]
@@ -167,6 +165,5 @@ def against_time(table: "pandas.DataFrame", label: str, item: Mapping[str, Any])
                 label=facts["label"],
             )  # fmt: skip
         axes.set(xscale="log", xlabel="seconds to predict a slide", ylabel=label, title=cohort)
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    style.legend(figure, grid[0, 0])
     return figure

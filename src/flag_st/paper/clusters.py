@@ -64,7 +64,7 @@ def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: 
     colours = ListedColormap([style.colour(i) for i in range(many)])
     for axes, ((method, kind), part) in zip(axes_row[1:], groups, strict=True):
         draw_spots(axes, tissue, part["domain"].to_numpy(float), (-0.5, many - 0.5), colours)
-        axes.set_title(f"{method}\n{kind}".strip(), fontsize=7)
+        axes.set_title(style.heading(method, kind), fontsize=7)
         count = part["domain"].nunique()
         said = f"{count} domains" + (
             "" if method == "truth" else f", ARI {part['ari'].iloc[0]:.2f}"

@@ -72,10 +72,14 @@ def dynamics(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
         for axes, name in zip(row, names, strict=True):
             for place, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
                 line = run[run["curve"] == name]
-                axes.plot(line["epoch"], line["value"], color=style.colour(place), alpha=0.8)
+                label = f"seed {run['seed'].iloc[0]}"
+                axes.plot(
+                    line["epoch"], line["value"], color=style.colour(place), alpha=0.8, label=label
+                )
             axes.set_title(name.replace("_", " "), fontsize=7)
             axes.set_xlabel("epoch")
         row[0].set_ylabel(f"{labels.get(method, method)}\n{cohort}")
+    style.legend(figure, grid[0, 0])
     return figure
 
 

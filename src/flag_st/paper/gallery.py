@@ -15,7 +15,7 @@ from flag_st.paper.maps import (
     draw_spots,
     scale_bar,
 )
-from flag_st.paper.style import SEQUENTIAL
+from flag_st.paper.style import SEQUENTIAL, heading
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +26,7 @@ def height(tissue: Tissue, genes: int, shown: int, width: float) -> float:
     """Inches that ``gallery`` needs in a figure ``width`` inches wide."""
     span = np.ptp(tissue.position, axis=0) + 5 * tissue.diameter
     panel = width / (2.6 + shown)
-    return genes * (panel * span[1] / span[0] + 0.28) + 0.55
+    return genes * (panel * span[1] / span[0] + 0.28) + 0.8
 
 
 def gallery(
@@ -54,7 +54,7 @@ def gallery(
             discs = draw_spots(axes, tissue, values, limits, SEQUENTIAL)
             discs.set_rasterized(raster)
             if row == 0:
-                head = "truth" if panel is None else f"{panel.method}\n{panel.kind}"
+                head = "truth" if panel is None else heading(panel.method, panel.kind)
                 axes.set_title(head, fontsize=7)
             if panel is None:
                 axes.set_ylabel(gene, fontsize=8, style="italic")

@@ -7,7 +7,7 @@ import numpy as np
 
 from flag_st.metrics.policy import centred, pearson
 from flag_st.paper.maps import Shown, Tissue
-from flag_st.paper.style import DIVERGING
+from flag_st.paper.style import DIVERGING, heading
 
 if TYPE_CHECKING:
     import pandas
@@ -53,6 +53,18 @@ def pathway_matrices(
     return [tissue.genes[i] for i in columns], made
 
 
+def height(
+    tissue: Tissue, pathways: Mapping[str, Sequence[str]], panels: int, width: float
+) -> float:
+    """Inches that ``draw`` needs in a figure ``width`` inches wide."""
+    return 0.35 + sum(_heights(tissue, pathways, panels, width))
+
+
+def _heights(tissue: Tissue, pathways, panels: int, width: float) -> list[float]:
+    drawn = [len(present(tissue, genes)) >= FEWEST for genes in pathways.values()]
+    return [width / (panels + 0.8) + 0.9 if whole else 0.35 for whole in drawn]
+
+
 def draw(
     figure: "SubFigure",
     tissue: Tissue,
@@ -64,39 +76,44 @@ def draw(
     import pandas as pd
 
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
-    grid = figure.subplots(len(pathways), 1 + len(shown), squeeze=False)
-    parts = []
-    for row, (pathway, genes) in zip(grid, pathways.items(), strict=True):
+    heights = _heights(tissue, pathways, 1 + len(shown), 7.0)
+    parts = figure.subfigures(len(pathways), 1, height_ratios=heights, squeeze=False)[:, 0]
+    tables = []
+    for part, (pathway, genes) in zip(parts, pathways.items(), strict=True):
         names = present(tissue, genes)
-        label = f"{pathway}\n{len(names)} of {len(genes)} genes"
-        if len(names) < FEWEST:
-            _nothing(row, f"{label} in the panel: too few")
-            continue
-        names, made = pathway_matrices(tissue, shown, names)
-        upper = np.triu_indices(len(names), 1)
-        for axes, (name, matrix) in zip(row, made, strict=True):
-            picture = axes.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if axes in grid[0]:
-                axes.set_title(name, fontsize=7)
-            if name != "truth":
-                gsc = pearson(made[0][1][upper], matrix[upper])
-                axes.set_xlabel(f"r = {gsc:.2f}" if np.isfinite(gsc) else "", fontsize=7)
-            pairs = {"pathway": pathway, "panel": name.replace("\n", ", ")}
-            pairs |= {"gene": np.array(names)[upper[0]], "other": np.array(names)[upper[1]]}
-            parts.append(pd.DataFrame({**pairs, "correlation": matrix[upper]}))
-        row[0].set_ylabel(label, fontsize=7)
-        if len(names) <= 20:
-            row[0].set_yticks(range(len(names)), names, fontsize=4)
-        figure.colorbar(picture, ax=row.tolist(), shrink=0.7, aspect=12)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"pathway": []})
+        enough = len(names) >= FEWEST
+        said = f"{pathway}: {len(names)} of {len(genes)} genes are in the panel"
+        said += "" if enough else ", too few to draw"
+        part.suptitle(said, fontsize=8, x=0.01, ha="left")
+        if enough:
+            table = _row(part, *pathway_matrices(tissue, shown, names))
+            tables.append(table.assign(pathway=pathway))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"pathway": []})
 
 
-def _nothing(row, text: str) -> None:
-    for axes in row:
-        axes.set_axis_off()
-    row[0].text(0, 0.5, text, transform=row[0].transAxes, fontsize=7)
+def _row(
+    figure: "SubFigure", names: list[str], made: list[tuple[str, np.ndarray]]
+) -> "pandas.DataFrame":
+    """Matrices of one pathway; under each its agreement with the first, which is the truth's."""
+    import pandas as pd
+
+    axes_row = figure.subplots(1, len(made), squeeze=False)[0]
+    upper, tables = np.triu_indices(len(names), 1), []
+    for axes, (name, matrix) in zip(axes_row, made, strict=True):
+        picture = axes.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(heading(*name.split("\n")), fontsize=7)
+        if name != "truth":
+            r = pearson(made[0][1][upper], matrix[upper])
+            axes.set_xlabel(f"r = {r:.2f}" if np.isfinite(r) else "r undefined", fontsize=7)
+        pairs = {"panel": name.replace("\n", ", "), "gene": np.array(names)[upper[0]]}
+        pairs |= {"other": np.array(names)[upper[1]], "correlation": matrix[upper]}
+        tables.append(pd.DataFrame(pairs))
+    if len(names) <= 24:
+        axes_row[0].set_yticks(range(len(names)), names, fontsize=4.5)
+    figure.colorbar(picture, ax=axes_row.tolist(), shrink=0.6, aspect=12)
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_pathways(path: str, wanted: Sequence[str] | None = None) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
         axes.plot(y, p, "o", ms=2.5, alpha=0.6, color=style.colour(0), mec="none")
         r = pearson(y, p)
         said = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
-        axes.set_title(f"{method}\n{kind}", fontsize=7)
-        axes.text(0.03, 0.97, f"{said}\nbias {(p - y).mean():+.2f}", transform=axes.transAxes,
-                  va="top", fontsize=6.5)  # fmt: skip
+        axes.set_title(
+            style.heading(method, kind) + f"\n{said}, bias {(p - y).mean():+.2f}", fontsize=7
+        )
         axes.set_xlabel("Moran's I, truth")
         axes.set_aspect("equal", adjustable="box")
     axes_row[0].set_ylabel("Moran's I, prediction")

@@ -1,5 +1,6 @@
 """How figures look, and how they are written: the same bytes for the same numbers."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from flag_st.io import writing
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Okabe and Ito's colours, told apart with every common colour vision.
@@ -69,6 +71,20 @@ def message(text: str) -> "Figure":
     axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
     axes.set_axis_off()
     return figure
+
+
+def heading(*lines: str) -> str:
+    """Lines over a small panel; long ones are broken."""
+    return "\n".join(part for line in lines if line for part in textwrap.wrap(line, 14))
+
+
+def legend(figure: "Figure", axes: "Axes") -> None:
+    """The entries of ``axes`` below the whole figure, in as many columns as fit."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        letters = max(map(len, names)) + 6
+        columns = max(1, min(len(names), int(figure.get_figwidth() * 16 / letters)))
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
 def colour(index: int) -> str:
