@@ -232,12 +232,24 @@ def test_a_stand_in_decides_nothing_but_is_shown(study, scores, runs):
     assert cells[5].text == claims.OPEN
 
 
+def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
+    made = Study(tmp_path, cohort="mine")
+    collected = made.collect()
+    row, cells = judged(
+        made, read_scores(collected["scores"]), pd.read_parquet(collected["runs"]), other="ridge"
+    )
+    assert row["lacks"] == "pcc of HER2ST"
+    assert cells[4].text.startswith("mine: ")
+    assert cells[5].text == claims.OPEN
+    assert "cohort mine is not in the paper" in cells[6].text
+
+
 @pytest.mark.parametrize(
     ("test", "why"),
     [
-        ({"other": "flag_supervised"}, "flag_supervised was not run"),
-        ({"other": "ridge", "cohorts": ("PRAD",)}, "PRAD was not run"),
-        ({"other": "ridge", "metric": "ssim"}, "without ssim"),
+        ({"other": "flag_supervised"}, "not run: flag_supervised"),
+        ({"other": "ridge", "cohorts": ("PRAD",)}, "not run: pcc of PRAD"),
+        ({"other": "ridge", "metric": "ssim"}, "not run: ssim of HER2ST"),
     ],
 )
 def test_what_was_not_run_cannot_be_told(study, scores, runs, test, why):

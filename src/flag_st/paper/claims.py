@@ -93,48 +93,58 @@ def judge(
     runs: "pandas.DataFrame",
     printed: "pandas.DataFrame",
 ) -> "pandas.DataFrame":
-    """One row a claim and cohort: ours, other, difference, spread, seen, verdict and its reason."""
+    """One row a claim and cohort: ours, other, difference, spread, seen, verdict and its reasons."""
     import pandas as pd
 
     labels, differ = labels_of(item), stand_ins(runs, item, printed)
-    beside = {cohort_in_paper(name, item): name for name in item["cohorts"]}
     rows = []
     for name, claim in claims.items():
         test: Test = claim["test"]
-        column = Column(test.metric, test.estimator, test.scope)
-        numbers = summarise(scores, [column])
-        for paper_cohort in test.cohorts:
-            cohort = beside.get(paper_cohort, "")
+        numbers = summarise(scores, [Column(test.metric, test.estimator, test.scope)])
+        for paper_cohort, cohort in _cohorts(test, item, printed):
             part = numbers[numbers["cohort"] == cohort].set_index("method")
-            row = {"claim": name, "cohort": paper_cohort}
-            printed_cell = printed_value(printed, paper_cohort, None, test.method, test.metric)
+            cell = printed_value(printed, paper_cohort, None, test.method, test.metric)
             direction = labels.get(test.metric, ("", 0))[1]
-            row |= _measure(test, paper_cohort, part, item, direction, printed_cell)
-            texts = [d for key, found in differ.items() if key[0] == cohort for d in found
-                     if key[2] in (test.method, row["other"])]  # fmt: skip
-            if not row["why"] and texts:
-                row |= {"verdict": OPEN, "why": "stand-in: " + "; ".join(dict.fromkeys(texts))}
+            row = {"claim": name, "cohort": paper_cohort}
+            row |= _measure(test, paper_cohort, part, item, direction, cell)
+            texts = [
+                text
+                for (place, _, method), found in differ.items()
+                if place == cohort and method in (test.method, row["other"])
+                for text in found
+            ]
+            if texts and not row["lacks"]:
+                row |= {"verdict": OPEN, "why": "; ".join(dict.fromkeys(texts))}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _cohorts(test: Test, item: Mapping[str, Any], printed) -> list[tuple[str, str]]:
+    """(paper's cohort, ours or ""), then cohorts that the paper has not: what they show is shown."""
+    beside = {cohort_in_paper(name, item): name for name in item["cohorts"]}
+    asked = [(name, beside.get(name, "")) for name in test.cohorts]
+    known = set(printed["cohort"])
+    return asked + [(name, name) for name in beside if name not in known]
 
 
 def _measure(
     test: Test, paper_cohort: str, part, item, direction: int, printed_cell
 ) -> dict[str, Any]:
-    """Value, its rival and the verdict on one cohort, whatever the setting."""
+    """Value, its rival and the verdict on one cohort, whatever the setting; ``lacks`` what for."""
     row = {"method": test.method, "ours": nan, "other": test.other, "theirs": nan}
-    row |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN, "why": ""}
+    row |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN}
+    row |= {"lacks": "", "why": ""}
     if part.empty:
-        return {**row, "why": f"{paper_cohort} was not run, or without {test.metric}"}
+        return {**row, "lacks": f"{test.metric} of {paper_cohort}"}
     wanted = [m for m in (test.method, test.other) if m]
     if missing := [m for m in wanted if m not in part.index]:
-        return {**row, "why": f"{', '.join(missing)} was not run"}
+        return {**row, "lacks": ", ".join(missing)}
     ours, spread = part.loc[test.method, "mean"], part.loc[test.method, "std"]
     theirs, their_spread = test.level, 0.0
     if test.kind in ("best", "better"):
         row["other"] = test.other or _rival(test, part, item, direction)
         if not row["other"]:
-            return {**row, "why": "no other method was run"}
+            return {**row, "lacks": "another method"}
         theirs, their_spread = part.loc[row["other"], "mean"], part.loc[row["other"], "std"]
     difference = (direction or 1) * (ours - theirs)
     if test.kind == "reproduces":
@@ -142,17 +152,19 @@ def _measure(
         difference = test.level - abs(ours - theirs)
     total = sqrt(sum(s**2 for s in (spread, their_spread) if isfinite(s)))
     seen = verdict(difference, total, test.margin)
-    return {**row, "ours": ours, "theirs": theirs, "difference": difference,
-            "spread": total, "seen": seen, "verdict": seen}  # fmt: skip
+    found = {"ours": ours, "theirs": theirs, "difference": difference, "spread": total}
+    return {**row, **found, "seen": seen, "verdict": seen}
 
 
 def _rival(test: Test, part, item, direction: int) -> str:
     """The best other method that does not see the truth."""
     others = [
-        m for m in part.index
-        if m != test.method and not item["methods"][m].get("needs_truth")
-        and isfinite(part.loc[m, "mean"])
-    ]  # fmt: skip
+        method
+        for method in part.index
+        if method != test.method
+        and not item["methods"][method].get("needs_truth")
+        and isfinite(part.loc[method, "mean"])
+    ]
     return max(others, key=lambda m: (direction or 1) * part.loc[m, "mean"], default="")
 
 
@@ -165,9 +177,10 @@ def claim_sheet(
     for name, claim in claims.items():
         part = judged[judged["claim"] == name]
         cells = [claim["claim"], claim["where"], str(claim["printed"]), claim["rule"]]
-        cells += [_seen(part), _overall(part["verdict"])]
-        cells.append("; ".join(dict.fromkeys(text for text in part["why"] if text)))
-        rows.append([Cell(text, kind="words") for text in cells])
+        overall = _overall(part["verdict"])
+        row = [Cell(text, kind="words") for text in [*cells, _seen(part)]]
+        row.append(Cell(overall, kind="words", mark="" if overall == OPEN else "best"))
+        rows.append([*row, Cell(_because(part), kind="words")])
     columns = [Head(text, kind="words") for text in heads]
     return Sheet(item["name"], item["title"], item["caption"], [Block("", [], columns, rows)])
 
@@ -175,6 +188,14 @@ def claim_sheet(
 def _overall(verdicts: Sequence[str]) -> str:
     found = set(verdicts)
     return FAILS if FAILS in found else OPEN if OPEN in found else HOLDS
+
+
+def _because(part: "pandas.DataFrame") -> str:
+    """What is missing, then what is not the paper's; each once."""
+    lacks = list(dict.fromkeys(text for text in part["lacks"] if text))
+    texts = [f"not run: {', '.join(lacks)}"] if lacks else []
+    found = dict.fromkeys(part for text in part["why"] for part in text.split("; ") if part)
+    return "; ".join([*texts, *found])
 
 
 def _seen(part: "pandas.DataFrame") -> str:

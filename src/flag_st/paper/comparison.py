@@ -252,8 +252,8 @@ def _printed_rows(cohort, panel, item, columns, printed_numbers, notes: Notes) -
 
 
 def _setting(row, notes: Notes) -> Cell:
-    keys = tuple(notes.key(text) for text in row["differs"].split("; ") if text)
-    return Cell(row["setting"], notes=keys, kind="name")
+    keys = [notes.key(text) for text in row["differs"].split("; ") if text]
+    return Cell(row["setting"], notes=tuple(sorted(keys, key=lambda k: (len(k), k))), kind="name")
 
 
 def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]]:
