@@ -20,8 +20,10 @@ def writing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the final name only on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because several writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    # The suffix is kept because several writers choose the format by it. The name depends on the
+    # target alone, so that what a killed job left is taken away by the job that repeats it.
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    _remove(temporary)
     try:
         yield temporary
         _replace(temporary, path)

@@ -210,3 +210,14 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
     assert time.process_time() - start < 1
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_what_a_killed_writer_left_is_taken_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), io.writing(tmp_path / "x.h5") as temporary:
+        left = temporary
+        raise KeyboardInterrupt
+    left.write_text("of a process that was killed")
+    with io.writing(tmp_path / "x.h5") as temporary:
+        assert not temporary.exists()
+        temporary.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
