@@ -27,10 +27,11 @@ def check_all(config: dict[str, Any], data: bool = True) -> int:
         _collect(faults, lambda name=name: plan.runs(name))
     for cohort in cohorts if data else ():
         check_cohort(plan, cohort, panel_sizes(config, experiments, cohort), faults)
-    for message in faults.messages:
+    found = list(dict.fromkeys(faults.messages))  # a missing folder stops every experiment on it
+    for message in found:
         print(f"fault: {message}", file=sys.stderr)
-    if faults.messages:
-        print(f"{len(faults.messages)} faults; nothing was run", file=sys.stderr)
+    if found:
+        print(f"{len(found)} fault{'s' * (len(found) > 1)}; nothing was run", file=sys.stderr)
         return 1
     print(f"ok: {len(experiments)} experiments on {', '.join(cohorts)}")
     return 0
@@ -66,7 +67,7 @@ def check_cohort(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults
     try:
         source, slides = plan.source(cohort), plan.slides(cohort)
     except FlagError as error:
-        faults.add(f"cohorts.{cohort}: {error}")
+        faults.add(str(error))
         return
     files: dict[str, SlideFiles] = {}
     for slide in slides:

@@ -144,3 +144,13 @@ def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path):
     assert failed.returncode == 1
     assert "no.h5ad does not exist" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_one_fault_is_told_once(tmp_path, capsys, root):
+    """A missing folder stops three experiments, and is one fault."""
+    overlay = str(root / "config" / "her2st_open.yaml")
+    nowhere = tmp_path / "nowhere"
+    assert cli.main(["check", "--configfile", overlay, "--config", f"root={nowhere}"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("is not a directory") == 1
+    assert "1 fault; nothing was run" in error

@@ -61,7 +61,7 @@ class SslVit(Network):
         width: int = 128,
         depth: int = 4,
         heads: int = 2,
-        steps: int = 600,
+        steps: int = 300,
         views: int = 128,
         rate: float = 1e-3,
         crop_area: tuple[float, float] = (0.25, 0.5),
