@@ -238,17 +238,18 @@ def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
     row, cells = judged(
         made, read_scores(collected["scores"]), pd.read_parquet(collected["runs"]), other="ridge"
     )
-    assert row["lacks"] == "pcc of HER2ST"
+    assert row["lacks"] == "HER2ST"
     assert cells[4].text.startswith("mine: ")
     assert cells[5].text == claims.OPEN
-    assert "cohort mine is not in the paper" in cells[6].text
+    assert cells[6].text == "not run: HER2ST; stand-in"
+    assert cells[6].notes == ("a",)
 
 
 @pytest.mark.parametrize(
     ("test", "why"),
     [
         ({"other": "flag_supervised"}, "not run: flag_supervised"),
-        ({"other": "ridge", "cohorts": ("PRAD",)}, "not run: pcc of PRAD"),
+        ({"other": "ridge", "cohorts": ("PRAD",)}, "not run: PRAD"),
         ({"other": "ridge", "metric": "ssim"}, "not run: ssim of HER2ST"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flag_st.errors import FlagError
 from flag_st.paper.comparison import Column, labels_of, summarise
 from flag_st.paper.reported import cohort_in_paper, printed_value, stand_ins
-from flag_st.paper.sheet import DASH, Block, Cell, Head, Sheet
+from flag_st.paper.sheet import DASH, Block, Cell, Head, Notes, Sheet
 
 if TYPE_CHECKING:
     import pandas
@@ -135,7 +135,8 @@ def _measure(
     row |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN}
     row |= {"lacks": "", "why": ""}
     if part.empty:
-        return {**row, "lacks": f"{test.metric} of {paper_cohort}"}
+        known = paper_cohort in {cohort_in_paper(name, item) for name in item["cohorts"]}
+        return {**row, "lacks": f"{test.metric} of {paper_cohort}" if known else paper_cohort}
     wanted = [m for m in (test.method, test.other) if m]
     if missing := [m for m in wanted if m not in part.index]:
         return {**row, "lacks": ", ".join(missing)}
@@ -173,16 +174,17 @@ def claim_sheet(
 ) -> Sheet:
     """One row a claim; a claim holds if it does on every cohort it speaks of."""
     heads = ["claim", "where", "printed", "rule", "seen here", "verdict", "because"]
-    rows = []
+    rows, notes = [], Notes()
     for name, claim in claims.items():
         part = judged[judged["claim"] == name]
         cells = [claim["claim"], claim["where"], str(claim["printed"]), claim["rule"]]
         overall = _overall(part["verdict"])
         row = [Cell(text, kind="words") for text in [*cells, _seen(part)]]
         row.append(Cell(overall, kind="words", mark="" if overall == OPEN else "best"))
-        rows.append([*row, Cell(_because(part), kind="words")])
+        rows.append([*row, _because(part, notes)])
     columns = [Head(text, kind="words") for text in heads]
-    return Sheet(item["name"], item["title"], item["caption"], [Block("", [], columns, rows)])
+    block = Block("", [], columns, rows)
+    return Sheet(item["name"], item["title"], item["caption"], [block], notes)
 
 
 def _overall(verdicts: Sequence[str]) -> str:
@@ -190,12 +192,14 @@ def _overall(verdicts: Sequence[str]) -> str:
     return FAILS if FAILS in found else OPEN if OPEN in found else HOLDS
 
 
-def _because(part: "pandas.DataFrame") -> str:
-    """What is missing, then what is not the paper's; each once."""
+def _because(part: "pandas.DataFrame", notes: Notes) -> Cell:
+    """What was not run; and whether it is a stand-in, with what differs in footnotes."""
     lacks = list(dict.fromkeys(text for text in part["lacks"] if text))
+    found = dict.fromkeys(text for why in part["why"] for text in why.split("; ") if text)
     texts = [f"not run: {', '.join(lacks)}"] if lacks else []
-    found = dict.fromkeys(part for text in part["why"] for part in text.split("; ") if part)
-    return "; ".join([*texts, *found])
+    texts += ["stand-in"] if found else []
+    keys = sorted((notes.key(text) for text in found), key=lambda key: (len(key), key))
+    return Cell("; ".join(texts), kind="words", notes=tuple(keys))
 
 
 def _seen(part: "pandas.DataFrame") -> str:

@@ -165,13 +165,24 @@ def numbers_of(
     Raises:
         FlagError: a column wants a value that no metric returns.
     """
+    import pandas as pd
+
     columns, labels = columns_of(item), labels or labels_of(item)
     if unknown := sorted({c.metric for c in columns} - set(labels)):
         raise FlagError(
             f"experiment {item['name']}: no metric returns {', '.join(unknown)}",
             choices=sorted(labels),
         )
-    numbers = summarise(scores, columns)
+    # Every run has its row, also where a metric was not computed or is not defined.
+    made = runs[["cohort", "panel", "method"]].drop_duplicates()
+    asked = [
+        {"column": i, "metric": c.metric, "estimator": c.estimator, "scope": c.scope}
+        for i, c in enumerate(columns)
+    ]
+    numbers = made.merge(pd.DataFrame(asked), how="cross")
+    numbers = numbers.merge(summarise(scores, columns), how="left")
+    counts = ["n_seeds", "n_slides", "n_undefined"]
+    numbers[counts] = numbers[counts].fillna(0).astype(int)
     differ = reported.stand_ins(runs, item, printed_numbers)
     cells = [
         reported.printed_value(
@@ -208,22 +219,19 @@ def _block(title, part, item, columns, labels, notes: Notes) -> Block:
     }
     known = {(r["column"], r["method"]): r for r in part.to_dict("records")}
     for place, column in enumerate(columns):
-        found = [known.get((place, m)) for m in methods]
+        found = [known[place, m] for m in methods]
         # What sees the truth bounds a column and does not compete in it.
         competing = [
-            r["mean"] if r and not item["methods"][m].get("needs_truth") else float("nan")
+            float("nan") if item["methods"][m].get("needs_truth") else r["mean"]
             for m, r in zip(methods, found, strict=True)
         ]
         shown = marks(competing, labels[column.metric][1])
         for method, row, mark in zip(methods, found, shown, strict=True):
-            if row is None:
-                rows[method].append(Cell(DASH, notes=(notes.key(ABSENT),)))
-            else:
-                rows[method].append(number(row["mean"], row["std"], notes, mark))
+            made = number(row["mean"], row["std"], notes, mark) if row["n_seeds"] else None
+            rows[method].append(made or Cell(DASH, notes=(notes.key(ABSENT),)))
             if column.paper:
-                absent = row is None or row["paper_note"] is None
-                value = None if absent else (row["paper"], row["paper_std"], row["paper_note"])
-                rows[method].append(printed(value))
+                value = (row["paper"], row["paper_std"], row["paper_note"])
+                rows[method].append(printed(None if row["paper_note"] is None else value))
     return Block(title, *_headings(columns, labels), list(rows.values()))
 
 

@@ -32,7 +32,7 @@ def fact_sheet(
         names: columns that say what a row is of.
     """
     known = set(printed_numbers["metric"])
-    heads = [Head(name, kind="name") for name in names]
+    heads = [Head("method" if name == "label" else name, kind="name") for name in names]
     for fact, (label, _) in facts.items():
         heads += [Head(label)] + [Head("paper", kind="paper")] * (fact in known)
     body, table = [], rows.copy()

@@ -88,11 +88,14 @@ function drawPanel(panel, canvas) {
   bar.hidden = !shown;
   if (shown) {
     const { low, high, stops } = scale(panel), radius = (slide.diameter / 2) * at.scale;
+    pen.strokeStyle = "#00000055";
+    pen.lineWidth = ratio / 2;
     slide.position.forEach(([x, y], i) => {
       pen.fillStyle = mix(stops, (shown[i] - low) / (high - low));
       pen.beginPath();
       pen.arc((x - at.left) * at.scale, (y - at.top) * at.scale, radius, 0, 7);
       pen.fill();
+      pen.stroke();
     });
     const [first, colours, last] = bar.children;
     first.textContent = low.toFixed(2);
