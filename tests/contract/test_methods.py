@@ -5,7 +5,8 @@ import pytest
 import toy
 
 from flag_st import config, registry
-from flag_st.methods.base import Run, load
+from flag_st.describe import describe
+from flag_st.methods.base import Method, Run, load
 from flag_st.seeds import Draws
 from flag_st.slide import Cohort
 
@@ -22,15 +23,25 @@ SMALL = {
     "project": 16,
     "steps": 3,
     "components": 8,
+    "pixels": 8,
+    "network": "test_resnet",
+    "fusion": {"heads": 2},
+    "slide": {"depth": 1, "heads": 2},
+    "neighbour": {"depth": 1, "heads": 2},
+    "regions": 2,
+    "point_draws": 2,
     "training": {"epochs": 2, "validate_every": 1, "warmup": 1},
 }
 
 
 def small(entry: dict) -> dict:
-    """The entry's own arguments, shrunk."""
+    """The entry's own arguments, shrunk; a wrapper's are those of the method it wraps."""
     params = dict(entry.get("params", {}))
     known = registry.defaults(entry["use"])
-    return {**params, **{k: v for k, v in SMALL.items() if k in known}, **entry.get("tiny", {})}
+    shrunk = {k: v for k, v in SMALL.items() if k in known}
+    if "base" in params:
+        shrunk["base"] = {**params["base"], "params": small(params["base"])}
+    return {**params, **shrunk}
 
 
 def prepared(entry: dict, directory):
@@ -54,6 +65,7 @@ def test_contract(name, tmp_path):
     method = registry.build(entry["use"], params)
     assert method.stochastic == bool(entry.get("stochastic")), "config and class must agree"
     assert ("truth" in method.needs) == bool(entry.get("needs_truth"))
+    assert ("patches" in method.needs) == bool(entry.get("needs_patches"))
     train, valid, test = prepared(entry, tmp_path)
     rows: list[dict] = []
     method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
@@ -79,6 +91,16 @@ def test_contract(name, tmp_path):
     again = load(path)[0].predict(seen, samples, Draws(0, test.id))
     assert np.array_equal(again.samples, first.samples)
     assert np.array_equal(again.point, first.point)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG["methods"]))
+def test_network_is_built_at_its_own_sizes(name):
+    """Unshrunk, as `flag-st describe` tells them; methods that override no `build` have none."""
+    described = describe(CONFIG, name, genes=20, features=32, targets=8)
+    if registry.load(CONFIG["methods"][name]["use"]).build is Method.build:
+        assert described["parameters"] is None
+    else:
+        assert described["parameters"] > 1000
 
 
 @pytest.mark.parametrize("name", sorted(CONFIG["methods"]))

@@ -1,19 +1,16 @@
-"""Controls around the baselines: graph regression, added noise, the adjacent section; entries."""
+"""Controls around the baselines: graph regression, added noise, the adjacent section."""
 
 import numpy as np
 import pytest
 import torch
 import toy
-import yaml
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
-from flag_st import registry
 from flag_st.errors import FlagError
 from flag_st.methods.adjacent_section import AdjacentSection, overlay
 from flag_st.methods.graph_regressor import GraphRegressor
-from flag_st.methods.network import Network
 from flag_st.methods.noise import PlusNoise
-from flag_st.methods.ridge import Ridge, RidgeNoise
+from flag_st.methods.ridge import RidgeNoise
 from flag_st.slide import Cohort, Slide
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "dropout": 0.0}
@@ -220,26 +217,3 @@ def test_unknown_centre_and_training_key_are_refused():
         GraphRegressor(centre="stain")
     with pytest.raises(FlagError, match="unknown key learning_rate"):
         GraphRegressor(training={"learning_rate": 1})
-
-
-# --- entries ----------------------------------------------------------------------------------------
-
-
-def entries(root):
-    found = yaml.safe_load((root / "config" / "methods_baselines.yaml").read_text())["methods"]
-    for name, entry in found.items():
-        if "base" in entry:
-            base = found[entry["base"]]
-            params = {**base.get("params", {}), **entry.get("params", {})}
-            found[name] = {**base, **entry, "params": params}
-    return found
-
-
-def test_entries_build_and_say_what_their_methods_say(root):
-    for name, entry in entries(root).items():
-        method = registry.build(entry["use"], entry.get("params"))
-        assert bool(entry.get("needs_patches")) == ("patches" in method.needs), name
-        assert bool(entry.get("stochastic")) == method.stochastic, name
-        if isinstance(method, Network | PlusNoise) and not isinstance(method, Ridge):
-            with torch.device("meta"):
-                assert sum(p.numel() for p in method.build(20, 32).parameters()) > 0, name
