@@ -15,6 +15,8 @@ def main(job):
 
     encoder = registry.build(job.params.encoder["use"], job.params.encoder["params"])
     encoder.open(device(job.gpu))
+    if job.input.get("fitted"):
+        encoder.load(job.input.fitted)
     spots = anndata.read_h5ad(job.input.spots, backed="r")
     with h5py.File(job.input.patches) as file:
         barcodes = pd.Index(file["barcode"].asstr()[:])

@@ -171,7 +171,9 @@ def test_a_saved_encoder_gives_equal_features(tmp_path, fitted):
     fitted.save(tmp_path / "twice.safetensors")
     assert (tmp_path / "twice.safetensors").read_bytes() == path.read_bytes()
     wider = SslVit(**TINY | {"width": 32})
-    with pytest.raises(FlagError, match=r"pos_embed of shape \(1, 49, 16\), not \(1, 49, 32\)"):
+    with pytest.raises(
+        FlagError, match=r"ssl_vit has pos_embed of shape \(1, 49, 16\), not \(1, 49, 32\)"
+    ):
         wider.load(path)
 
 

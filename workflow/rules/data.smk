@@ -115,10 +115,42 @@ rule select_panel:
         "../../scripts/select_panel.py"
 
 
+rule fit_encoder:
+    input:
+        patches=lambda wc: of_slides(
+            rules.prepare_slide.output.patches, wc, part(wc, "train")
+        ),
+    output:
+        model=f"{RESULTS}/{{cohort}}/{{split}}/features/{{encoder}}/model.safetensors",
+    log:
+        f"{RESULTS}/logs/fit_encoder/{{cohort}}/{{split}}/{{encoder}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_encoder/{{cohort}}/{{split}}/{{encoder}}.tsv"
+    conda:
+        environment("encoders", "encoder", "encode")
+    threads: cost("encoders", "encoder", "threads", 1)
+    resources:
+        gpu=cost("encoders", "encoder", "gpu", 0),
+        mem_mb=cost("encoders", "encoder", "mem_mb", 8000),
+        runtime=cost("encoders", "encoder", "runtime", 120),
+    params:
+        encoder=lambda wc: plugin("encoders", wc.encoder),
+        threads=lambda wc: entry("encoders", wc.encoder).get("threads", 1),
+        code=lambda wc: code("fit_encoder", entry("encoders", wc.encoder)),
+    script:
+        "../../scripts/fit_encoder.py"
+
+
 rule encode_patches:
     input:
         spots=rules.prepare_slide.output.spots,
         patches=rules.prepare_slide.output.patches,
+        # Features of a fitted encoder lie under the split that it was fitted for: their scope.
+        fitted=lambda wc: (
+            rules.fit_encoder.output.model.format(**{**wc, "split": wc.scope})
+            if entry("encoders", wc.encoder).get("fits")
+            else []
+        ),
     output:
         features=f"{RESULTS}/{{cohort}}/{{scope}}/features/{{encoder}}/{{slide}}.h5ad",
     log:

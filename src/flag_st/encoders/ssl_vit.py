@@ -8,24 +8,20 @@ and eosin scaled at random, as stain and section thickness vary. It sees no expr
 depends on which slides train, so its features belong to one split.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from flag_st.encoders.network import Network
 from flag_st.errors import FlagError
-from flag_st.io import writing
+from flag_st.gene_models.fitted import digest_arrays, refill, require, unfitted
 from flag_st.seeds import entropy, torch_generator
 from flag_st.torchvision_guard import ensure_torchvision
-from flag_st.weights import fill, read_state
 
 #: Optical densities (R, G, B) of haematoxylin, eosin and the residual, per unit of concentration
 #: (Ruifrok and Johnston 2001).
@@ -79,7 +75,7 @@ class SslVit(Network):
     @property
     def net(self) -> nn.Module:
         if self._net is None:
-            raise FlagError("SslVit has no weights", remedy="call fit or load first")
+            raise unfitted("ssl_vit")
         return self._net
 
     def open(self, device: str) -> None:
@@ -131,7 +127,7 @@ class SslVit(Network):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(entropy(seed, "ssl_vit", "init"))
             net, projector = self.build(), mlp(2 * self.width, 2 * self.width)
-        self._take(net.to(self.device), mean, std)
+        self._take(net.to(self.device), mean.numpy(), std.numpy())
         projector.to(self.device)
         net.train()
         weights = [*net.parameters(), *projector.parameters()]
@@ -178,33 +174,26 @@ class SslVit(Network):
 
     # -- files ----------------------------------------------------------------------------------
 
-    def _take(self, net: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def _take(self, net: nn.Module, mean: np.ndarray, std: np.ndarray) -> None:
         self._net = net
         # In float32, so that a saved encoder has the digest of the one it was saved from.
-        self.mean, self.std = (tuple(map(float, v.float())) for v in (mean, std))
+        self.mean, self.std = (tuple(np.float32(v).tolist()) for v in (mean, std))
 
-    def _state(self) -> dict[str, Tensor]:
-        state = {k: v.contiguous().cpu() for k, v in self.net.state_dict().items()}
-        return state | {"mean": torch.tensor(self.mean), "std": torch.tensor(self.std)}
+    def arrays(self) -> dict[str, np.ndarray]:
+        state = {k: v.cpu().numpy() for k, v in self.net.state_dict().items()}
+        return state | {"mean": np.float32(self.mean), "std": np.float32(self.std)}
 
-    def save(self, path: str | Path) -> None:
-        with writing(path) as temporary:
-            temporary.write_bytes(save(self._state()))
-
-    def load(self, path: str | Path) -> None:
-        state = read_state(Path(path))
-        missing = [k for k in ("mean", "std") if k not in state]
-        if missing:
-            raise FlagError(f"{path} lacks {missing[0]}", remedy="delete it and fit again")
-        mean, std = state.pop("mean"), state.pop("std")
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        require(arrays, ("mean", "std"), "ssl_vit")
         with torch.device("meta"):
             net = self.build()
-        fill(net, state, Path(path), "a file that SslVit saved with the same params")
-        self._take(net.eval().requires_grad_(False).to(self.device), mean, std)
+        refill(net, arrays, "ssl_vit")
+        net = net.eval().requires_grad_(False).to(self.device)
+        self._take(net, arrays["mean"], arrays["std"])
 
     @property
     def weights_digest(self) -> str:
-        return hashlib.sha256(save(self._state())).hexdigest()
+        return digest_arrays(self.arrays())
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

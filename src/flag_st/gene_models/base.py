@@ -10,20 +10,21 @@ from typing import ClassVar
 import numpy as np
 
 from flag_st.errors import FlagError
-from flag_st.io import CONTRACT, check_contract, load_arrays, save_arrays, writing
+from flag_st.gene_models.fitted import Fitted
+from flag_st.io import CONTRACT, check_contract, writing
 
 
-class GeneModel(ABC):
+class GeneModel(Fitted, ABC):
     """Embeds panel genes, once per panel or in the context of each spot.
 
     Class attributes:
         kind: ``static`` (one vector a gene, (G, K)), ``contextual`` (one a spot and gene,
             (N, G, K)) or ``spot`` (one a spot, (N, K)).
-        fits: True if ``fit`` must see training counts, so that embeddings belong to one split.
+        fits: True if ``fit`` must see training counts, so that embeddings belong to one split;
+            ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
     """
 
     kind: ClassVar[str]
-    fits: ClassVar[bool] = False
 
     def open(self, device: str) -> None:
         """Load weights onto ``device``; called once."""
@@ -55,19 +56,6 @@ class GeneModel(ABC):
     def digest(self) -> str:
         """Identifies the weights; stored with the embeddings."""
         return "none"
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What ``fit`` learned, for models with ``fits``: what ``save`` writes."""
-        return {}
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """The inverse of ``arrays``."""
-
-    def save(self, path: str | Path) -> None:
-        save_arrays(path, self.arrays(), {"kind": self.kind})
-
-    def load(self, path: str | Path) -> None:
-        self.restore(load_arrays(path)[0])
 
 
 @dataclass(frozen=True)

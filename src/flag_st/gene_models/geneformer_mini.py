@@ -13,7 +13,7 @@ from flag_st.errors import FlagError
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.bert import bert_states, empty_bert, ready
 from flag_st.gene_models.columns import positions, report_unknown
-from flag_st.gene_models.fitted import digest_arrays, require, unfitted
+from flag_st.gene_models.fitted import digest_arrays, refill, require, unfitted
 from flag_st.gene_models.masked_genes import pretrain
 from flag_st.gene_models.rank_values import TARGET_SUM, RankValues
 from flag_st.gene_models.token_states import contextual
@@ -125,15 +125,11 @@ class GeneformerMini(GeneModel):
         return arrays | {"genes": pack_names(self.ranks.medians)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        import torch
-
         require(arrays, ("genes", "medians", "history"), "geneformer_mini")
         self.history = arrays["history"].tolist()
         self.ranks = self._ranks(unpack_names(arrays["genes"]), arrays["medians"])
         model = empty_bert(self._config())
-        state = {k: torch.from_numpy(v) for k, v in arrays.items() if k in model.state_dict()}
-        require(state, model.state_dict(), "geneformer_mini")
-        model.load_state_dict(state, assign=True)
+        refill(model, arrays, "geneformer_mini")
         self.model = ready(model).to(self.device)
 
     def _ranks(self, genes: Sequence[str], medians: Sequence[float]) -> RankValues:

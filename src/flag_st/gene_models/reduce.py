@@ -12,12 +12,10 @@ import numpy as np
 from flag_st import registry
 from flag_st.errors import FlagError
 from flag_st.gene_models.base import GeneModel
-from flag_st.gene_models.fitted import digest_arrays, require, unfitted
+from flag_st.gene_models.fitted import digest_arrays, inside, nested, require, unfitted
 from flag_st.io import pack_names
 
 log = logging.getLogger(__name__)
-
-PREFIX = "model."
 
 
 class Reduced(GeneModel):
@@ -88,15 +86,14 @@ class Reduced(GeneModel):
     def arrays(self) -> dict[str, np.ndarray]:
         if self.basis is None:
             raise unfitted("reduce")
-        inner = {PREFIX + name: array for name, array in self.model.arrays().items()}
+        inner = nested("model", self.model.arrays())
         return inner | {"basis": self.basis, "error": np.array(self.error)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         require(arrays, ("basis", "error"), "reduce")
         self.basis, self.error = arrays["basis"], float(arrays["error"])
         if self.model.fits:
-            inner = {k.removeprefix(PREFIX): v for k, v in arrays.items() if k.startswith(PREFIX)}
-            self.model.restore(inner)
+            self.model.restore(inside("model", arrays))
 
     def _training_embeddings(self, counts, genes, panel) -> Iterator[np.ndarray]:
         """(M, K) float64 unit vectors, block by block; vectors of zeros are left out."""
