@@ -30,6 +30,7 @@ def main(job):
             "contract": CONTRACT,
             "slide": job.wildcards.slide,
             "patient": spots.uns["patient"],
+            "pixel_size_um": spots.uns["pixel_size_um"],
             "encoder": job.wildcards.encoder,
             "digest": encoder.digest(),
         },

@@ -24,6 +24,7 @@ def slide(name: str, patient: str = "p1", spots: int = 40, seed: int = 0) -> Sli
         + rng.uniform(0, 5, (spots, 2)),
         features=features,
         expression=y.astype(np.float32),
+        pixel_um=0.3,
     )
 
 

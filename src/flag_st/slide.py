@@ -2,8 +2,8 @@
 
 Three files make a slide, joined by spot id and never by row order:
 
-* ``features.h5ad`` X = image features (N, D), ``obsm['spatial_um']``; holds no expression, so
-  prediction cannot see the truth;
+* ``features.h5ad`` X = image features (N, D), ``obsm['spatial_um']``, ``uns['pixel_size_um']``;
+  holds no expression, so prediction cannot see the truth;
 * ``spots.h5ad``    X = raw counts (N, all genes), ``obsm['spatial']`` in pixels of level 0;
 * ``targets.h5``    gene-model embeddings, for training slides only.
 """
@@ -38,10 +38,12 @@ class Slide:
         id: slide name, unique in its cohort.
         patient: who it came from; slides of one patient are not independent.
         spots: (N,) barcodes.
-        position: (N, 2) spot centres in µm, x then y.
+        position: (N, 2) spot centres in µm from the picture's corner, x then y.
         features: (N, D) float32 from the encoder.
         expression: (N, G) float32 in the panel's unit, or None where truth is out of reach.
         targets: gene-model embeddings of training slides, or None.
+        pixel_um: µm per pixel of level 0, for settings that the paper gives in pixels; NaN if
+            unknown.
         patches: path of the (N, 224, 224, 3) patch file, for methods that read pixels.
     """
 
@@ -52,6 +54,7 @@ class Slide:
     features: np.ndarray
     expression: np.ndarray | None = None
     targets: "Targets | None" = None
+    pixel_um: float = float("nan")
     patches: Path | None = None
 
     def __len__(self) -> int:
@@ -137,6 +140,7 @@ def read_slide(
         features=matrix,
         expression=expression,
         targets=found,
+        pixel_um=float(table.uns.get("pixel_size_um", np.nan)),
         patches=None if patches is None else Path(patches),
     )
 
@@ -188,6 +192,8 @@ def open_parts(
 def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) -> None:
     """Write draws and point estimate as AnnData: X the point, ``layers['draw_k']`` the draws.
 
+    With two draws or more ``layers['spread']`` is their standard deviation, spot by spot.
+
     Raises:
         FlagError: a shape that does not fit the slide, NaN or infinite values.
     """
@@ -205,12 +211,15 @@ def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) ->
             f"{facts['method']} predicted NaN or infinite values on slide {slide.id}",
             remedy="look at the run's history.csv; lower its learning rate or change the seed",
         )
+    layers = {f"draw_{k}": draw.astype(np.float32) for k, draw in enumerate(samples)}
+    if len(samples) > 1:
+        layers["spread"] = samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
     table = anndata.AnnData(
         point.astype(np.float32),
         obs=pd.DataFrame(index=pd.Index(slide.spots)),
         var=pd.DataFrame(index=pd.Index(facts["genes"])),
         obsm={"spatial": slide.position},
-        layers={f"draw_{k}": draw.astype(np.float32) for k, draw in enumerate(samples)},
+        layers=layers,
         uns={
             "contract": CONTRACT,
             "slide": slide.id,

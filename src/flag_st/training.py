@@ -133,7 +133,6 @@ class Loop:
         self.best: float = math.inf
         self.best_state: dict[str, Tensor] = {}
         self.rows: list[dict[str, float]] = []
-        torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
         if settings.compile:
             _compile(self.module)
 
@@ -184,7 +183,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         for batch in batches:
-            with autocast(self.run.device, self.settings.precision):
+            with precise(self.run.device, self.settings.precision):
                 loss, parts = self.task.loss(batch, generator)
             if not torch.isfinite(loss):
                 raise FlagError(
@@ -209,7 +208,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        with autocast(self.run.device, self.settings.precision):
+        with precise(self.run.device, self.settings.precision):
             scores = self.task.validate(self.ema.module)
         self.stale += 1
         if scores["loss"] < self.best:
@@ -249,11 +248,17 @@ class Loop:
         log.info("continuing from epoch %d of %s", self.epoch, self._path)
 
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
-    """bf16 autocast where asked for, nothing elsewhere."""
-    if precision != "bf16":
-        return contextlib.nullcontext()
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
+@contextlib.contextmanager
+def precise(device: str, precision: str) -> Iterator[None]:
+    """Matrix products in ``fp32``, ``tf32`` (GPU) or ``bf16`` (autocast) inside the block."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    kind = device.split(":")[0]
+    try:
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _compile(module: nn.Module) -> None:

@@ -1,14 +1,18 @@
 """FLAG learns, aligns, keeps to its seeds; the shared loop resumes to the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy
 
+from flag_st import config
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run
-from flag_st.methods.flag import Flag, FlagTask, random_tile
+from flag_st.methods.flag import Flag, FlagTask
+from flag_st.nets.graph import random_tile
 from flag_st.seeds import Draws, torch_generator
 from flag_st.slide import Cohort
 from flag_st.training import Loop, Training
@@ -151,3 +155,118 @@ def test_accumulated_steps_equal_the_mean_of_their_batches(tmp_path):
 def test_wrong_arguments_name_the_choices(arguments, word):
     with pytest.raises(FlagError, match=word):
         Flag(**arguments)
+
+
+# --- the three presets ---------------------------------------------------------------------------
+
+PRESETS = {name: config.load()["methods"][name]["params"] for name in ("flag_paper", "flag_released")}
+PRESETS["flag"] = {}
+
+
+def preset(name: str, **more) -> Flag:
+    """A preset as configured, reduced in size, with weights that let everything through."""
+    method = Flag(**{**PRESETS[name], **SIZE, "dropout": 0.0, "project": 32, **more})
+    method._statistics(toy.cohort("a"))
+    torch.manual_seed(0)
+    method.net = method.build(toy.GENES, toy.WIDTH).eval().requires_grad_(False)
+    for p in method.net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return method
+
+
+def cleaned(method: Flag, slide, level: float = 1.3, seed: int = 1) -> torch.Tensor:
+    x = torch.randn(1, len(slide), toy.GENES, generator=torch_generator(seed))
+    return method.denoiser(method.net, slide, "cpu")(x, torch.tensor(level))[0]
+
+
+def test_parameters_of_the_release_as_counted():
+    """`methods/flag.md`, G = 200, 1024 features, Geneformer's 1152."""
+    net = Flag(**PRESETS["flag_released"]).build(200, 1024, 1152)
+    assert sum(p.numel() for p in net.parameters()) == 75_904_610
+    assert sum(p.numel() for p in net.graph.parameters()) == 34_128_609
+    smaller = Flag(**PRESETS["flag_released"]).build(50, 1024, 1152)
+    assert sum(p.numel() for p in smaller.parameters()) == 75_904_610 - 150 * 1665
+
+
+@pytest.mark.parametrize(("name", "sees"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])
+def test_edges_reach_the_output_of_all_but_the_release(name, sees):
+    """Spots of one tile move, none leaves it: only what an edge knows has changed."""
+    slide = toy.slide("a")
+    method = preset(name, **({} if name == "flag" else {"tile_px": 1e5}))
+    moved = replace(slide, position=slide.position[::-1].copy())
+    change = (cleaned(method, slide) - cleaned(method, moved)).abs().max()
+    assert (change > 1e-4) if sees else (change < 1e-6)
+
+
+@pytest.mark.parametrize(("name", "told"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])
+def test_time_reaches_the_encoder_of_all_but_the_release(name, told):
+    method, slide = preset(name), toy.slide("a")
+    tiles = method.windows(slide, "cpu")[0].tiles
+    x = torch.randn(*tiles.mask.shape, toy.GENES, generator=torch_generator(2))
+    early, late = (
+        method.net.encode(tiles, x, method.net.precond.noise(torch.tensor([s])))[0]
+        for s in (0.05, 8.0)
+    )
+    assert ((early - late).abs().max() > 1e-4) == bool(told)
+
+
+@pytest.mark.parametrize("name", ["flag_paper", "flag_released"])
+def test_presets_of_the_paper_sample_as_it_does(name):
+    """201 evaluations: 100 Heun steps on a geometric grid from 10 and one of Tweedie's."""
+    method, slide, calls = preset(name, steps=100), toy.slide("a", spots=5), []
+    denoise = method.denoise
+    method.denoise = lambda *a, **k: calls.append(a[2].item()) or denoise(*a, **k)
+    method.device = "cpu"
+    method.predict(slide.without_truth(), 1, Draws(0, "a"))
+    tiles = len(method.windows(slide, "cpu"))
+    assert len(calls) == 201 * tiles
+    assert calls[0] == pytest.approx(10)
+    assert calls[-1] == pytest.approx(0.0107 if name == "flag_released" else 0.01, rel=0.01)
+
+
+def test_squares_of_the_grid_do_not_see_each_other():
+    slide = toy.slide("a", spots=60)
+    method = preset("flag_paper", tile_px=2000)
+    first, second = (w.index.numpy() for w in method.windows(slide, "cpu")[:2])
+    moved = slide.features.copy()
+    moved[second] += 3
+    change = (cleaned(method, slide) - cleaned(method, replace(slide, features=moved))).abs()
+    assert change[second].max() > 1e-3
+    assert change[first].max() == 0
+
+
+def test_point_estimate_is_the_mean_of_many_draws(tmp_path):
+    """One evaluation from pure noise against 64 draws of 35: the same posterior mean."""
+    method, _ = trained(tmp_path, epochs=80)
+    prediction = method.predict(toy.slide("t").without_truth(), 64, Draws(0, "t"))
+    mean, spread = prediction.samples.mean(0), prediction.samples.std(0).mean()
+    gap = np.sqrt(np.mean((prediction.point - mean) ** 2))
+    assert gap < 0.5 * spread
+    assert correlation(prediction.point, mean) > 0.95
+
+
+def test_without_diffusion_there_is_one_answer(tmp_path):
+    method, rows = trained(tmp_path, diffusion=False)
+    test = toy.slide("t")
+    prediction = method.predict(test.without_truth(), 1, Draws(0, "t"))
+    again = method.predict(test.without_truth(), 1, Draws(5, "t"))
+    assert not method.stochastic
+    assert np.array_equal(prediction.samples, again.samples)
+    assert correlation(prediction.point, test.expression) > 0.75
+    assert rows[-1]["valid_loss"] < rows[9]["valid_loss"] * 1.5
+
+
+def test_a_range_of_blocks_is_aligned(tmp_path):
+    rows: list[dict] = []
+    slides = [toy.with_targets(toy.slide(n), tmp_path) for n in ("a", "b")]
+    cohort = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
+    method = Flag(**{**SIZE, "align_at": [1, 2]}, training={"epochs": 30, "lr": 4e-3, "warmup": 5})
+    method.fit(cohort, toy.cohort("v"), Run(0, "cpu", tmp_path / "c", rows.append))
+    assert method.net.dit.align_at == {1, 2}
+    assert rows[-1]["align"] < 0.8 * rows[0]["align"]
+
+
+def test_settings_in_pixels_want_a_pixel_size():
+    slide = replace(toy.slide("a"), pixel_um=float("nan"))
+    with pytest.raises(FlagError, match="pixel size is unknown"):
+        preset("flag_paper").windows(slide, "cpu")

@@ -1,5 +1,7 @@
 """Networks: masks, permutations, edges, time and initial values."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,18 @@ from flag_st.nets.graph_transformer import GraphTransformer, alignment_loss
 G, D = 6, 5
 
 
-def tiles(sizes, seed=0, channels="both"):
+def tiles(sizes, seed=0, channels="both", neighbours=None):
     rng = np.random.default_rng(seed)
     graphs = [
         graph.spot_graph(
-            rng.uniform(0, 1500, (n, 2)), rng.normal(size=(n, D)), rng.normal(size=(n, G))
+            rng.uniform(0, 1500, (n, 2)),
+            rng.normal(size=(n, D)),
+            rng.normal(size=(n, G)),
+            neighbours,
         )
         for n in sizes
     ]
-    return graph.collate(graphs, graph.EDGES[channels], 154.0)
+    return graph.collate(graphs, graph.EDGES[channels])
 
 
 def backbone(channels="both", **more):
@@ -35,11 +40,12 @@ def backbone(channels="both", **more):
 def run(net, batch, x=None, noise=None):
     x = torch.randn(batch.y.shape, generator=torch.Generator().manual_seed(5)) if x is None else x
     noise = torch.full((len(batch.x),), 0.3) if noise is None else noise
-    return net(batch.x, batch.edges, batch.mask, x, noise)[0]
+    return net(batch, x, noise)[0]
 
 
-def test_padding_never_changes_real_spots():
-    alone, padded = tiles([9]), tiles([9, 14])
+@pytest.mark.parametrize("neighbours", [None, 4, 11])
+def test_padding_never_changes_real_spots(neighbours):
+    alone, padded = tiles([9], neighbours=neighbours), tiles([9, 14], neighbours=neighbours)
     x = torch.randn(2, 14, G, generator=torch.Generator().manual_seed(1))
     net = backbone()
     a = run(net, alone, x[:1, :9])
@@ -50,7 +56,29 @@ def test_padding_never_changes_real_spots():
     assert torch.allclose(run(net, padded, junk)[0, :9], b[0, :9], atol=1e-6)
 
 
-def test_spots_permute():
+def test_seeing_all_neighbours_equals_dense_attention():
+    """k = N − 1 neighbours and no restriction are the same network, in every tile of a batch."""
+    dense, sparse, net = tiles([9, 14]), tiles([9, 14], neighbours=13), backbone()
+    a, b = run(net, dense), run(net, sparse)
+    assert torch.allclose(a[dense.mask], b[sparse.mask], atol=1e-5)
+
+
+def test_few_neighbours_reach_as_far_as_the_network_is_deep():
+    """What spot 0 reads after two blocks is what its neighbours' neighbours carry."""
+    line = np.stack([np.arange(12) * 100.0, np.zeros(12)], 1)
+    rng = np.random.default_rng(3)
+    one = graph.spot_graph(line, rng.normal(size=(12, D)), rng.normal(size=(12, G)), 2)
+    batch, net = graph.collate([one], graph.EDGES["both"]), backbone()
+    x = torch.randn(1, 12, G)
+    changed = x.clone()
+    changed[0, 0] += 5
+    moved = (run(net, batch, x) - run(net, batch, changed)).abs().amax(-1)[0]
+    assert moved[:3].min() > 1e-4
+    assert moved[5:].max() == 0
+
+
+@pytest.mark.parametrize("neighbours", [None, 4])
+def test_spots_permute(neighbours):
     rng = np.random.default_rng(2)
     position, u, y = (
         rng.uniform(0, 900, (11, 2)),
@@ -59,7 +87,7 @@ def test_spots_permute():
     )
     order = rng.permutation(11)
     make = lambda o: graph.collate(  # noqa: E731
-        [graph.spot_graph(position[o], u[o], y[o])], graph.EDGES["both"], 154.0
+        [graph.spot_graph(position[o], u[o], y[o], neighbours)], graph.EDGES["both"]
     )
     net, x = backbone(), torch.randn(1, 11, G)
     straight = run(net, make(np.arange(11)), x)
@@ -70,12 +98,12 @@ def test_spots_permute():
 @pytest.mark.parametrize("channels", ["both", "distance", "histology"])
 def test_edges_change_the_output(channels):
     batch, net = tiles([8], channels=channels), backbone(channels)
-    other = graph.Tiles(batch.x, batch.edges * 0.5, batch.mask, batch.y)
+    other = dataclasses.replace(batch, edges=batch.edges * 0.5)
     assert (run(net, batch) - run(net, other)).abs().max() > 1e-3
 
 
 def test_without_graph_spots_do_not_see_each_other():
-    batch, net = tiles([8], channels="none"), backbone("none")
+    batch, net = tiles([8], channels="none", neighbours=0), backbone("none")
     x = torch.randn(1, 8, G)
     changed = x.clone()
     changed[0, 3] += 5
@@ -94,12 +122,28 @@ def test_time_changes_the_encoder_only_when_it_sees_x():
 def test_edge_attributes_by_hand():
     position = np.array([[0.0, 0.0], [200.0, 0.0], [0.0, 400.0]])
     features = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
-    batch = graph.collate([graph.spot_graph(position, features)], graph.CHANNELS, 154.0)
+    batch = graph.collate([graph.spot_graph(position, features)], graph.EDGES["both"])
     rbf, logd, hop, similarity = batch.edges[0].unbind(-1)
     assert rbf[0, 1].item() == pytest.approx(np.exp(-(200**2) / (2 * 154**2)), rel=1e-5)
     assert logd[0, 2].item() == pytest.approx(np.log1p(400 / 200), rel=1e-5)
     assert hop.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert similarity[0].tolist() == pytest.approx([1, 0, 1])
+
+
+def test_edge_attributes_of_neighbours_are_those_of_all_pairs():
+    dense, sparse = tiles([9]), tiles([9], neighbours=4)
+    picked = dense.edges[0][torch.arange(9)[:, None], sparse.near[0]]
+    assert torch.allclose(picked, sparse.edges[0], atol=1e-5)
+    assert (sparse.near[0, :, 0] == torch.arange(9)).all()
+
+
+def test_grid_tiles_part_the_slide():
+    rng = np.random.default_rng(4)
+    position = rng.uniform(0, 5000, (200, 2))
+    parts = graph.grid_tiles(position, 1000.0)
+    assert sorted(np.concatenate(parts)) == list(range(200))
+    for part in parts:
+        assert len(np.unique(np.floor(position[part] / 1000.0), axis=0)) == 1
 
 
 def test_nearest_is_right_and_survives_duplicates():
@@ -110,13 +154,13 @@ def test_nearest_is_right_and_survives_duplicates():
 
 
 def test_gene_transformer_starts_at_zero_and_returns_the_asked_block():
-    net = GeneDiT(genes=G, width=16, depth=3, heads=2, align_at=2)
+    net = GeneDiT(genes=G, width=16, depth=3, heads=2, align_at=[1, 2])
     out, tokens = net(torch.randn(4, G, 2), torch.randn(4, 16))
     assert out.shape == (4, G)
-    assert tokens.shape == (4, G, 16)
+    assert [t.shape for t in tokens] == [(4, G, 16)] * 2
     assert out.abs().max() == 0  # adaLN-Zero
     with pytest.raises(ValueError, match="3 blocks"):
-        GeneDiT(genes=G, width=16, depth=3, heads=2, align_at=4)
+        GeneDiT(genes=G, width=16, depth=3, heads=2, align_at=[4])
 
 
 def test_alignment_counts_expressed_genes_only():

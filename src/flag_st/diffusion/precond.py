@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from flag_st.diffusion.losses import edm_loss, score_matching_loss
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -52,6 +54,34 @@ def raw_score(sigma: Tensor, low: float, high: float) -> Scales:
     return Scales(1.0, sigma**2, 1.0, (sigma / low).log() / math.log(high / low))
 
 
+class RawScore(nn.Module):
+    """The paper's form behind the same contract: the network emits the score, unscaled.
+
+    Args:
+        low, high: σ of the VE-SDE at t = 0 and t = 1.
+    """
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def noise(self, sigma: Tensor) -> Tensor:
+        """What the network is told of σ: the time t of the SDE."""
+        return raw_score(sigma, self.low, self.high).noise
+
+    def scaled(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) input of the network: x itself, whose size grows with σ."""
+        return x
+
+    def clean(self, x: Tensor, raw: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) denoised values from the network's score (Tweedie)."""
+        return raw_score(sigma, self.low, self.high).clean(x, raw)
+
+    def loss(self, denoised: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) squared errors of the noise (paper Eq. 6)."""
+        return score_matching_loss(denoised, clean, sigma)
+
+
 class CovarianceEdm(nn.Module):
     """EDM preconditioning along the principal components of the genes, each with its variance.
 
@@ -79,6 +109,10 @@ class CovarianceEdm(nn.Module):
         self.basis.copy_(basis)
         self.variance.copy_(variance.clamp(min=self.floor))
 
+    def noise(self, sigma: Tensor) -> Tensor:
+        """What the network is told of σ."""
+        return sigma.log() / 4
+
     def scaled(self, x: Tensor, sigma: Tensor) -> Tensor:
         """(..., G) input of the network: unit variance in every component at every σ."""
         return self._along(x, edm(sigma, self.variance).into)  # (..., G)
@@ -87,6 +121,10 @@ class CovarianceEdm(nn.Module):
         """(..., G) denoised values from the network's raw output."""
         scales = edm(sigma, self.variance)
         return self._along(x, scales.skip) + self._along(raw, scales.out)  # (..., G)
+
+    def loss(self, denoised: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """(..., G) squared errors, weighted as for unit variance."""
+        return edm_loss(denoised, clean, sigma)
 
     def _along(self, x: Tensor, factor: Tensor) -> Tensor:
         return (x @ self.basis * factor) @ self.basis.T  # (..., G)

@@ -5,69 +5,50 @@ spot; a transformer over gene tokens denoises under it; a middle block is pulled
 embeddings while training. Nothing of the gene model is needed for prediction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.diffusion.losses import edm_loss
-from flag_st.diffusion.precond import CovarianceEdm
 from flag_st.diffusion.samplers import SAMPLERS
-from flag_st.diffusion.schedules import karras, log_normal
+from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
 from flag_st.errors import FlagError
 from flag_st.methods.base import Method, Prediction, Run
-from flag_st.nets.dit import GeneDiT, NoiseEmbedding
-from flag_st.nets.graph import EDGES, Tiles, collate, spot_graph
-from flag_st.nets.graph_transformer import GraphTransformer, Projector, alignment_loss
+from flag_st.nets.flag import FlagNet
+from flag_st.nets.graph import (
+    EDGES,
+    PAPER_EDGES,
+    Tiles,
+    collate,
+    grid_tiles,
+    random_tile,
+    spot_graph,
+)
+from flag_st.nets.graph_transformer import alignment_loss
 from flag_st.seeds import Draws, torch_generator
 from flag_st.slide import Cohort, Slide
-from flag_st.training import Loop, Task, Training
+from flag_st.training import Loop, Task, Training, precise
+
+GRIDS = {"karras": karras, "geometric": geometric}
+#: Standard deviation that expression is divided by, where it is not each gene's own.
+UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
+#: Spots whose gene tokens are decoded at once in prediction, where memory would grow with N.
+CHUNK = 256
 
 
-class FlagNet(nn.Module):
-    """Graph backbone and gene transformer behind the EDM preconditioner."""
+@dataclass(frozen=True)
+class Window:
+    """A part of a slide that is one graph: its tiles (B = 1) and which spots (n,) these are."""
 
-    def __init__(self, genes: int, features: int, targets: int, **size: Any):
-        super().__init__()
-        width = size["width"]
-        self.graph = GraphTransformer(
-            genes,
-            features,
-            width=size["graph_width"],
-            depth=size["graph_depth"],
-            heads=size["graph_heads"],
-            channels=len(EDGES[size["edges"]]),
-            see_x=size["encode"] == "each",
-            dropout=size["dropout"],
-        )
-        self.condition = nn.Sequential(
-            nn.Linear(size["graph_width"], 512), nn.SiLU(), nn.Linear(512, width)
-        )
-        self.noise = NoiseEmbedding(width)
-        self.precond = CovarianceEdm(genes)
-        align_at = size["align_at"] if targets else None
-        self.dit = GeneDiT(genes, width, size["depth"], size["heads"], 2, align_at, size["dropout"])
-        self.projector = Projector(width, size["project"], targets) if targets else None
-
-    def encode(self, tiles: Tiles, x: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Condition (B, N, d) and read-out (B, N, G) of all spots of the tiles."""
-        h, readout = self.graph(tiles.x, tiles.edges, tiles.mask, x, noise)  # (B, N, g), (B, N, G)
-        return self.condition(h), readout  # (B, N, d), (B, N, G)
-
-    def decode(
-        self, x: Tensor, noise: Tensor, c: Tensor, readout: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gene tokens of M spots: x, readout (M, G), noise (M,), c (M, d) → (M, G), tokens."""
-        values = torch.stack([x, readout], dim=-1)  # (M, G, 2)
-        out, tokens = self.dit(values, c + self.noise(noise))  # (M, G), (M, G, d)
-        # The backbone alone is already a denoiser; gene tokens refine what it says.
-        return readout + out, tokens  # (M, G), (M, G, d)
+    tiles: Tiles
+    index: Tensor
 
 
 class FlagTask(Task):
-    """Random tiles of the training slides; denoising loss and alignment."""
+    """Tiles of the training slides; denoising loss and alignment."""
 
     def __init__(self, method: "Flag", train: Cohort, valid: Cohort, run: Run):
         self.method, self.module, self.device = method, method.net, run.device
@@ -78,43 +59,38 @@ class FlagTask(Task):
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Tiles, list]]:
         """Every slide in turn, as often as it takes to see each spot about once."""
         m = self.method
-        jobs = [
-            (s, slide)
-            for s, slide in enumerate(self.train_slides)
-            for _ in range(max(1, round(len(slide) / m.tile_spots)))
-        ]
+        jobs = [(slide, index) for slide in self.train_slides for index in m.tiles_of(slide)]
         order = torch.randperm(len(jobs), generator=generator).tolist()
         for start in range(0, len(order), m.tiles_per_step):
             graphs, places = [], []
             for i in order[start : start + m.tiles_per_step]:
-                _, slide = jobs[i]
-                index = random_tile(slide.position, m.tile_spots, generator)
-                u, y = self.normalised[slide.id]
-                graphs.append(spot_graph(slide.position[index], u[index], y[index]))
+                slide, index = jobs[i]
+                if index is None:
+                    index = random_tile(slide.position, m.tile_spots, generator)
+                graphs.append(m.graph_of(slide, index, *self.normalised[slide.id]))
                 places.append((slide, index))
             yield m.collate(graphs), places
 
     def loss(self, batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tiles, places = batch
         tiles, m, net = tiles.to(self.device), self.method, self.module
-        b, n, g = tiles.y.shape
-        sigma = log_normal((b, 1, 1), m.sigma_mean, m.sigma_std, generator).to(self.device)
-        noise = torch.randn(b, n, g, generator=generator).to(self.device)
-        x = tiles.y + sigma * noise  # (B, N, G)
+        sigma, x = m.noised(tiles.y, generator)  # (B, 1, 1), (B, N, G)
         chosen = self._chosen(tiles.mask, generator)  # (M,) flat indices of real spots
-        denoised, tokens, readout = m.denoise_tiles(net, x, sigma, tiles, chosen)
+        denoised, tokens, readout = m.denoise(net, x, sigma, tiles, chosen)
         clean = tiles.y.flatten(0, 1)  # (B N, G)
-        spread = sigma.expand(b, n, 1).flatten(0, 1)  # (B N, 1)
-        loss = edm_loss(denoised, clean[chosen], spread[chosen]).mean()
+        spread = sigma.expand(*tiles.mask.shape, 1).flatten(0, 1)  # (B N, 1)
+        loss = net.precond.loss(denoised, clean[chosen], spread[chosen]).mean()
         parts = {"denoise": loss.item()}
-        # The backbone's own estimate is trained on every spot, also those left out above.
-        real = tiles.mask.flatten()
-        backbone = edm_loss(readout.flatten(0, 1)[real], clean[real], spread[real]).mean()
-        parts["backbone"] = backbone.item()
-        loss = loss + m.backbone_weight * backbone
+        if readout is not None:
+            # The backbone's own estimate is trained on every spot, also those left out above.
+            real = tiles.mask.flatten()
+            backbone = net.precond.loss(readout.flatten(0, 1)[real], clean[real], spread[real])
+            parts["backbone"] = backbone.mean().item()
+            loss = loss + m.backbone_weight * backbone.mean()
         if net.projector is not None:
             target, mask = self._targets(chosen, tiles.mask, places)
-            align = alignment_loss(net.projector(tokens), target, mask)
+            each = [alignment_loss(net.projector(t), target, mask) for t in tokens]
+            align = torch.stack(each).mean()
             parts["align"] = align.item()
             loss = loss + m.align_weight * align
         return loss, parts
@@ -146,46 +122,60 @@ class FlagTask(Task):
         what hundreds of genes have in common (depth), so a correlation from it would flatter.
         """
         m, losses, correlations = self.method, [], []
-        levels = torch.exp(m.sigma_mean + m.sigma_std * torch.tensor([-1.0, 0.0, 1.0]))
         for slide in self.valid_slides:
-            tiles = m.collate([m.graph_of(slide, truth=True)]).to(self.device)
-            everything = torch.arange(len(slide), device=self.device)
+            denoise = m.denoiser(module, slide, self.device)
+            y = torch.as_tensor(m.outputs(slide), dtype=torch.float32, device=self.device)[None]
             generator = torch_generator("validation", slide.id)
-            for sigma in [*levels, torch.tensor(m.sigma_max)]:
-                noise = sigma * torch.randn(tiles.y.shape, generator=generator)
-                spread = sigma.view(1, 1, 1).to(self.device)
-                x = tiles.y + noise.to(self.device)
-                clean, *_ = m.denoise_tiles(module, x, spread, tiles, everything)
-                losses.append(edm_loss(clean, tiles.y[0], spread[0]).mean().item())
-            mean, *_ = m.denoise_tiles(module, noise.to(self.device), spread, tiles, everything)
-            correlations.append(mean_correlation(mean.float(), tiles.y[0]))
+            for sigma in m.levels():
+                noise = sigma * torch.randn(y.shape, generator=generator) * m.diffusion
+                noise, sigma = noise.to(self.device), sigma.to(self.device)
+                x = (y + noise) * m.diffusion
+                losses.append(module.precond.loss(denoise(x, sigma), y, sigma).mean().item())
+            # The last level is the highest.
+            correlations.append(mean_correlation(denoise(noise, sigma)[0], y[0]))
         return {"loss": float(np.mean(losses)), "pcc": float(np.mean(correlations))}
 
 
 class Flag(Method):
     """Spatial gene expression by graph-conditioned diffusion.
 
+    The defaults are ours; the entries ``flag_paper`` and ``flag_released`` of the configuration
+    choose what the paper writes and what its code runs.
+
     Args:
         width, depth, heads: of the gene transformer (paper: 384 × 12 × 6).
-        graph_width, graph_depth, graph_heads: of the graph backbone (paper: 384 × 6 × 8).
+        graph: backbone. ``fused``: edges bias fused attention, its own estimate enters the gene
+            tokens; ``paper``: one modulated logit a head, adaptive norms; ``released``: one logit
+            a channel, edge states of N × N × width, neither static edges nor time.
+        graph_width, graph_depth, graph_heads: of it (paper: 384 × 6 × 8).
         centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
             (stain falls out, and the slide's level with it; no label is used), or ``both``, side
-            by side.
+            by side; ``none`` takes them as they are, as the paper does.
+        scaling: of expression: ``standard`` scores by training statistics, or none of it in
+            natural ``log1p`` or ``log2`` units (given a panel in natural log1p).
         edges: ``both``, ``distance``, ``histology`` or ``none`` (Table 14; no graph in Table 2).
-        sigma_um: width of the distance kernel in µm (paper: 224 px, about 154 µm on HER2ST).
+        neighbours: spots see so many nearest, which makes all linear in the spots; null lets all
+            spots of a tile see each other. ``fused`` alone.
+        sigma_um: width of the distance kernel; 154 µm are the paper's 224 px on HER2ST.
+        sigma_px: the same in pixels of level 0, whatever these are (paper: 224); overrides it.
         encode: ``each`` reads the noisy expression at every evaluation, so that draws are
-            coherent in space; ``once`` encodes image and graph once per slide.
-        align_at, align_weight, project: aligned block, its weight in the loss, projector width.
-        backbone_weight: weight of the backbone's own denoising loss.
-        dropout: in both networks.
-        tile_spots: spots of a training tile (a random spot and its nearest).
-        tiles_per_step: tiles of one optimiser step, padded to the largest.
-        decode_spots: of these, spots whose gene tokens are trained in the step.
-        covariance: precondition along the genes' principal components (``CovarianceEdm``);
-            without it every gene counts as independent.
-        sigma_mean, sigma_std: of ln σ in training; far above the usual −1.2 of images, since
-            what hundreds of genes share outlives the noise of one. sigma_min, sigma_max, steps, sampler: of
-            sampling, in units of each gene's training standard deviation.
+            coherent in space; ``once`` encodes image and graph once per slide. ``fused`` alone.
+        align_at: aligned block, or the first and last of a range. align_weight: its weight in
+            the loss. project: width of the projector.
+        backbone_weight: weight of the backbone's own denoising loss. ``fused`` alone.
+        dropout: in the backbone; of ``fused``, in the gene transformer, too.
+        tiles: ``nearest``, a random spot and its nearest in training and the whole slide in
+            prediction; ``grid``, fixed squares in both, which do not see each other (paper).
+        tile_spots: spots of a ``nearest`` tile. tile_px: edge of a ``grid`` square (paper: 2048).
+        tiles_per_step: tiles of one batch, padded to the largest.
+        decode_spots: of these, spots whose gene tokens are trained in the step; null for all.
+        precondition: ``covariance`` along the genes' principal components (``CovarianceEdm``);
+            ``edm`` with every gene independent; ``score``, none, with the score as output.
+        noise: ``log_normal`` draws ln σ with sigma_mean and sigma_std, far above the usual −1.2 of
+            images, since what hundreds of genes share outlives the noise of one; ``log_uniform``
+            is the paper's VE-SDE from sigma_min to sigma_max.
+        sigma_min, sigma_max, steps, grid, sampler: of sampling, in units of ``scaling``.
+        diffusion: without it the same network learns to predict without any noise (Table 2).
         point_draws: the point estimate is the mean of so many single evaluations at
             ``sigma_max``, which is the posterior mean; 0 takes the mean of the draws.
         clip: no draw below zero counts.
@@ -199,66 +189,93 @@ class Flag(Method):
         width: int = 384,
         depth: int = 12,
         heads: int = 6,
+        graph: str = "fused",
         graph_width: int = 384,
         graph_depth: int = 6,
         graph_heads: int = 8,
         centre: str = "both",
+        scaling: str = "standard",
         edges: str = "both",
+        neighbours: int | None = 24,
         sigma_um: float = 154.0,
+        sigma_px: float | None = None,
         encode: str = "each",
-        align_at: int = 8,
+        align_at: int | Sequence[int] = 8,
         align_weight: float = 0.5,
         project: int = 2048,
         backbone_weight: float = 0.5,
         dropout: float = 0.1,
+        tiles: str = "nearest",
         tile_spots: int = 256,
+        tile_px: float = 2048.0,
         tiles_per_step: int = 4,
-        decode_spots: int = 256,
-        covariance: bool = True,
+        decode_spots: int | None = 256,
+        precondition: str = "covariance",
+        noise: str = "log_normal",
         sigma_mean: float = 1.0,
         sigma_std: float = 2.0,
         sigma_min: float = 0.02,
         sigma_max: float = 80.0,
         steps: int = 18,
+        grid: str = "karras",
         sampler: str = "heun",
+        diffusion: bool = True,
         point_draws: int = 8,
         clip: bool = True,
         training: dict[str, Any] | None = None,
     ):
         for name, value, choices in (
-            ("centre", centre, ("training", "slide", "both")),
+            ("graph", graph, ("fused", "paper", "released")),
+            ("centre", centre, ("training", "slide", "both", "none")),
+            ("scaling", scaling, ("standard", *UNITS)),
             ("edges", edges, tuple(EDGES)),
             ("encode", encode, ("each", "once")),
+            ("tiles", tiles, ("nearest", "grid")),
+            ("precondition", precondition, ("covariance", "edm", "score")),
+            ("noise", noise, ("log_normal", "log_uniform")),
+            ("grid", grid, tuple(GRIDS)),
             ("sampler", sampler, tuple(SAMPLERS)),
         ):
             if value not in choices:
                 raise FlagError(f"flag: {name} {value!r}", choices=choices)
-        if align_at > depth:
-            raise FlagError(f"flag: align_at {align_at} exceeds depth {depth}")
+        fused = graph == "fused"
+        if not fused and encode == "once":
+            raise FlagError(f"flag: encode once: the graph {graph!r} reads noisy expression")
+        first, last = (align_at, align_at) if isinstance(align_at, int) else align_at
+        if not 1 <= first <= last <= depth:
+            raise FlagError(f"flag: align_at {align_at}: give blocks from 1 to depth {depth}")
+        known = {"fused": EDGES, "paper": PAPER_EDGES, "released": {edges: ()}}[graph]
+        self.channels = known[edges]
         self.size = dict(
+            channels=len(self.channels),
+            graph=graph,
+            precondition=precondition,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
             width=width,
             depth=depth,
             heads=heads,
             graph_width=graph_width,
             graph_depth=graph_depth,
             graph_heads=graph_heads,
-            edges=edges,
-            encode=encode,
-            align_at=align_at,
+            see_x=encode == "each",
+            align_at=tuple(range(first, last + 1)),
             project=project,
             dropout=dropout,
         )
         self.centre, self.views = centre, 2 if centre == "both" else 1
-        self.sigma_um, self.align_weight, self.backbone_weight = (
-            sigma_um,
-            align_weight,
-            backbone_weight,
-        )
-        self.tile_spots, self.tiles_per_step = tile_spots, tiles_per_step
-        self.decode_spots, self.covariance = decode_spots, covariance
+        self.scaling, self.precondition, self.noise = scaling, precondition, noise
+        # Without edges a spot of ours sees itself alone; the other graphs know no neighbourhood.
+        self.neighbours = None if not fused else neighbours if self.channels else 0
+        self.sigma_um, self.sigma_px = sigma_um, sigma_px
+        self.align_weight, self.backbone_weight = align_weight, backbone_weight
+        self.tiles, self.tile_spots, self.tile_px = tiles, tile_spots, tile_px
+        self.tiles_per_step, self.decode_spots = tiles_per_step, decode_spots
         self.sigma_mean, self.sigma_std = sigma_mean, sigma_std
         self.sigma_min, self.sigma_max, self.steps = sigma_min, sigma_max, steps
-        self.sampler, self.point_draws, self.clip = sampler, point_draws, clip
+        self.grid, self.sampler, self.diffusion = grid, sampler, diffusion
+        self.stochastic = diffusion
+        self.point_draws, self.clip = point_draws, clip
         self.training = Training.of(training)
 
     # --- data ------------------------------------------------------------------------------
@@ -266,49 +283,128 @@ class Flag(Method):
     def _statistics(self, train: Cohort) -> None:
         y, u = train.expression.astype(np.float64), train.features.astype(np.float64)
         self.mean, self.scale = y.mean(0), np.maximum(y.std(0), 1e-3)  # (G,)
+        if self.scaling in UNITS:
+            self.mean, self.scale = 0 * self.mean, 0 * self.scale + UNITS[self.scaling]
         self.feature_mean, self.feature_scale = u.mean(0), np.maximum(u.std(0), 1e-6)  # (D,)
 
-    def graph_of(self, slide: Slide, truth: bool = False):
-        """The whole slide's spot graph with standardised features and, if asked, expression."""
-        y = self.outputs(slide) if truth else None
-        return spot_graph(slide.position, self.inputs(slide), y)
-
     def outputs(self, slide: Slide) -> np.ndarray:
-        """(N, G) z-scores by training statistics."""
+        """(N, G) expression in the unit that the network works in."""
         return (slide.expression - self.mean) / self.scale
 
     def inputs(self, slide: Slide) -> np.ndarray:
-        """Standardised features of a whole slide; clipped, as one artefact must not dominate."""
+        """Features of a whole slide; standardised ones clipped: no artefact must dominate."""
         raw = slide.features.astype(np.float64)  # (N, D)
+        if self.centre == "none":
+            return raw  # (N, D)
         own = (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)  # (N, D)
         known = (raw - self.feature_mean) / self.feature_scale  # (N, D)
         views = {"training": [known], "slide": [own], "both": [known, own]}[self.centre]
         return np.clip(np.concatenate(views, 1), -6, 6)  # (N, D) or (N, 2 D)
 
+    def graph_of(self, slide: Slide, index: np.ndarray, u: np.ndarray, y: np.ndarray | None = None):
+        """The spots ``index`` as a graph: u (N, D) and y (N, G) are of the whole slide."""
+        sigma = self.sigma_um if self.sigma_px is None else self.sigma_px * pixel_of(slide)
+        y = None if y is None else y[index]
+        return spot_graph(slide.position[index], u[index], y, self.neighbours, sigma)
+
     def collate(self, graphs: list) -> Tiles:
-        return collate(graphs, EDGES[self.size["edges"]], self.sigma_um)
+        return collate(graphs, self.channels)
+
+    def tiles_of(self, slide: Slide) -> list[np.ndarray | None]:
+        """One epoch of a slide: the spots of each tile; None for a random one."""
+        if self.tiles == "grid":
+            return grid_tiles(slide.position, self.tile_px * pixel_of(slide))
+        return [None] * max(1, round(len(slide) / self.tile_spots))
+
+    def windows(self, slide: Slide, device: str) -> list[Window]:
+        """The graphs that prediction sees: the whole slide, or the squares of the grid."""
+        grid = self.tiles == "grid"
+        parts = self.tiles_of(slide) if grid else [np.arange(len(slide))]
+        u = self.inputs(slide)
+        return [
+            Window(self.collate([self.graph_of(slide, i, u)]).to(device), torch.as_tensor(i))
+            for i in parts
+        ]
+
+    # --- noise ---------------------------------------------------------------------------------
+
+    def noised(self, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Levels (B, 1, 1), one a tile, and y (B, N, G) with noise of that level."""
+        shape = (len(y), 1, 1)
+        if not self.diffusion:
+            return torch.full(shape, self.sigma_max, device=y.device), torch.zeros_like(y)
+        if self.noise == "log_normal":
+            sigma = log_normal(shape, self.sigma_mean, self.sigma_std, generator)
+        else:
+            sigma = log_uniform(shape, self.sigma_min, self.sigma_max, generator)
+        sigma, noise = sigma.to(y.device), torch.randn(y.shape, generator=generator).to(y.device)
+        return sigma, y + sigma * noise  # (B, 1, 1), (B, N, G)
+
+    def levels(self) -> Tensor:
+        """Levels of validation: three of training (low, middle, high), then the start."""
+        third = torch.tensor([-1.0, 0.0, 1.0])
+        if self.noise == "log_normal":
+            log = self.sigma_mean + self.sigma_std * third
+        else:
+            low, high = np.log(self.sigma_min), np.log(self.sigma_max)
+            log = (low + high) / 2 + (high - low) / 3 * third
+        levels = torch.cat([log.exp(), torch.tensor([self.sigma_max])])
+        return levels if self.diffusion else levels[-1:]
 
     # --- the contract: noisy x, sigma → clean x ------------------------------------------------
 
-    def denoise_tiles(
-        self, net: FlagNet, x: Tensor, sigma: Tensor, tiles: Tiles, chosen: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Denoise the spots ``chosen`` (flat indices into B × N).
+    def denoise(
+        self,
+        net: FlagNet,
+        x: Tensor,
+        sigma: Tensor,
+        tiles: Tiles,
+        chosen: Tensor | None = None,
+        encoded: tuple | None = None,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Denoise the spots ``chosen`` (flat indices into B × N; None for all).
 
         Args:
             x: (B, N, G). sigma: (B, 1, 1), one level a tile.
+            encoded: what ``net.encode`` returned, if it is known.
 
         Returns:
-            (M, G), aligned tokens (M, G, d), and the backbone's own estimate (B, N, G).
+            (M, G), aligned tokens (M, G, d) each, and the backbone's own estimate (B, N, G).
         """
-        scaled, noise = net.precond.scaled(x, sigma), sigma.log() / 4  # (B, N, G), (B, 1, 1)
-        c, readout = net.encode(tiles, scaled, noise.view(-1))  # (B, N, d), (B, N, G)
-        levels = sigma.expand(*x.shape[:2], 1)  # (B, N, 1)
-        x_, scaled, c, own, level = (
-            t.flatten(0, 1)[chosen] for t in (x, scaled, c, readout, levels)
-        )  # (M, ...) each
-        raw, tokens = net.decode(scaled, level.log().squeeze(-1) / 4, c, own)  # (M, G), (M, G, d)
-        return net.precond.clean(x_, raw, level), tokens, net.precond.clean(x, readout, sigma)
+        scaled, noise = net.precond.scaled(x, sigma), net.precond.noise(sigma)  # ..., (B, 1, 1)
+        c, readout = encoded or net.encode(tiles, scaled, noise.flatten())  # (B, N, d), (B, N, G)
+        spread = sigma.expand(*x.shape[:2], 1)  # (B, N, 1)
+
+        def of(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            values = values.flatten(0, 1)  # (B N, ...)
+            return values if chosen is None else values[chosen]  # (M, ...)
+
+        level = of(spread)  # (M, 1)
+        told = net.precond.noise(level).squeeze(-1)  # (M,)
+        parts = of(scaled), told, of(c), of(readout)
+        raw, tokens = net.decode(*parts) if torch.is_grad_enabled() else chunked(net, *parts)
+        own = None if readout is None else net.precond.clean(x, readout, sigma)  # (B, N, G)
+        return net.precond.clean(of(x), raw, level), tokens, own
+
+    def denoiser(self, net: FlagNet, slide: Slide, device: str) -> Callable:
+        """(x (1, N, G), σ scalar) → clean x of a whole slide, window by window."""
+        windows = self.windows(slide, device)
+        encoded: list[tuple | None] = [None] * len(windows)
+        if not net.see_x:
+            zero = torch.zeros(1, device=device)
+            encoded = [net.encode(w.tiles, None, zero) for w in windows]
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            clean = torch.empty_like(x)
+            for window, known in zip(windows, encoded, strict=True):
+                part = x[:, window.index]  # (1, n, G)
+                out, *_ = self.denoise(net, part, sigma.view(1, 1, 1), window.tiles, encoded=known)
+                clean[:, window.index] = out.to(x.dtype)
+            return clean  # (1, N, G)
+
+        return denoise
 
     # --- fit and predict -------------------------------------------------------------------------
 
@@ -322,7 +418,7 @@ class Flag(Method):
         width = targets.width if targets else 0
         self.net = self.build(len(train.genes), train[0].features.shape[1], width)
         self.device = run.device
-        if self.covariance:
+        if self.precondition == "covariance":
             # Within slides: what differs between slides is not how genes go together in one.
             values = [self.outputs(s) for s in train]
             values = np.concatenate([v - v.mean(0) for v in values])  # (M, G)
@@ -331,30 +427,31 @@ class Flag(Method):
 
     @torch.inference_mode()
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        tiles = self.collate([self.graph_of(slide)]).to(self.device)
-        shape = (1, len(slide), len(self.mean))
-        everything = torch.arange(len(slide), device=self.device)
+        with precise(self.device, self.training.precision):
+            return self._predict(slide, samples, draws)
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise_tiles(self.net, x, sigma.view(1, 1, 1), tiles, everything)[0][None]
+    def _predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
+        denoise = self.denoiser(self.net, slide, self.device)
+        shape = (1, len(slide), len(self.mean))
+        high = torch.tensor(self.sigma_max, device=self.device)
 
         def start(k: int) -> Tensor:
-            # The training mean is 0 here, so noise around it has no bias to undo.
+            # With standard scores the training mean is 0, so noise around it has no bias to undo.
             return self.sigma_max * torch.randn(shape, generator=draws.torch(k)).to(self.device)
 
-        grid = karras(self.steps, self.sigma_min, self.sigma_max)
+        if not self.diffusion:
+            return Prediction(self._counts(denoise(torch.zeros(shape, device=self.device), high)))
+        grid = GRIDS[self.grid](self.steps, self.sigma_min, self.sigma_max)
         solve = SAMPLERS[self.sampler]
         samples_ = torch.cat([solve(denoise, start(k), grid) for k in range(samples)])  # (S, N, G)
-        point = samples_.mean(0)  # (N, G)
-        if self.point_draws:
-            high = torch.tensor(self.sigma_max, device=self.device)
-            means = [denoise(start(-1 - k), high) for k in range(self.point_draws)]
-            point = torch.cat(means).mean(0)  # (N, G)
-        return Prediction(self._counts(samples_), self._counts(point))
+        if not self.point_draws:
+            return Prediction(self._counts(samples_))
+        means = [denoise(start(-1 - k), high) for k in range(self.point_draws)]
+        return Prediction(self._counts(samples_), self._counts(torch.cat(means).mean(0)))
 
-    def _counts(self, z: Tensor) -> np.ndarray:
-        """Back from z-scores to the panel's unit."""
-        y = z.float().cpu().numpy() * self.scale + self.mean
+    def _counts(self, values: Tensor) -> np.ndarray:
+        """Back to the panel's unit."""
+        y = values.float().cpu().numpy() * self.scale + self.mean
         return (np.maximum(y, 0) if self.clip else y).astype(np.float32)
 
     # --- on disk -----------------------------------------------------------------------------------
@@ -376,13 +473,27 @@ class Flag(Method):
         self.device = device
 
 
-def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) -> np.ndarray:
-    """A random spot and its nearest, ``spots`` in all: every offset and no seam is the same."""
-    if len(position) <= spots:
-        return np.arange(len(position))
-    centre = int(torch.randint(len(position), (1,), generator=generator))
-    distance = np.linalg.norm(position - position[centre], axis=1)
-    return np.sort(np.argsort(distance, kind="stable")[:spots])
+def chunked(net: FlagNet, *parts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    """``net.decode`` a few spots at a time; aligned tokens are of no use here."""
+    raw = [
+        net.decode(*(None if part is None else part[start : start + CHUNK] for part in parts))[0]
+        for start in range(0, len(parts[0]), CHUNK)
+    ]
+    return torch.cat(raw), []  # (M, G)
+
+
+def pixel_of(slide: Slide) -> float:
+    """µm per pixel, for settings in pixels.
+
+    Raises:
+        FlagError: the slide's feature file does not tell.
+    """
+    if not np.isfinite(slide.pixel_um):
+        raise FlagError(
+            f"slide {slide.id}: its pixel size is unknown, and a setting is in pixels",
+            remedy="run encode_patches again, or give sigma_um and tiles: nearest",
+        )
+    return slide.pixel_um
 
 
 def mean_correlation(prediction: Tensor, truth: Tensor) -> float:

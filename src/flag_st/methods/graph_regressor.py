@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from flag_st.errors import FlagError
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.flag import random_tile
 from flag_st.methods.network import Network, regression_scores
-from flag_st.nets.graph import EDGES, Tiles, collate, spot_graph
+from flag_st.nets.graph import EDGES, Tiles, collate, random_tile, spot_graph
 from flag_st.nets.graph_transformer import GraphTransformer
 from flag_st.seeds import Draws
 from flag_st.slide import Cohort, Slide
@@ -57,6 +56,7 @@ class GraphRegressor(Network):
         width, depth, heads, dropout: of the graph transformer.
         edges: ``both``, ``distance``, ``histology`` or ``none``, as in FLAG.
         sigma_um: width of the distance kernel in µm.
+        neighbours: a spot sees so many nearest; null lets it see all of its tile.
         tile_spots: spots of a training tile. batch: tiles of a step.
         centre, training: as in ``flag_st.methods.network.Network``.
     """
@@ -72,6 +72,7 @@ class GraphRegressor(Network):
         dropout: float = 0.1,
         edges: str = "both",
         sigma_um: float = 154.0,
+        neighbours: int | None = 24,
         tile_spots: int = 256,
         batch: int = 4,
         centre: str = "training",
@@ -82,6 +83,7 @@ class GraphRegressor(Network):
             raise FlagError(f"graph_regressor: edges {edges!r}", choices=EDGES)
         self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
         self.edges, self.sigma_um = EDGES[edges], sigma_um
+        self.neighbours = neighbours if self.edges else 0
         self.tile_spots, self.batch = tile_spots, batch
 
     def network_of(self, genes: int, inputs: int) -> nn.Module:
@@ -93,7 +95,10 @@ class GraphRegressor(Network):
 
     def tiles(self, parts: list) -> Tiles:
         """Position (N, 2), features (N, D) and expression (N, G) or None of each tile, padded."""
-        return collate([spot_graph(*part) for part in parts], self.edges, self.sigma_um)
+        graphs = [
+            spot_graph(*part, neighbours=self.neighbours, sigma_um=self.sigma_um) for part in parts
+        ]
+        return collate(graphs, self.edges)
 
     def open(self, slide: Slide, truth: bool = False) -> Tiles:
         y = self.expression_of(slide) if truth else None
@@ -101,7 +106,7 @@ class GraphRegressor(Network):
 
     def forward(self, net: nn.Module, tiles: Tiles) -> Tensor:
         noise = torch.zeros(len(tiles.x), device=tiles.x.device)
-        return net(tiles.x, tiles.edges, tiles.mask, None, noise)[1]  # (B, N, G)
+        return net(tiles, None, noise)[1]  # (B, N, G)
 
     @torch.inference_mode()
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:

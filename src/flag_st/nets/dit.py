@@ -1,6 +1,7 @@
 """Transformer over gene tokens of one spot (DiT with adaLN-Zero, Peebles & Xie 2023)."""
 
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,18 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, both shifted, scaled and gated by the condition; the gates start at 0."""
 
-    def __init__(self, width: int, heads: int, ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        ratio: float = 4.0,
+        dropout: float = 0.0,
+        attention: type[Attention] = Attention,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads)
+        self.attention = attention(width, heads)
         hidden = int(width * ratio)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
@@ -66,9 +74,10 @@ class Block(nn.Module):
         )
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, *seen: Tensor | None) -> Tensor:
+        """x (M, T, d), c (M, d); ``seen`` goes to the attention."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, -1)  # 6 × (M, d)
-        h = self.attention(modulate(self.norm1(x), shift1, scale1), bias)  # (M, T, d)
+        h = self.attention(modulate(self.norm1(x), shift1, scale1), *seen)  # (M, T, d)
         x = x + gate1.unsqueeze(1) * h  # (M, T, d)
         h = self.mlp(modulate(self.norm2(x), shift2, scale2))  # (M, T, d)
         return x + gate2.unsqueeze(1) * h  # (M, T, d)
@@ -80,7 +89,7 @@ class GeneDiT(nn.Module):
     Args:
         genes: G.
         channels: values that each token starts from (noisy value, and the read-out if given).
-        align_at: block (counted from 1) whose output tokens are returned for alignment.
+        align_at: blocks (counted from 1) whose output tokens are returned for alignment.
     """
 
     def __init__(
@@ -90,13 +99,13 @@ class GeneDiT(nn.Module):
         depth: int = 12,
         heads: int = 6,
         channels: int = 2,
-        align_at: int | None = 8,
+        align_at: Collection[int] = (8,),
         dropout: float = 0.0,
     ):
         super().__init__()
-        if align_at is not None and not 1 <= align_at <= depth:
-            raise ValueError(f"align_at is {align_at}, but the network has {depth} blocks")
-        self.align_at = align_at
+        if wrong := [k for k in align_at if not 1 <= k <= depth]:
+            raise ValueError(f"align_at names {wrong}, but the network has {depth} blocks")
+        self.align_at = frozenset(align_at)
         self.value = nn.Sequential(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
         self.gene = nn.Parameter(torch.empty(genes, width))
         self.blocks = nn.ModuleList(Block(width, heads, dropout=dropout) for _ in range(depth))
@@ -110,19 +119,19 @@ class GeneDiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.gene, std=0.02)
+        nn.init.kaiming_uniform_(self.gene, a=math.sqrt(5))
         # adaLN-Zero: every block starts as the identity and the head as zero.
         for layer in [*(b.modulation[-1] for b in self.blocks), self.modulation[-1], self.head]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, values: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        """values (M, G, channels), condition (M, d) → (M, G) and aligned tokens (M, G, d)."""
-        x, aligned = self.value(values) + self.gene, None  # (M, G, d)
+    def forward(self, values: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """values (M, G, channels), condition (M, d) → (M, G) and aligned tokens (M, G, d) each."""
+        x, aligned = self.value(values) + self.gene, []  # (M, G, d)
         for number, block in enumerate(self.blocks, 1):
             x = block(x, c)  # (M, G, d)
-            if number == self.align_at:
-                aligned = x  # (M, G, d)
+            if number in self.align_at:
+                aligned.append(x)  # (M, G, d)
         shift, scale = self.modulation(c).chunk(2, -1)  # 2 × (M, d)
         x = self.head(modulate(self.norm(x), shift, scale)).squeeze(-1)  # (M, G)
         return x, aligned

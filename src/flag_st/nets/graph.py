@@ -1,7 +1,7 @@
 """Spot graphs: neighbourhoods, tiles, edge attributes, and batches with padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,11 +11,18 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_dense_batch
 
-#: Edge channels, in the order in which ``edge_attributes`` stacks them.
-CHANNELS = ("rbf", "log_distance", "hop", "similarity")
+#: Edge attributes by the name of a choice (paper Table 14), in the order in which they are stacked.
 EDGES = {
     "both": ("rbf", "log_distance", "hop", "similarity"),
     "distance": ("rbf", "log_distance", "hop"),
+    "histology": ("similarity",),
+    "none": (),
+}
+
+#: What the paper's edges know: its kernel and the similarity, nothing else (Eq. 58-60).
+PAPER_EDGES = {
+    "both": ("rbf", "similarity"),
+    "distance": ("rbf",),
     "histology": ("similarity",),
     "none": (),
 }
@@ -28,6 +35,7 @@ def nearest(position: np.ndarray, k: int) -> np.ndarray:
     # candidates beyond k let ties of a square or hexagonal array be broken by index too.
     candidates = min(k + 9, len(position))
     distance, index = cKDTree(position).query(position, k=candidates)
+    distance, index = distance.reshape(len(position), -1), index.reshape(len(position), -1)
     own = index == np.arange(len(position))[:, None]
     distance = np.where(own, np.inf, distance)
     order = np.lexsort((index, np.round(distance, 6)), axis=1)[:, :k]
@@ -41,20 +49,50 @@ def pitch(position: np.ndarray) -> float:
     return float(np.median(cKDTree(position).query(position, k=2)[0][:, 1]))
 
 
+def grid_tiles(position: np.ndarray, edge_um: float) -> list[np.ndarray]:
+    """Indices of the spots of each tile of a fixed square grid anchored at the picture's corner."""
+    cells = np.floor(position / edge_um).astype(np.int64)  # (N, 2)
+    _, member = np.unique(cells, axis=0, return_inverse=True)
+    order = np.argsort(member.ravel(), kind="stable")
+    return np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
+
+
+def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) -> np.ndarray:
+    """A random spot and its nearest, ``spots`` in all: every offset and no seam is the same."""
+    if len(position) <= spots:
+        return np.arange(len(position))
+    centre = int(torch.randint(len(position), (1,), generator=generator))
+    distance = np.linalg.norm(position - position[centre], axis=1)
+    return np.sort(np.argsort(distance, kind="stable")[:spots])
+
+
 def spot_graph(
-    position: np.ndarray, features: np.ndarray, y: np.ndarray | None = None, **more
+    position: np.ndarray,
+    features: np.ndarray,
+    y: np.ndarray | None = None,
+    neighbours: int | None = None,
+    sigma_um: float = 154.0,
 ) -> Data:
     """One tile (or slide) as a torch-geometric graph.
 
     Args:
         position: (N, 2) µm. features: (N, D). y: (N, G) normalised expression, if known.
+        neighbours: each spot sees itself and so many nearest (``near`` (N, 1 + neighbours), its
+            own index where the tile is smaller); None lets all spots see each other.
+        sigma_um: width of the distance kernel, which may differ between slides.
     """
     data = Data(
         x=torch.as_tensor(features, dtype=torch.float32),
         pos=torch.as_tensor(position, dtype=torch.float32),
         scale=torch.tensor([max(pitch(position), 1e-3)]),
-        **more,
+        sigma=torch.tensor([float(sigma_um)]),
     )
+    if neighbours is not None:
+        own = np.arange(len(position))[:, None]
+        near = np.concatenate([own, nearest(position, neighbours)], 1)  # (N, 1 + k)
+        missing = neighbours + 1 - near.shape[1]
+        near = np.concatenate([near, np.repeat(own, missing, 1)], 1)  # (N, 1 + k)
+        data.near = torch.as_tensor(near)
     if y is not None:
         data.y = torch.as_tensor(y, dtype=torch.float32)
     return data
@@ -62,57 +100,92 @@ def spot_graph(
 
 @dataclass(frozen=True)
 class Tiles:
-    """B graphs padded to the same N.
+    """B graphs padded to the same N, whose spots see K others each.
 
     Attributes:
         x: (B, N, D) features. y: (B, N, G) or None. mask: (B, N), True where a spot is real.
-        edges: (B, N, N, C) attributes of all pairs, zero where either spot is padding.
+        near: (B, N, K) which spots of its tile a spot sees, or None for all (then K = N).
+        seen: (B, N, K), False where nothing is to be seen: padding and repetitions.
+        edges: (B, N, K, C) attributes, 0 where not ``seen``.
     """
 
     x: Tensor
-    edges: Tensor
     mask: Tensor
+    seen: Tensor
+    edges: Tensor
+    near: Tensor | None = None
     y: Tensor | None = None
 
     def to(self, device: str) -> "Tiles":
-        return Tiles(
-            *(None if t is None else t.to(device) for t in (self.x, self.edges, self.mask, self.y))
-        )
+        values = (getattr(self, field.name) for field in fields(self))
+        return Tiles(*(None if value is None else value.to(device) for value in values))
 
 
-def collate(graphs: Sequence[Data], channels: Sequence[str], sigma_um: float) -> Tiles:
-    """Batch graphs of different size; ``channels`` as in ``EDGES``, RBF width in µm."""
+def collate(graphs: Sequence[Data], channels: Sequence[str]) -> Tiles:
+    """Batch graphs of different size; ``channels`` name the edge attributes."""
     batch = Batch.from_data_list(list(graphs))
     x, mask = to_dense_batch(batch.x, batch.batch)  # (B, N, D), (B, N)
     pos, _ = to_dense_batch(batch.pos, batch.batch)  # (B, N, 2)
-    y = None
-    if "y" in batch:
-        y, _ = to_dense_batch(batch.y, batch.batch)  # (B, N, G)
-    edges = edge_attributes(pos, x, batch.scale, channels, sigma_um)  # (B, N, N, C)
-    real = mask.unsqueeze(1) & mask.unsqueeze(2)  # (B, N, N)
-    return Tiles(x, edges * real.unsqueeze(-1), mask, y)
+    y = to_dense_batch(batch.y, batch.batch)[0] if "y" in batch else None  # (B, N, G)
+    if "near" in batch:
+        near, _ = to_dense_batch(batch.near, batch.batch)  # (B, N, K)
+        own = torch.arange(mask.shape[1]).view(1, -1, 1)  # (1, N, 1)
+        first = torch.arange(near.shape[-1]) == 0  # (K,): the spot itself
+        seen = first | (near != own) & mask.unsqueeze(-1)  # (B, N, K)
+        # Padded spots would see spot 0; they see themselves, so that no softmax is empty.
+        near = torch.where(mask.unsqueeze(-1), near, own)  # (B, N, K)
+    else:
+        near, own = None, torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
+        seen = mask.unsqueeze(1) & mask.unsqueeze(2) | own  # (B, N, N)
+    edges = edge_attributes(pos, x, near, batch.scale, batch.sigma, channels)  # (B, N, K, C)
+    return Tiles(x, mask, seen, edges * seen.unsqueeze(-1), near, y)
+
+
+def gather(values: Tensor, near: Tensor) -> Tensor:
+    """values (B, N, d) of the spots near (B, N, K) → (B, N, K, d)."""
+    b, n, d = values.shape
+    offset = n * torch.arange(b, device=near.device).view(-1, 1, 1)  # (B, 1, 1)
+    picked = values.reshape(b * n, d).index_select(0, (near + offset).flatten())  # (B N K, d)
+    return picked.view(b, n, -1, d)
 
 
 def edge_attributes(
-    pos: Tensor, x: Tensor, scale: Tensor, channels: Sequence[str], sigma_um: float
+    pos: Tensor,
+    x: Tensor,
+    near: Tensor | None,
+    scale: Tensor,
+    sigma: Tensor,
+    channels: Sequence[str],
 ) -> Tensor:
-    """Static topology of all pairs of a tile (paper Eq. 58-60), distances in µm.
+    """Static topology (paper Eq. 58-60): attributes of the pairs (i, near i), or of all pairs.
 
     Args:
-        pos: (B, N, 2). x: (B, N, D). scale: (B,) spot pitch, the unit of hops.
+        pos: (B, N, 2) µm. x: (B, N, D). near: (B, N, K) or None.
+        scale: (B,) spot pitch in µm, the unit of hops. sigma: (B,) width of the kernel in µm.
 
     Returns:
-        (B, N, N, C).
+        (B, N, K, C), K = N without ``near``.
     """
-    d = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")  # (B, N, N)
-    hops = d / scale.view(-1, 1, 1)  # (B, N, N)
     unit = F.normalize(x, dim=-1)  # (B, N, D)
+    if near is None:
+        d = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")  # (B, N, N)
+    else:
+        d = (gather(pos, near) - pos.unsqueeze(2)).norm(dim=-1)  # (B, N, K)
+
+    def similarity() -> Tensor:
+        if near is None:
+            return unit @ unit.transpose(1, 2)  # (B, N, N)
+        # By columns: (B, N, K, D) of a large slide at once would fill the memory.
+        columns = [(gather(unit, k[..., None])[:, :, 0] * unit).sum(-1) for k in near.unbind(-1)]
+        return torch.stack(columns, -1)  # (B, N, K)
+
+    hops = d / scale.view(-1, 1, 1)  # (B, N, K)
     made = {
-        "rbf": lambda: torch.exp(-(d**2) / (2 * sigma_um**2)),
+        "rbf": lambda: torch.exp(-(d**2) / (2 * sigma.view(-1, 1, 1) ** 2)),
         "log_distance": lambda: torch.log1p(hops),
         "hop": lambda: ((hops > 0) & (hops < 1.5)).float(),
-        "similarity": lambda: unit @ unit.transpose(1, 2),
+        "similarity": similarity,
     }
     if not channels:
-        return pos.new_zeros(*d.shape, 0)  # (B, N, N, 0)
-    return torch.stack([made[c]() for c in channels], dim=-1)  # (B, N, N, C)
+        return pos.new_zeros(*d.shape, 0)  # (B, N, K, 0)
+    return torch.stack([made[c]() for c in channels], dim=-1)  # (B, N, K, C)

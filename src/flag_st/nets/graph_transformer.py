@@ -1,25 +1,39 @@
-"""Spatial graph backbone: spots attend to each other, edges modulate the attention per head."""
+"""Spatial graph backbone of `flag`: spots attend to their neighbours, edges bias the attention."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.nets.dit import Block, NoiseEmbedding
+from flag_st.nets.dit import Attention, Block, NoiseEmbedding
+from flag_st.nets.graph import Tiles, gather
 
 
 class EdgeBias(nn.Module):
-    """Edge attributes → one additive logit a head (and an optional gate of the dot product).
-
-    With ``gate`` the logits are (1 + g) ⊙ qk + b as in the paper (Eq. 26); without, b alone is
-    added inside the fused kernel.
-    """
+    """Edge attributes → one additive logit a head, for the fused attention kernel."""
 
     def __init__(self, channels: int, heads: int, hidden: int = 32):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, heads))
 
     def forward(self, edges: Tensor) -> Tensor:
-        return self.mlp(edges).permute(0, 3, 1, 2)  # (B, H, N, N)
+        return self.mlp(edges).movedim(-1, 1)  # (B, H, N, K)
+
+
+class SpotAttention(Attention):
+    """Attention of every spot to all, or to its nearest alone: then linear in the spots."""
+
+    def forward(self, x: Tensor, bias: Tensor, near: Tensor | None = None) -> Tensor:
+        """x (B, N, d), bias (B, H or 1, N, K), near (B, N, K)."""
+        if near is None:
+            return super().forward(x, bias)  # (B, N, d)
+        b, n, d = x.shape
+        shape = (b * n, near.shape[-1], 2, self.heads, d // self.heads)
+        q, kv = self.qkv(x).split([d, 2 * d], dim=-1)  # (B, N, d), (B, N, 2 d)
+        q = q.view(b * n, self.heads, 1, -1)  # (B N, H, 1, d/H)
+        k, v = gather(kv, near).view(shape).permute(2, 0, 3, 1, 4)  # 2 × (B N, H, K, d/H)
+        bias = bias.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B N, H or 1, 1, K)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B N, H, 1, d/H)
+        return self.out(x.reshape(b, n, d))  # (B, N, d)
 
 
 class GraphTransformer(nn.Module):
@@ -27,7 +41,7 @@ class GraphTransformer(nn.Module):
 
     Args:
         genes, features: G and D.
-        channels: edge attributes; 0 for no graph: then spots see only themselves.
+        channels: edge attributes; with 0 whom a spot sees is all that it knows of the graph.
         see_x: read the noisy expression; without it the result does not depend on σ and is
             computed once per slide.
     """
@@ -44,16 +58,18 @@ class GraphTransformer(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.see_x, self.spatial = see_x, channels > 0
+        self.see_x = see_x
         self.features = nn.Sequential(
             nn.LayerNorm(features), nn.Dropout(dropout), nn.Linear(features, width)
         )
         self.x_in = nn.Linear(genes, width) if see_x else None
         self.noise = NoiseEmbedding(width)
         self.biases = nn.ModuleList(
-            EdgeBias(channels, heads) for _ in range(depth if self.spatial else 0)
+            EdgeBias(channels, heads) for _ in range(depth if channels else 0)
         )
-        self.blocks = nn.ModuleList(Block(width, heads, dropout=dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout=dropout, attention=SpotAttention) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, genes)
         for block in self.blocks:
@@ -62,31 +78,24 @@ class GraphTransformer(nn.Module):
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
-    def forward(
-        self, u: Tensor, edges: Tensor, mask: Tensor, x: Tensor | None, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """u (B, N, D), edges (B, N, N, C), mask (B, N), x (B, N, G), noise (B,).
-
-        Returns:
-            (B, N, d) and (B, N, G).
-        """
-        h = self.features(u)  # (B, N, d)
+    def forward(self, tiles: Tiles, x: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Tiles of B graphs with N spots, x (B, N, G), noise (B,) → (B, N, d) and (B, N, G)."""
+        h = self.features(tiles.x)  # (B, N, d)
         if self.see_x:
             h = h + self.x_in(x)  # (B, N, d)
         c = self.noise(noise if self.see_x else torch.zeros_like(noise))  # (B, d)
         for i, block in enumerate(self.blocks):
-            h = block(h, c, self._bias(i, edges, mask))  # (B, N, d)
+            h = block(h, c, self._bias(i, tiles), tiles.near)  # (B, N, d)
         h = self.norm(h)  # (B, N, d)
         return h, self.readout(h)  # (B, N, d), (B, N, G)
 
-    def _bias(self, i: int, edges: Tensor, mask: Tensor) -> Tensor:
-        """Logit bias with padding shut out; every spot sees itself, so no row is empty."""
-        own = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # (N, N)
-        if not self.spatial:
-            return own.expand(len(mask), 1, -1, -1)  # (B, 1, N, N)
-        allowed = (mask.unsqueeze(1) | own).unsqueeze(1)  # (B, 1, N, N)
-        bias = self.biases[i](edges)  # (B, H, N, N)
-        return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)  # (B, H, N, N)
+    def _bias(self, i: int, tiles: Tiles) -> Tensor:
+        """Additive logits with all that is not seen shut out."""
+        seen = tiles.seen.unsqueeze(1)  # (B, 1, N, K)
+        if not self.biases:
+            return seen
+        bias = self.biases[i](tiles.edges)  # (B, H, N, K)
+        return bias.masked_fill(~seen, torch.finfo(bias.dtype).min)  # (B, H, N, K)
 
 
 class Projector(nn.Module):
