@@ -8,15 +8,14 @@ def main(job):
     import pandas as pd
 
     from flag_st import registry
-    from flag_st.panels import common_genes
+    from flag_st.gene_models.base import fit_slides
     from flag_st.script import device
 
     model = registry.build(job.params.gene_model["use"], job.params.gene_model["params"])
     model.open(device(job.gpu))
     slides = [anndata.read_h5ad(path) for path in job.input.spots]
-    genes = common_genes([list(s.var_names) for s in slides])
     panel = list(pd.read_parquet(job.input.panel)["gene"])
-    model.fit([s[:, genes].X for s in slides], genes, panel, seed=0)
+    fit_slides(model, slides, panel, seed=0)
     model.save(job.output.model)
 
 

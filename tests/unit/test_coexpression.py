@@ -31,10 +31,16 @@ def fitted(counts=None, **params) -> Coexpression:
     return model
 
 
-def vectors(model: Coexpression) -> np.ndarray:
+def embedded(model: Coexpression) -> tuple[np.ndarray, np.ndarray]:
     ((rows, block, mask),) = model.embed(slides(1)[0], GENES, [""] * len(GENES), PANEL)
     assert rows == slice(0, 0)
-    assert mask is None
+    assert mask.shape == (len(PANEL),)
+    return block, mask
+
+
+def vectors(model: Coexpression) -> np.ndarray:
+    block, mask = embedded(model)
+    assert mask.all()
     return block
 
 
@@ -112,15 +118,17 @@ def test_save_and_load_give_the_same_vectors_for_any_part_of_the_panel(tmp_path)
     np.testing.assert_array_equal(block, vectors(model)[[7, 2]])
 
 
-def test_a_gene_that_never_varies_has_the_zero_vector():
+def test_a_gene_that_never_varies_is_masked():
     counts = slides(0)
     silent = [c.tolil() for c in counts]
     for c in silent:
         c[:, 4] = 0
-    found = vectors(fitted([c.tocsr() for c in silent]))
+    found, mask = embedded(fitted([c.tocsr() for c in silent]))
     assert np.isfinite(found).all()
-    # Centred over the panel it is minus the mean profile, which is nobody's co-expression.
     assert not correlations([c.tocsr() for c in silent], np.array([4])).any()
+    # Centred over the panel it would be minus the mean profile, which is nobody's co-expression.
+    assert not found[4].any()
+    assert np.flatnonzero(~mask).tolist() == [4]
 
 
 def test_target_file_holds_the_vectors(tmp_path):

@@ -337,6 +337,26 @@ def test_target_file(release, tmp_path):
     assert (targets.kind, targets.width) == ("contextual", 16)
 
 
+def test_reduced_it_is_fitted_and_used_by_the_slides_own_ids(release):
+    """Symbols that its dictionary does not know do no harm where the slides have ids."""
+    from flag_st.gene_models.reduce import Reduced
+
+    entry = {
+        "use": "flag_st.gene_models.geneformer.Geneformer",
+        "params": {"weights": str(release)},
+    }
+    names = [f"unheard-of {i}" for i in range(30)]
+    model = Reduced(entry, width=4)
+    model.open("cpu")
+    model.fit([counts(), counts(seed=1)], names, names[:10], 0, IDS)
+    found, mask = embedded(model, panel=names[:10], genes=names, ensembl=IDS)
+    full, expected = embedded(opened(release))
+    np.testing.assert_allclose(found, full @ model.basis, atol=1e-5)
+    np.testing.assert_array_equal(mask, expected)
+    with pytest.raises(FlagError, match="knows none of the 10 panel genes"):
+        model.fit([counts()], names, names[:10], 0)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 

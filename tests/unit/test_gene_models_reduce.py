@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
+import anndata
 import numpy as np
 import pytest
 from scipy import sparse
 
 from flag_st.errors import FlagError
-from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.base import GeneModel, fit_slides
 from flag_st.gene_models.reduce import Reduced
 
 GENES = [f"g{i}" for i in range(10)]
@@ -103,7 +104,8 @@ def test_kinds_of_the_model_are_kept():
     static = Reduced(inner, width=3)
     static.fit(slides(), GENES, GENES[:6], seed=0)
     ((rows, block, mask),) = static.embed(slides()[0], GENES, [], GENES[:6])
-    assert (static.kind, rows, block.shape, mask) == ("static", slice(0, 0), (6, 3), None)
+    assert (static.kind, rows, block.shape) == ("static", slice(0, 0), (6, 3))
+    assert mask.tolist() == [True] * 6
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -118,6 +120,39 @@ def test_save_and_load_bring_back_basis_and_model(tmp_path, fits):
         np.testing.assert_array_equal(a, b)
     assert loaded.error == model.error
     assert loaded.digest() == model.digest()
+
+
+class ById(Linear):
+    """Knows genes by Ensembl id alone, as Geneformer does."""
+
+    def embed(self, counts, genes, ensembl, panel, **more):
+        known = [bool(dict(zip(genes, ensembl, strict=True))[gene]) for gene in panel]
+        for rows, block, mask in super().embed(counts, genes, ensembl, panel, **more):
+            yield rows, block, mask & known
+
+
+def test_the_slides_own_ids_reach_the_model_that_is_reduced():
+    """Ids of the shared genes, of whichever slide states one; no symbol is looked up."""
+    tables = []
+    for counts, ids in zip(slides(), (["E0", "", "E2"], ["X0", "E1", ""]), strict=True):
+        table = anndata.AnnData(counts.astype(np.float32))
+        table.var_names = GENES
+        table.var["ensembl"] = ids + [""] * 7
+        tables.append(table)
+    seen = []
+
+    class Spy(ById):
+        def embed(self, counts, genes, ensembl, panel, **more):
+            seen.append(dict(zip(genes, ensembl, strict=True)))
+            return super().embed(counts, genes, ensembl, panel, **more)
+
+    model = Reduced({"use": f"{HERE}.ById"}, width=2)
+    model.model = Spy()
+    fit_slides(model, tables, GENES[:6], seed=0)
+    expected = {"g0": "E0", "g1": "E1", "g2": "E2"} | dict.fromkeys(GENES[3:], "")
+    assert seen == [expected, expected]
+    with pytest.raises(FlagError, match="no training spot has an embedding"):
+        Reduced({"use": f"{HERE}.ById"}, width=2).fit(slides(), GENES, GENES[:6], seed=0)
 
 
 def test_faults_are_said():

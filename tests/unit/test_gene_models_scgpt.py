@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import nn
 
 from flag_st.errors import FlagError
+from flag_st.gene_models.base import Targets, embed_slide
 from flag_st.gene_models.scgpt import Encoder, ScGPT, ScGPTGenes, bin_values
 
 GENES = [f"GENE{i}" for i in range(25)]
@@ -218,11 +219,25 @@ def test_static_table_is_the_normalised_gene_table(folder, published):
     assert model.kind == "static"
     ((rows, table, mask),) = model.embed(counts(), GENES, [], ["GENE4", "GENE24", "GENE0"])
     assert rows == slice(0, 0)
-    assert mask is None
+    assert mask.tolist() == [True, False, True]
     with torch.no_grad():
         expected = published.encoder.enc_norm(published.encoder.embedding(torch.tensor([4, 0])))
     np.testing.assert_allclose(table[[0, 2]], expected.numpy(), atol=1e-6)
     assert not table[1].any()
+
+
+def test_target_file_of_the_static_table_masks_genes_without_a_token(folder, tmp_path):
+    import anndata
+
+    slide = anndata.AnnData(counts().astype(np.float32))
+    slide.var_names = GENES
+    panel, path = ["GENE4", "GENE24", "GENE0"], tmp_path / "t.h5"
+    model = opened(folder, ScGPTGenes)
+    embed_slide(model, slide, panel, path, progress=lambda items, **_: items)
+    targets = Targets.open(path, slide.obs_names, panel)
+    block, mask = targets.read(np.array([2, 0]))
+    assert block.shape[0] == 3
+    np.testing.assert_array_equal(mask, [[True, False, True]] * 2)
 
 
 def test_files_of_another_model_are_refused(tmp_path, published):

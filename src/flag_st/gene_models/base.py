@@ -12,6 +12,7 @@ import numpy as np
 from flag_st.errors import FlagError
 from flag_st.gene_models.fitted import Fitted
 from flag_st.io import CONTRACT, check_contract, writing
+from flag_st.panels import common_genes
 
 
 class GeneModel(Fitted, ABC):
@@ -29,8 +30,20 @@ class GeneModel(Fitted, ABC):
     def open(self, device: str) -> None:
         """Load weights onto ``device``; called once."""
 
-    def fit(self, counts: Sequence, genes: Sequence[str], panel: Sequence[str], seed: int) -> None:
-        """Learn from the training slides' raw counts alone (list of CSR (N, all genes))."""
+    def fit(
+        self,
+        counts: Sequence,
+        genes: Sequence[str],
+        panel: Sequence[str],
+        seed: int,
+        ensembl: Sequence[str] | None = None,
+    ) -> None:
+        """Learn from the training slides' raw counts alone (list of CSR (N, all genes)).
+
+        Args:
+            genes, panel: as ``embed``.
+            ensembl: ids of ``genes`` ("" where unknown); None if none is known.
+        """
 
     @abstractmethod
     def embed(
@@ -50,7 +63,8 @@ class GeneModel(Fitted, ABC):
 
         Yields:
             rows of the slide, (n, G, K) or (n, K) or, for ``static``, one (G, K) with rows
-            ``slice(0, 0)``; and a (n, G) mask of the genes embedded, or None for all.
+            ``slice(0, 0)``; and a mask of the genes embedded, (n, G) or, for ``static``, (G,), or
+            None for all. What is masked is no vector to learn from, zero or not.
         """
 
     def digest(self) -> str:
@@ -130,6 +144,8 @@ def writing_targets(
 ) -> Iterator[Callable]:
     """Yield ``put(rows, embedding, mask)``; the file appears under ``path`` when all is written.
 
+    The arguments of ``put`` are what ``GeneModel.embed`` yields.
+
     The embedding is float16, chunked by spot, so that a batch reads only its own rows.
     """
     import h5py
@@ -149,23 +165,36 @@ def writing_targets(
         masks = file.create_dataset("mask", data=np.ones((n, g), dtype=bool))
 
         def put(rows: slice, block: np.ndarray, mask: np.ndarray | None = None) -> None:
-            if kind == "static":
-                embedding[:] = block
-            else:
-                embedding[rows] = block
+            if kind == "static":  # one table for all spots, whatever ``rows`` says
+                rows = slice(None)
+            embedding[rows] = block
             if mask is not None:
                 masks[rows] = mask
 
         yield put
 
 
+def fit_slides(model: GeneModel, slides: Sequence, panel: Sequence[str], seed: int) -> None:
+    """Fit ``model`` on the genes that all training slides (AnnData as in ``spots.h5ad``) share."""
+    genes = common_genes([list(slide.var_names) for slide in slides])
+    known: dict[str, str] = {}
+    for slide in reversed(slides):  # where ids differ for a symbol, the first slide's counts
+        known |= {g: i for g, i in zip(slide.var_names, _ensembl(slide), strict=True) if i}
+    ensembl = [known.get(gene, "") for gene in genes]
+    model.fit([slide[:, genes].X for slide in slides], genes, panel, seed, ensembl)
+
+
 def embed_slide(model: GeneModel, slide, panel: Sequence[str], path: str | Path, progress) -> None:
     """Embed the panel genes of ``slide`` (AnnData as in ``spots.h5ad``) into a target file."""
-    ensembl = slide.var["ensembl"] if "ensembl" in slide.var else [""] * slide.n_vars
-    blocks = model.embed(slide.X, list(slide.var_names), list(ensembl), panel, progress)
+    blocks = model.embed(slide.X, list(slide.var_names), _ensembl(slide), panel, progress)
     first = next(blocks)
     width, facts = first[1].shape[-1], {"digest": model.digest()}
     with writing_targets(path, model.kind, slide.obs_names, panel, width, **facts) as put:
         put(*first)
         for block in blocks:
             put(*block)
+
+
+def _ensembl(slide) -> list[str]:
+    """The slide's own ids, "" where it has none."""
+    return list(slide.var["ensembl"]) if "ensembl" in slide.var else [""] * slide.n_vars

@@ -40,16 +40,25 @@ class Coexpression(GeneModel):
         self.panel: tuple[str, ...] = ()
         self.vectors: np.ndarray | None = None
 
-    def fit(self, counts: Sequence, genes: Sequence[str], panel: Sequence[str], seed: int) -> None:
-        """Learn the vectors of ``panel``; nothing here is random, so ``seed`` is not used.
+    def fit(
+        self,
+        counts: Sequence,
+        genes: Sequence[str],
+        panel: Sequence[str],
+        seed: int,
+        ensembl: Sequence[str] | None = None,
+    ) -> None:
+        """Learn the vectors of ``panel``; neither seed nor ids make a difference to them.
 
         Raises:
             FlagError: no training spots, or panel genes that the slides lack.
         """
         columns = positions(genes, panel, "the training slides' counts")
         correlation = correlations(counts, columns, self.scale, self.min_fraction)  # (G, P)
+        varies = correlation.any(axis=1)  # (G,)
         correlation = correlation - correlation.mean(axis=0)  # (G, P)
         self.panel, self.vectors = tuple(panel), compress(correlation, self.width)  # (G, K)
+        self.vectors[~varies] = 0  # minus the mean profile is nobody's co-expression
 
     def embed(
         self,
@@ -59,11 +68,12 @@ class Coexpression(GeneModel):
         panel: Sequence[str],
         progress: Callable[..., Iterable] = lambda items, **_: items,
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-        """Yield the (G, K) vectors; they are the same for every slide."""
+        """Yield the (G, K) vectors, the same for every slide; genes that never vary are masked."""
         if self.vectors is None:
             raise unfitted("coexpression")
         rows = positions(self.panel, panel, "the panel that coexpression was fitted on")
-        yield slice(0, 0), self.vectors[rows], None
+        vectors = self.vectors[rows]  # (G, K)
+        yield slice(0, 0), vectors, vectors.any(axis=1)
 
     def digest(self) -> str:
         return digest_arrays(self.arrays())

@@ -64,8 +64,15 @@ class GeneformerMini(GeneModel):
     def open(self, device: str) -> None:
         self.device = device
 
-    def fit(self, counts: Sequence, genes: Sequence[str], panel: Sequence[str], seed: int) -> None:
-        """Take medians from, and pre-train on, the training slides' counts.
+    def fit(
+        self,
+        counts: Sequence,
+        genes: Sequence[str],
+        panel: Sequence[str],
+        seed: int,
+        ensembl: Sequence[str] | None = None,
+    ) -> None:
+        """Take medians from, and pre-train on, the training slides' counts; tokens are symbols.
 
         Raises:
             FlagError: no training spots, or panel genes that the slides lack.

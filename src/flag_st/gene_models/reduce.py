@@ -43,17 +43,22 @@ class Reduced(GeneModel):
     def open(self, device: str) -> None:
         self.model.open(device)
 
-    def fit(self, counts: Sequence, genes: Sequence[str], panel: Sequence[str], seed: int) -> None:
+    def fit(
+        self,
+        counts: Sequence,
+        genes: Sequence[str],
+        panel: Sequence[str],
+        seed: int,
+        ensembl: Sequence[str] | None = None,
+    ) -> None:
         """Fit the basis on the training slides, and first the model if it is itself fitted.
-
-        Ids are not given here, so that a model that needs them looks them up by symbol.
 
         Raises:
             FlagError: ``width`` exceeds the model's, or no training spot has an embedding.
         """
         if self.model.fits:
-            self.model.fit(counts, genes, panel, seed)
-        blocks = self._training_embeddings(counts, genes, panel)
+            self.model.fit(counts, genes, panel, seed, ensembl)
+        blocks = self._training_embeddings(counts, genes, ensembl or [""] * len(genes), panel)
         moment = sum(unit.T @ unit for unit in blocks)
         if not np.any(moment):
             raise FlagError("reduce: no training spot has an embedding to fit on")
@@ -95,11 +100,11 @@ class Reduced(GeneModel):
         if self.model.fits:
             self.model.restore(inside("model", arrays))
 
-    def _training_embeddings(self, counts, genes, panel) -> Iterator[np.ndarray]:
+    def _training_embeddings(self, counts, genes, ensembl, panel) -> Iterator[np.ndarray]:
         """(M, K) float64 unit vectors, block by block; vectors of zeros are left out."""
         for one in counts:
             keep = np.unique(np.linspace(0, one.shape[0] - 1, self.spots).round().astype(int))
-            for _, block, mask in self.model.embed(one[keep], genes, [""] * len(genes), panel):
+            for _, block, mask in self.model.embed(one[keep], genes, ensembl, panel):
                 vectors = block.reshape(-1, block.shape[-1]) if mask is None else block[mask]
                 norms = np.linalg.norm(vectors, axis=1, keepdims=True)
                 yield (vectors[norms[:, 0] > 0] / norms[norms[:, 0] > 0]).astype(np.float64)

@@ -223,19 +223,20 @@ class ScGPT(GeneModel):
 class ScGPTGenes(ScGPT):
     """Static gene embeddings: the normalised gene table, the same in every spot.
 
-    It is what the authors use for gene networks. Genes without a token have the zero vector.
+    It is what the authors use for gene networks. Genes without a token are masked.
     """
 
     kind: ClassVar[str] = "static"
 
     def embed(self, counts, genes, ensembl, panel, progress=lambda items, **_: items):
-        """Yield the (G, K) table of the panel."""
+        """Yield the (G, K) table of the panel and the (G,) mask of the genes with a token."""
         wanted = np.array([self.vocabulary.get(gene, -1) for gene in panel])
         report_unknown(panel, wanted >= 0, "the vocabulary of scGPT")
         with torch.inference_mode():
             ids = torch.from_numpy(np.maximum(wanted, 0)).to(self.device)
             table = self.model.encoder(ids).cpu().numpy()  # (G, K)
-        yield slice(0, 0), table * (wanted >= 0)[:, None], None
+        known = wanted >= 0  # (G,)
+        yield slice(0, 0), table * known[:, None], known
 
 
 def read_arguments(path) -> dict:
