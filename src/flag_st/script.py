@@ -44,6 +44,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         threads=snakemake.threads,
         gpu=int(snakemake.resources.get("gpu", 0) or 0),
         progress=progress,
+        log=path,
     )
     try:
         main(job)

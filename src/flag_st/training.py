@@ -44,6 +44,7 @@ class Training:
         precision: ``fp32``, ``tf32`` or ``bf16`` (autocast).
         compile: torch.compile, falling back to eager where it fails.
         checkpoint_seconds: write a checkpoint at the first epoch end after so long.
+        tensorboard: write event files while training, beside the log of the job.
     """
 
     epochs: int = 1000
@@ -59,6 +60,7 @@ class Training:
     precision: str = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 120.0
+    tensorboard: bool = False
 
     @classmethod
     def of(cls, values: dict[str, Any] | None) -> "Training":
@@ -142,11 +144,15 @@ class Loop:
         bar = self.run.progress(
             epochs, total=self.settings.epochs, initial=self.epoch, desc="train"
         )
+        events = self._events()
         for self.epoch in bar:
             row = self._train_epoch()
             if self._due():
                 row |= self._validate()
             self.rows.append({"epoch": self.epoch, **row})
+            if events:
+                for name, value in row.items():
+                    events.add_scalar(name, value, self.epoch)
             if hasattr(bar, "set_postfix"):
                 bar.set_postfix(loss=f"{row['loss']:.4f}", best=f"{self.best:.4f}", refresh=False)
             if 0 < self.settings.patience <= self.stale:
@@ -154,10 +160,20 @@ class Loop:
             if time.monotonic() - saved > self.settings.checkpoint_seconds:
                 self._checkpoint()
                 saved = time.monotonic()
+        if events:
+            events.close()
         for row in self.rows:
             self.run.log(row)
         self.module.load_state_dict(self.best_state)
         self.module.eval().requires_grad_(False)
+
+    def _events(self) -> Any:
+        """A TensorBoard writer, if asked for; what a killed run wrote after its checkpoint goes."""
+        if not (self.settings.tensorboard and self.run.events):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run.events), purge_step=self.epoch)
 
     def _due(self) -> bool:
         last = self.epoch + 1 == self.settings.epochs

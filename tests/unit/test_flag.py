@@ -141,6 +141,19 @@ def test_accumulated_steps_equal_the_mean_of_their_batches(tmp_path):
         assert np.allclose(gradient, kept[name], atol=1e-6), name
 
 
+def test_tensorboard_gets_what_the_history_gets(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows: list[dict] = []
+    run = Run(0, "cpu", tmp_path / "c", rows.append, events=tmp_path / "events")
+    method = Flag(**SIZE, training={"epochs": 3, "validate_every": 2, "tensorboard": True})
+    method.fit(toy.cohort("a"), toy.cohort("v"), run)
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in rows])
+    assert [e.step for e in events.Scalars("valid_loss")] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -29,6 +29,7 @@ class Run:
         directory: for checkpoints; what a killed run left there is found again by the next.
         log: takes one row of the training history (dict of numbers); it is written as CSV.
         progress: wraps an iterable in a progress bar with a description.
+        events: folder for TensorBoard's event files, if any are wanted.
     """
 
     seed: int = 0
@@ -36,6 +37,7 @@ class Run:
     directory: Path = Path(".")
     log: Callable[[dict[str, float]], None] = lambda row: None
     progress: Callable[..., Iterable] = lambda items, **_: items
+    events: Path | None = None
 
     def finish(self) -> None:
         """Drop the checkpoints: the model file replaces them."""
