@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from flag_st import config
 from flag_st.encoders.concat import Concat
 from flag_st.encoders.published import Published
 from flag_st.errors import FlagError
+from flag_st.gene_models.reduce import Reduced
 from flag_st.torchvision_guard import ensure_torchvision
 from flag_st.weights import Checkpoint, fill, read_state
 
@@ -183,14 +185,32 @@ def test_concat_puts_parts_side_by_side(weights, patches):
     use = f"{__name__}.Probe"
     small = {"use": use, "params": {"repo": "owner/a", "weights": str(weights)}}
     texture = {"use": "flag_st.encoders.texture.Texture"}
-    both = Concat([small, texture])
+    both = Concat({"probe": small, "texture": texture})
     both.open("cpu")
     found = both.encode(patches)
     assert found.shape == (7, 5 + 203)
     np.testing.assert_allclose(found[:, :5], opened(weights=weights).encode(patches), atol=1e-6)
-    assert both.digest() != Concat([texture, small]).digest()
+    assert both.digest() != Concat({"texture": texture, "probe": small}).digest()
     with pytest.raises(FlagError, match="no parts"):
-        Concat([])
+        Concat({})
+
+
+def test_an_overlay_gives_weights_to_one_part_and_leaves_the_other(tmp_path):
+    """The example of config/README.md, for both kinds of nested entries."""
+    part = {"params": {"weights": str(tmp_path)}}
+    overlay = {
+        "encoders": {"uni+conch": {"params": {"parts": {"uni": part}}}},
+        "gene_models": {"geneformer_pca64": {"params": {"model": part}}},
+    }
+    changed = config.load(overlay)
+    parts = Concat(**changed["encoders"]["uni+conch"]["params"]).parts
+    assert list(parts) == ["uni", "conch"]
+    assert parts["uni"].checkpoint.local == str(tmp_path)
+    assert parts["conch"].checkpoint.local is None
+    assert parts["uni"].checkpoint.sha256 == changed["encoders"]["uni"]["params"]["sha256"]
+    files = Reduced(**changed["gene_models"]["geneformer_pca64"]["params"]).model.files
+    assert files.weights == str(tmp_path)
+    assert files.sha256 == changed["gene_models"]["geneformer"]["params"]["sha256"]
 
 
 def test_the_guard_makes_timm_importable():

@@ -21,7 +21,10 @@ torch.set_num_threads(1)
 TINY = {"width": 16, "depth": 1, "heads": 2, "views": 8, "steps": 3}
 VIT = {"use": "flag_st.encoders.ssl_vit.SslVit", "params": TINY}
 TEXTURE = {"use": "flag_st.encoders.texture.Texture"}
-CONCAT = {"use": "flag_st.encoders.concat.Concat", "params": {"parts": [TEXTURE, VIT]}}
+CONCAT = {
+    "use": "flag_st.encoders.concat.Concat",
+    "params": {"parts": {"texture": TEXTURE, "vit": VIT}},
+}
 SPOTS = 6
 
 
@@ -130,6 +133,6 @@ def test_a_model_of_other_parts_or_params_is_refused(root, slides, tmp_path):
 
 def test_parts_that_learn_make_the_whole_learn():
     assert SslVit(**TINY).fits
-    assert Concat([TEXTURE, VIT]).fits
-    assert not Concat([TEXTURE, TEXTURE]).fits
+    assert Concat({"texture": TEXTURE, "vit": VIT}).fits
+    assert not Concat({"texture": TEXTURE}).fits
     assert not Texture().fits

@@ -1,7 +1,7 @@
 """Several encoders side by side."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,24 @@ class Concat(Encoder):
     It learns if one of its parts does: its entry then says ``fits: true``.
 
     Args:
-        parts: entries of the form ``{use: ..., params: {...}}``, as in config/encoders.yaml.
+        parts: name → entry of the form ``{use: ..., params: {...}}``, as in config/encoders.yaml.
+            By name, so that an overlay can change one part and leave the others.
     """
 
-    def __init__(self, parts: list[dict[str, Any]]):
+    def __init__(self, parts: Mapping[str, Mapping[str, Any]]):
         if not parts:
-            raise FlagError("an encoder made of no parts", remedy="list entries in params.parts")
-        self.parts = [registry.build(p["use"], p.get("params")) for p in parts]
-        self.fits = any(part.fits for part in self.parts)
-        for part in self.parts:
+            raise FlagError("an encoder made of no parts", remedy="name entries in params.parts")
+        self.parts = {n: registry.build(p["use"], p.get("params")) for n, p in parts.items()}
+        self.fits = any(part.fits for part in self.parts.values())
+        for name, part in self.parts.items():
             if (part.um_per_px, part.size) != (self.um_per_px, self.size):
                 raise FlagError(
-                    f"{type(part).__name__} wants {part.size} px at {part.um_per_px} µm/px, other "
+                    f"{name} wants {part.size} px at {part.um_per_px} µm/px, other "
                     f"parts {self.size} px at {self.um_per_px}"
                 )
 
     def open(self, device: str) -> None:
-        for part in self.parts:
+        for part in self.parts.values():
             part.open(device)
 
     def fit(
@@ -45,7 +46,7 @@ class Concat(Encoder):
         log: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
         """Fit the parts that learn, each as it would be alone."""
-        for part in self.parts:
+        for part in self.parts.values():
             if part.fits:
                 part.fit(patches, seed, progress, log)
 
@@ -55,17 +56,18 @@ class Concat(Encoder):
         progress: Callable[..., Iterable] = lambda items, **_: items,
     ) -> np.ndarray:
         """(N, 224, 224, 3) uint8 → (N, sum of the parts' D) float32."""
-        return np.concatenate([p.encode(patches, progress) for p in self.parts], axis=1)  # (N, D)
+        found = [part.encode(patches, progress) for part in self.parts.values()]
+        return np.concatenate(found, axis=1)  # (N, D)
 
     def digest(self) -> str:
-        digests = "\n".join(part.digest() for part in self.parts)
+        digests = "\n".join(part.digest() for part in self.parts.values())
         return hashlib.sha256(digests.encode()).hexdigest()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        parts = [nested(f"part{i}", part.arrays()) for i, part in enumerate(self.parts)]
-        return {name: array for arrays in parts for name, array in arrays.items()}
+        parts = [nested(name, part.arrays()) for name, part in self.parts.items()]
+        return {key: array for arrays in parts for key, array in arrays.items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        for i, part in enumerate(self.parts):
+        for name, part in self.parts.items():
             if part.fits:
-                part.restore(inside(f"part{i}", arrays))
+                part.restore(inside(name, arrays))
