@@ -30,6 +30,7 @@ RNG = np.random.default_rng(0)
 PATCHES = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
 OPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def rand(*shape, around=0.0):
@@ -230,8 +231,10 @@ def pooled(tokens, state, heads):
     return ln(x[:, 0], "ln_contrast")
 
 
-@pytest.mark.parametrize(("cls", "width"), [(Conch, 512), (ConchV15, 768)])
-def test_conch_equals_a_plain_forward_pass(tmp_path, cls, width):
+@pytest.mark.parametrize(
+    ("cls", "width", "moments"), [(Conch, 512, CLIP), (ConchV15, 768, IMAGENET)]
+)
+def test_conch_equals_a_plain_forward_pass(tmp_path, cls, width, moments):
     packed, prefix = cls is ConchV15, "visual." if cls is Conch else ""
     state = conch_state(width, packed, prefix)
     extra = {"text.cls_emb": rand(4), "logit_scale": rand(1), "visual.proj_contrast": rand(4, 4)}
@@ -242,6 +245,9 @@ def test_conch_equals_a_plain_forward_pass(tmp_path, cls, width):
     encoder.open("cpu")
     images = encoder.images(PATCHES[:1]).permute(0, 2, 3, 1).double().numpy()
     assert images.shape == (1, 448, 448, 3)
+    colours = np.full((1, 224, 224, 3), (200, 120, 180), dtype=np.uint8)  # no resize changes them
+    plain = normalised(colours[0, 0, 0].astype(float), moments)
+    np.testing.assert_allclose(encoder.images(colours)[0, :, 0, 0], plain, atol=1e-6)
     trunk = {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}
     expected = pooled(vit(images, trunk, 16), state, heads=8)
     np.testing.assert_allclose(encoder.encode(PATCHES[:1]), expected, atol=1e-5)

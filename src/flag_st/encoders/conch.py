@@ -21,6 +21,8 @@ class Conch(Published):
     """
 
     resize = crop = 448
+    mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as in factory.py of mahmoodlab/CONCH
+    std = (0.26862954, 0.26130258, 0.27577711)
     pooling = "attentional pooling before the projection"
     prefix: ClassVar[str] = "visual."
     #: Of the whole vision-language file, the caption branch and the projection are not needed.
@@ -47,6 +49,7 @@ class Conch(Published):
 class ConchV15(Conch):
     """CONCH v1.5, the patch encoder of TITAN: ViT-L/16 of 306 M parameters, D = 768."""
 
+    mean, std = Published.mean, Published.std  # ImageNet's again
     interpolation = "bilinear"
     pooling = "attentional pooling"
     prefix = ""
