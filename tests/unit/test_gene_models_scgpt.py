@@ -1,6 +1,7 @@
 """scGPT on tiny checkpoints with the official file and key names."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def folder(tmp_path_factory, published):
 
 
 def opened(folder, cls=ScGPT, **params):
-    model = cls(weights=str(folder), **params)
+    model = cls(weights=folder and str(folder), **params)
     model.open("cpu")
     return model
 
@@ -224,6 +225,16 @@ def test_static_table_is_the_normalised_gene_table(folder, published):
         expected = published.encoder.enc_norm(published.encoder.embedding(torch.tensor([4, 0])))
     np.testing.assert_allclose(table[[0, 2]], expected.numpy(), atol=1e-6)
     assert not table[1].any()
+
+
+def test_files_placed_for_the_repository_are_found_and_verified(folder, tmp_path, monkeypatch):
+    """As for every hub entry: no path in the configuration, and no network."""
+    monkeypatch.setenv("FLAG_ST_MODELS", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "owner" / "name")
+    found, _ = embedded(opened(None, repo="owner/name", revision="0" * 40))
+    np.testing.assert_array_equal(found, embedded(opened(folder))[0])
+    with pytest.raises(FlagError, match=r"vocab\.json has sha256 .*, expected 0000"):
+        opened(None, repo="owner/name", sha256={"vocab.json": "0" * 64})
 
 
 def test_target_file_of_the_static_table_masks_genes_without_a_token(folder, tmp_path):

@@ -110,7 +110,9 @@ class ScGPT(GeneModel):
     A sequence is the spot's expressed genes without ``<cls>``; values are binned within the spot.
 
     Args:
-        weights: folder with ``args.json``, ``vocab.json`` and ``best_model.pt``.
+        weights: folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, or None to fetch
+            them from the hub.
+        repo, revision: hub repository and commit; None if ``weights`` alone will do.
         sha256: file name → digest that it must have.
         scope: ``panel`` gives the panel's genes alone; ``transcriptome`` all expressed genes, of
             which the panel's and a random sample of the others are kept if they are too many.
@@ -126,6 +128,8 @@ class ScGPT(GeneModel):
     def __init__(
         self,
         weights: str | None = None,
+        repo: str | None = None,
+        revision: str | None = None,
         sha256: Mapping[str, str] | None = None,
         scope: str = "panel",
         ties: str = "middle",
@@ -138,7 +142,7 @@ class ScGPT(GeneModel):
         ):
             if value not in choices:
                 raise FlagError(f"scgpt: {key} is {value!r}", choices=choices)
-        self.files = Files(weights, ADDRESS, sha256=sha256 or {})
+        self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
 
     def open(self, device: str) -> None:
