@@ -7,6 +7,7 @@ import numpy as np
 
 from flag_st.paper import style
 from flag_st.paper.maps import Tissue
+from flag_st.seeds import numpy_generator
 
 if TYPE_CHECKING:
     import pandas
@@ -21,20 +22,30 @@ def spot_correlations(
     """Quantiles of the correlation between pairs of spots over the first genes of the panel.
 
     Genes are in the order of the panel, best first, so that smaller panels are parts of larger.
-    Standard deviation over pairs is what shrinks where correlations concentrate.
+    Standard deviation over pairs is what shrinks where correlations concentrate. ``sd_shuffled`` is
+    that of a simulation in which spots differ by chance alone, as App. E supposes: the values of
+    every gene are shuffled over the spots. It falls as 1/√G; what ``sd`` has beyond it is tissue.
     """
     import pandas as pd
 
     rows = []
     for key, tissue in found:
+        shuffled = numpy_generator("concentration", tissue.slide).permuted(tissue.truth, axis=0)
         for size in sorted({min(size, len(tissue.genes)) for size in sizes}):
-            matrix = np.corrcoef(tissue.truth[:, :size])  # (N, N)
-            values = matrix[np.triu_indices(len(matrix), 1)]
-            values = values[np.isfinite(values)]
+            values, null = (between_spots(t[:, :size]) for t in (tissue.truth, shuffled))
             shares = dict(zip(map(str, QUANTILES), np.quantile(values, QUANTILES), strict=True))
             facts = {"cohort": key["cohort"], "slide": tissue.slide, "genes": size}
-            rows.append({**facts, **shares, "sd": values.std(ddof=1)})
+            spread = {"sd": values.std(ddof=1), "sd_shuffled": null.std(ddof=1)}
+            rows.append({**facts, **shares, **spread})
     return pd.DataFrame(rows)
+
+
+def between_spots(y: np.ndarray) -> np.ndarray:
+    """Correlations of all pairs of rows of (N, G); pairs with a constant row have none."""
+    with np.errstate(invalid="ignore"):
+        matrix = np.corrcoef(y)  # (N, N)
+    values = matrix[np.triu_indices(len(matrix), 1)]
+    return values[np.isfinite(values)]
 
 
 def draw(table: "pandas.DataFrame") -> "Figure":
@@ -53,6 +64,8 @@ def draw(table: "pandas.DataFrame") -> "Figure":
         axes.fill_between(middle.index, middle["0.25"], middle["0.75"], color=colour, alpha=0.3)
         axes.plot(middle.index, middle["0.5"], "o-", ms=3, color=colour, label="median, 50 %, 90 %")
         axes.plot(middle.index, middle["sd"], "s--", ms=3, color=style.colour(1), label="sd")
+        shuffled = middle["sd_shuffled"]
+        axes.plot(shuffled.index, shuffled, "d:", ms=3, color=style.colour(2), label="sd, shuffled")
         axes.set(xscale="log", xlabel="genes", title=cohort, ylabel="correlation of spots")
         axes.set_xticks(list(middle.index), [f"{g:g}" for g in middle.index])
         axes.minorticks_off()
