@@ -12,7 +12,7 @@ def tissue(strength: float) -> Tissue:
     """80 spots of two kinds, 800 genes; kinds differ in every gene by ``strength``."""
     rng = np.random.default_rng(0)
     kind = np.arange(80)[:, None] % 2
-    truth = np.tile([1.0, 3.0], 400) + strength * kind * rng.normal(size=800)
+    truth = np.tile([1.0, 3.0], 400) + strength * kind * rng.choice([-1, 1], 800)
     truth = truth + 0.5 * rng.normal(size=(80, 800))
     return Tissue(
         slide="A1",
