@@ -3,7 +3,6 @@
 Spots are independent: there is no graph, no coordinate and no slide.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -26,7 +25,7 @@ class StemNet(nn.Module):
 
     def __init__(self, genes: int, features: int, width: int, depth: int, heads: int):
         super().__init__()
-        self.tokens = GeneDiT(genes, width, depth, heads, channels=1, align_at=None)
+        self.tokens = GeneDiT(genes, width, depth, heads, channels=1, align_at=())
         self.tokens.head = nn.Linear(width, 2)
         # The frequencies of the original transformer, for whole steps 0 … 999.
         self.time = NoiseEmbedding(width, features=256, low=1e4 ** (-127 / 128), high=1.0)
@@ -36,7 +35,6 @@ class StemNet(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        nn.init.kaiming_uniform_(self.tokens.gene, a=math.sqrt(5))
         for layer in (*self.time.mlp, *self.label):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
