@@ -58,7 +58,7 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
 
 def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:
     """Panels wanted of a cohort, with their sizes."""
-    names = {e["panel"] for e in experiments.values() if cohort in e["cohorts"]}
+    names = {p for e in experiments.values() if cohort in e["cohorts"] for p in e["panels"]}
     return {name: config["panels"][name]["size"] for name in sorted(names)}
 
 

@@ -119,6 +119,8 @@ def cross_faults(config: dict[str, Any]) -> Faults:
             known("methods", method, f"{where}.methods")
         known("splits", grid.get("split"), f"{where}.split")
         known("panels", grid.get("panel"), f"{where}.panel")
+        for panel in grid.get("panels", []):
+            known("panels", panel, f"{where}.panels")
     for where, entry in [("defaults", config["defaults"])] + [
         (f"methods.{n}", e) for n, e in config["methods"].items()
     ]:
@@ -165,6 +167,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
             value = entry.get(key, absent)
             entry[key] = defaults[key] if value == "default" else value
     for entry in config["experiments"].values():
-        for key in ("cohorts", "split", "panel", "methods", "seeds"):
+        for key in ("cohorts", "split", "methods", "seeds"):
             entry.setdefault(key, defaults[key])
+        entry.setdefault("panels", [entry.pop("panel", defaults["panel"])])
     return config

@@ -87,9 +87,10 @@ class Plan:
     def runs(self, experiment: str) -> list[RunKey]:
         entry = self.config["experiments"][experiment]
         return [
-            RunKey(cohort, fold, entry["panel"], method, seed)
+            RunKey(cohort, fold, panel, method, seed)
             for cohort in entry["cohorts"]
             for fold in self.expand_split(cohort, entry["split"])
+            for panel in entry["panels"]
             for method in entry["methods"]
             for seed in self.seeds(method, entry["seeds"])
         ]

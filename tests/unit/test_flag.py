@@ -172,7 +172,9 @@ def test_wrong_arguments_name_the_choices(arguments, word):
 
 # --- the three presets ---------------------------------------------------------------------------
 
-PRESETS = {name: config.load()["methods"][name]["params"] for name in ("flag_paper", "flag_released")}
+PRESETS = {
+    name: config.load()["methods"][name]["params"] for name in ("flag_paper", "flag_released")
+}
 PRESETS["flag"] = {}
 
 

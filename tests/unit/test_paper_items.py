@@ -262,8 +262,6 @@ def test_what_was_not_run_cannot_be_told(study, scores, runs, test, why):
 def test_shipped_claims_are_whole_and_about_declared_methods(study):
     shipped = claims.read_claims(CONFIG / "claims.yaml")
     methods = set(yaml.safe_load((CONFIG / "methods.yaml").read_text())["methods"])
-    later = yaml.safe_load((CONFIG / "experiments_later.yaml").read_text())["experiments"]
-    methods |= {m for entry in later.values() for m in entry["methods"]}
     labels = labels_of(study.item())
     for claim in shipped.values():
         test = claim["test"]
@@ -464,25 +462,19 @@ def shipped(name):
     return yaml.safe_load((CONFIG / name).read_text())["experiments"]
 
 
-@pytest.mark.parametrize("name", ["experiments.yaml", "experiments_later.yaml"])
-def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist(name):
+def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
     from flag_st.config import ROOT, read_yaml
 
     uses = read_yaml(CONFIG / "metrics.yaml")["metrics"]
     labels = labels_of({"metrics": {n: m["use"] for n, m in uses.items()}})
     printed = read_reported(REPORTED)
-    for key, entry in shipped(name).items():
+    for key, entry in shipped("experiments.yaml").items():
         assert (ROOT / "scripts" / f"{entry['script']}.py").exists(), key
         table = printed[printed["table"] == entry.get("reported", "table_1")]
         assert len(table), key
         for column in entry.get("params", {}).get("columns", []):
             assert column["metric"] in labels or column["metric"].startswith("ssc_k"), key
             assert column.get("paper", "") in {"", *table["metric"]}, key
-
-
-def test_later_entries_are_of_methods_that_are_not_there_yet():
-    later, now = shipped("experiments_later.yaml"), shipped("experiments.yaml")
-    assert not set(later) & set(now)
 
 
 def test_moran_needs_no_more_than_the_section(tissue, study):

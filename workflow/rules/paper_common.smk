@@ -56,6 +56,7 @@ def method_facts(name):
         shipped = layers.merge(SHIPPED[shipped["base"]], shipped)
     return {
         "label": known.get("label", name.replace("_", " ")),
+        "params": known.get("params", {}),
         "changed": bool(shipped)
         and shipped.get("params", {}) != known.get("params", {}),
         **{

@@ -6,7 +6,7 @@ embeddings while training. Nothing of the gene model is needed for prediction.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -154,8 +154,9 @@ class Flag(Method):
         scaling: of expression: ``standard`` scores by training statistics, or none of it in
             natural ``log1p`` or ``log2`` units (given a panel in natural log1p).
         edges: ``both``, ``distance``, ``histology`` or ``none`` (Table 14; no graph in Table 2).
-        neighbours: spots see so many nearest, which makes all linear in the spots; null lets all
-            spots of a tile see each other. ``fused`` alone.
+        neighbours, far: spots see so many nearest and so many farther ones (``nets.graph.around``),
+            which makes all linear in the spots; neighbours null lets all spots of a tile see each
+            other. ``fused`` alone.
         sigma_um: width of the distance kernel; 154 µm are the paper's 224 px on HER2ST.
         sigma_px: the same in pixels of level 0, whatever these are (paper: 224); overrides it.
         encode: ``each`` reads the noisy expression at every evaluation, so that draws are
@@ -197,6 +198,7 @@ class Flag(Method):
         scaling: str = "standard",
         edges: str = "both",
         neighbours: int | None = 24,
+        far: int = 0,
         sigma_um: float = 154.0,
         sigma_px: float | None = None,
         encode: str = "each",
@@ -267,6 +269,7 @@ class Flag(Method):
         self.scaling, self.precondition, self.noise = scaling, precondition, noise
         # Without edges a spot of ours sees itself alone; the other graphs know no neighbourhood.
         self.neighbours = None if not fused else neighbours if self.channels else 0
+        self.far = far if self.channels else 0
         self.sigma_um, self.sigma_px = sigma_um, sigma_px
         self.align_weight, self.backbone_weight = align_weight, backbone_weight
         self.tiles, self.tile_spots, self.tile_px = tiles, tile_spots, tile_px
@@ -305,10 +308,15 @@ class Flag(Method):
         """The spots ``index`` as a graph: u (N, D) and y (N, G) are of the whole slide."""
         sigma = self.sigma_um if self.sigma_px is None else self.sigma_px * pixel_of(slide)
         y = None if y is None else y[index]
-        return spot_graph(slide.position[index], u[index], y, self.neighbours, sigma)
+        return spot_graph(slide.position[index], u[index], y, self.neighbours, self.far, sigma)
 
     def collate(self, graphs: list) -> Tiles:
-        return collate(graphs, self.channels)
+        tiles = collate(graphs, self.channels)
+        if self.size["graph"] != "fused":
+            # The paper's edges are between different spots.
+            other = ~torch.eye(tiles.mask.shape[1], dtype=torch.bool)  # (N, N)
+            tiles = replace(tiles, edges=tiles.edges * other.unsqueeze(-1))
+        return tiles
 
     def tiles_of(self, slide: Slide) -> list[np.ndarray | None]:
         """One epoch of a slide: the spots of each tile; None for a random one."""

@@ -1,5 +1,6 @@
 """Spot graphs: neighbourhoods, tiles, edge attributes, and batches with padding."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -27,6 +28,9 @@ PAPER_EDGES = {
     "none": (),
 }
 
+#: Rank by distance of the farthest spot that a spot sees, where it does not see all.
+FARTHEST = 255
+
 
 def nearest(position: np.ndarray, k: int) -> np.ndarray:
     """(N, min(k, N − 1)) indices of each spot's nearest other spots; ties by index."""
@@ -40,6 +44,18 @@ def nearest(position: np.ndarray, k: int) -> np.ndarray:
     distance = np.where(own, np.inf, distance)
     order = np.lexsort((index, np.round(distance, 6)), axis=1)[:, :k]
     return np.take_along_axis(index, order, axis=1)
+
+
+def around(position: np.ndarray, near: int, far: int) -> np.ndarray:
+    """(N, ≤ near + far) indices of each spot's nearest others, and of ``far`` beyond them.
+
+    The far ones are those whose ranks by distance grow geometrically from near to ``FARTHEST``, so
+    that few spots show both the neighbourhood and what lies around it.
+    """
+    ranks = np.geomspace(near + 1, FARTHEST, far + 1)[1:].round() if far else []
+    ranks = np.unique(np.concatenate([np.arange(1, near + 1), ranks])).astype(int)
+    ranks = ranks[ranks < len(position)]
+    return nearest(position, ranks.max(initial=0))[:, ranks - 1]
 
 
 def pitch(position: np.ndarray) -> float:
@@ -71,13 +87,14 @@ def spot_graph(
     features: np.ndarray,
     y: np.ndarray | None = None,
     neighbours: int | None = None,
+    far: int = 0,
     sigma_um: float = 154.0,
 ) -> Data:
     """One tile (or slide) as a torch-geometric graph.
 
     Args:
         position: (N, 2) µm. features: (N, D). y: (N, G) normalised expression, if known.
-        neighbours: each spot sees itself and so many nearest (``near`` (N, 1 + neighbours), its
+        neighbours, far: each spot sees itself and so many as ``around`` gives (``near`` (N, K), its
             own index where the tile is smaller); None lets all spots see each other.
         sigma_um: width of the distance kernel, which may differ between slides.
     """
@@ -89,9 +106,9 @@ def spot_graph(
     )
     if neighbours is not None:
         own = np.arange(len(position))[:, None]
-        near = np.concatenate([own, nearest(position, neighbours)], 1)  # (N, 1 + k)
-        missing = neighbours + 1 - near.shape[1]
-        near = np.concatenate([near, np.repeat(own, missing, 1)], 1)  # (N, 1 + k)
+        near = np.concatenate([own, around(position, neighbours, far)], 1)
+        missing = 1 + neighbours + far - near.shape[1]
+        near = np.concatenate([near, np.repeat(own, missing, 1)], 1)  # (N, 1 + near + far)
         data.near = torch.as_tensor(near)
     if y is not None:
         data.y = torch.as_tensor(y, dtype=torch.float32)
@@ -137,7 +154,7 @@ def collate(graphs: Sequence[Data], channels: Sequence[str]) -> Tiles:
     else:
         near, own = None, torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
         seen = mask.unsqueeze(1) & mask.unsqueeze(2) | own  # (B, N, N)
-    edges = edge_attributes(pos, x, near, batch.scale, batch.sigma, channels)  # (B, N, K, C)
+    edges = edge_attributes(pos, x, near, seen, batch.scale, batch.sigma, channels)  # (B, N, K, C)
     return Tiles(x, mask, seen, edges * seen.unsqueeze(-1), near, y)
 
 
@@ -153,6 +170,7 @@ def edge_attributes(
     pos: Tensor,
     x: Tensor,
     near: Tensor | None,
+    seen: Tensor,
     scale: Tensor,
     sigma: Tensor,
     channels: Sequence[str],
@@ -160,32 +178,42 @@ def edge_attributes(
     """Static topology (paper Eq. 58-60): attributes of the pairs (i, near i), or of all pairs.
 
     Args:
-        pos: (B, N, 2) µm. x: (B, N, D). near: (B, N, K) or None.
+        pos: (B, N, 2) µm. x: (B, N, D). near: (B, N, K) or None. seen: (B, N, K).
         scale: (B,) spot pitch in µm, the unit of hops. sigma: (B,) width of the kernel in µm.
 
     Returns:
         (B, N, K, C), K = N without ``near``.
     """
-    unit = F.normalize(x, dim=-1)  # (B, N, D)
     if near is None:
         d = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")  # (B, N, N)
     else:
         d = (gather(pos, near) - pos.unsqueeze(2)).norm(dim=-1)  # (B, N, K)
-
-    def similarity() -> Tensor:
-        if near is None:
-            return unit @ unit.transpose(1, 2)  # (B, N, N)
-        # By columns: (B, N, K, D) of a large slide at once would fill the memory.
-        columns = [(gather(unit, k[..., None])[:, :, 0] * unit).sum(-1) for k in near.unbind(-1)]
-        return torch.stack(columns, -1)  # (B, N, K)
-
     hops = d / scale.view(-1, 1, 1)  # (B, N, K)
     made = {
         "rbf": lambda: torch.exp(-(d**2) / (2 * sigma.view(-1, 1, 1) ** 2)),
         "log_distance": lambda: torch.log1p(hops),
         "hop": lambda: ((hops > 0) & (hops < 1.5)).float(),
-        "similarity": similarity,
+        "similarity": lambda: similarity(F.normalize(x, dim=-1), near, seen),
     }
     if not channels:
         return pos.new_zeros(*d.shape, 0)  # (B, N, K, 0)
     return torch.stack([made[c]() for c in channels], dim=-1)  # (B, N, K, C)
+
+
+def similarity(unit: Tensor, near: Tensor | None, seen: Tensor) -> Tensor:
+    """Cosine of unit vectors (B, N, D) of all pairs, or of the seen (i, near i) → (B, N, K)."""
+    if near is None:
+        return unit @ unit.transpose(1, 2)  # (B, N, N)
+    # Products at given places of a sparse matrix: no copy of N × K × D features is made.
+    b, n, k = near.shape
+    place = near + n * torch.arange(b).view(-1, 1, 1)  # (B, N, K)
+    columns, order = place.masked_fill(~seen, b * n).view(b * n, k).sort(dim=1)  # 2 × (B N, K)
+    kept = columns < b * n  # (B N, K)
+    rows = F.pad(kept.sum(1).cumsum(0), (1, 0))  # (B N + 1,)
+    flat, nothing = unit.flatten(0, 1), unit.new_zeros(int(rows[-1]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # beta, says torch
+        places = torch.sparse_csr_tensor(rows, columns[kept], nothing, (b * n, b * n))
+        found = torch.sparse.sampled_addmm(places, flat, flat.T, beta=0.0).values()  # (M,)
+    ordered = unit.new_zeros(b * n, k).masked_scatter_(kept, found)  # (B N, K)
+    return torch.empty_like(ordered).scatter_(1, order, ordered).view(b, n, k)

@@ -97,6 +97,49 @@ def _lines(axes: "Axes", part: "pandas.DataFrame", item: Mapping[str, Any]) -> N
     axes.minorticks_off()
 
 
+def against_ratio(
+    numbers: "pandas.DataFrame", columns: Sequence[Column], labels: Labels, item: Mapping[str, Any]
+) -> "Figure":
+    """A row a head, a panel a metric, over the genes per unit of the network's width.
+
+    If a narrow head makes quality fall with the panel, all lines of a row fall together, whatever
+    their edges (colours); if edges do, lines of one colour fall alone.
+
+    Args:
+        numbers: as for ``against_size``; ``item`` tells head, edges and width of the methods.
+    """
+    import matplotlib.pyplot as plt
+
+    traits = {name: method["params"] for name, method in item["methods"].items()}
+    heads = list(dict.fromkeys(t["head"] for t in traits.values()))
+    edges = list(dict.fromkeys(t["edges"] for t in traits.values()))
+    widths = sorted({t["width"] for t in traits.values()})
+    size = (style.WIDTH, 1.9 * len(heads) + 0.4)
+    figure, grid = plt.subplots(
+        len(heads), len(columns), figsize=size, squeeze=False, sharex=True, sharey="col"
+    )
+    for row, head in enumerate(heads):
+        for place, column in enumerate(columns):
+            axes, (label, direction) = grid[row, place], labels[column.metric]
+            for method, trait in traits.items():
+                part = numbers[(numbers["column"] == place) & (numbers["method"] == method)]
+                if trait["head"] == head and len(part):
+                    part = part.sort_values("size")
+                    axes.errorbar(
+                        part["size"] / trait["width"], part["mean"], part["std"].fillna(0),
+                        color=style.colour(edges.index(trait["edges"])),
+                        marker=MARKERS[widths.index(trait["width"])], ms=3.5, lw=0.9,
+                        label=f"edges {trait['edges']}, width {trait['width']}",
+                    )  # fmt: skip
+            axes.set_xscale("log")
+            axes.axvline(1, color="0.6", lw=0.6, ls=":")
+            axes.set_title(f"head {head}: {label}{ARROWS[direction]}")
+        for axes in grid[-1]:
+            axes.set_xlabel("genes / width")
+    style.legend(figure, grid[0, 0])
+    return figure
+
+
 def structure_against_accuracy(
     numbers: "pandas.DataFrame",
     columns: Sequence[Column],

@@ -1,0 +1,24 @@
+"""Metrics against genes per width of the network, by head and edges: whence the curse comes."""
+
+from flag_st.script import run
+
+
+def main(job):
+    import pandas as pd
+
+    from flag_st.paper import charts, style
+    from flag_st.paper.collect import read_scores
+    from flag_st.paper.comparison import columns_of, labels_of, numbers_of
+    from flag_st.paper.reported import read_reported
+
+    style.use()
+    item, runs = job.params.item, pd.read_parquet(job.input.runs)
+    printed = read_reported(job.input.reported, item["reported"])
+    numbers = numbers_of(item, read_scores(job.input.scores), runs, printed)
+    numbers["size"] = numbers["panel"].map(runs.groupby("panel")["genes"].first())
+    figure = charts.against_ratio(numbers, columns_of(item), labels_of(item), item)
+    style.save(figure, numbers, job.output)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)
