@@ -81,8 +81,9 @@ class Plan:
         raise FlagError(f"no split {fold!r} of cohort {cohort!r}", choices=self.config["splits"])
 
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
-        """Deterministic methods run once: their repeats would be equal."""
-        return seeds if self.config["methods"][method].get("stochastic") else seeds[:1]
+        """Methods without any randomness run once: their repeats would be equal."""
+        entry = self.config["methods"][method]
+        return seeds if entry.get("stochastic") or entry.get("seeded") else seeds[:1]
 
     def runs(self, experiment: str) -> list[RunKey]:
         entry = self.config["experiments"][experiment]

@@ -86,6 +86,13 @@ def test_contract(name, tmp_path):
         other = method.predict(seen, 1, Draws(1, test.id))
         assert np.abs(other.samples[0] - first.samples[0]).max() > 1e-6
 
+    else:
+        # What is random in training has to be said, or it would not be repeated over seeds.
+        other = registry.build(entry["use"], params)
+        other.fit(train, valid, Run(1, "cpu", tmp_path / "other"))
+        same = np.array_equal(other.predict(seen, 1, Draws(0, test.id)).samples, first.samples)
+        assert same != bool(entry.get("seeded"))
+
     path = tmp_path / "model.safetensors"
     method.save(path, use=entry["use"], params=params)
     again = load(path)[0].predict(seen, samples, Draws(0, test.id))
