@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint speed format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ lint: setup ## formatter, linter, workflow linter
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+speed: setup ## speed and memory against the released code's computation: results/benchmarks/
+	$(BIN)/python -m flag_st.benchmark
 
 format: setup
 	$(BIN)/ruff check --fix .

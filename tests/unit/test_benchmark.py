@@ -1,0 +1,50 @@
+"""The benchmark measures what it says; no time is asserted."""
+
+import json
+
+import pytest
+
+from flag_st import benchmark
+
+
+def test_exponent_of_a_power_law():
+    sizes = [500, 1000, 2000]
+    assert benchmark.exponent(sizes, [3e-9 * n**2 for n in sizes]) == pytest.approx(2)
+
+
+def test_every_pair_names_a_case_and_a_shipped_entry():
+    from flag_st import config
+
+    methods = config.load()["methods"]
+    for theirs, ours, _ in benchmark.PAIRS.values():
+        for case, entry, spots, _ in (theirs, ours):
+            assert case in benchmark.CASES
+            assert entry in methods
+            assert spots > 0
+
+
+def test_a_case_prints_its_numbers_as_json(capsys):
+    benchmark.main(["--case", "construction", "--entry", "flag", "--spots", "60"])
+    assert json.loads(capsys.readouterr().out)["seconds"] > 0
+
+
+def test_floating_point_operations_are_those_of_the_network():
+    """Twice as many spots in as many tiles of the same size take twice the operations."""
+    size = dict(width=32, depth=2, heads=2, graph_width=32, graph_depth=1, graph_heads=2)
+    one, two = (benchmark.evaluation("flag", n, align_at=1, **size) for n in (30, 60))
+    assert two["flop"] / one["flop"] == pytest.approx(2, rel=0.02)
+    assert one["bound"] == pytest.approx(one["flop"] / one["rate"])
+
+
+def test_report_has_ratios_and_a_picture(tmp_path):
+    pairs = {"Draw": ("seconds", {"seconds": 8.0}, {"seconds": 0.5})}
+    sizes = [500, 1000]
+    grown = {
+        "growth": [{"seconds": 1.0, "gib": 0.1}, {"seconds": 2.0, "gib": 0.2}],
+        "construction": [{"seconds": 0.1}, {"seconds": 0.2}],
+    }
+    benchmark.report(tmp_path, pairs, sizes, grown)
+    text = (tmp_path / "speed.md").read_text()
+    assert "| Draw | 8 s | 0.5 s | 16.0 × |" in text
+    assert "exponent 1.00" in text
+    assert (tmp_path / "growth.png").stat().st_size > 1000
