@@ -7,6 +7,7 @@ import pytest
 import torch
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
+from flag_st.describe import count_parameters
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run
 from flag_st.methods.stflow import StFlow, prior_noise
@@ -21,9 +22,13 @@ LEARN = {**SMALL, "training": {"epochs": 30, "lr": 4e-3, "validate_every": 10, "
 
 @pytest.mark.parametrize(("genes", "count"), [(50, 1_147_724), (200, 1_301_924)])
 def test_published_sizes(genes, count):
-    with torch.device("meta"):
-        net = StFlow().build(genes, 1024)
-    assert sum(p.numel() for p in net.parameters()) == count
+    total, parts = count_parameters(StFlow(), genes, 1024, 0)
+    assert total == count
+    assert {n: round(p / 1e3) for n, p in parts.items() if n != "blocks"} == {
+        "features": 131,
+        "time": 49,
+    }
+    assert genes != 50 or round(parts["blocks"] / 1e3) == 967
 
 
 def part(spots=40, features=6, genes=5, seed=0, array=False):

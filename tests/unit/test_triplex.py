@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide, with_patches
 
+from flag_st.describe import count_parameters
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run
 from flag_st.methods.triplex import Triplex
@@ -29,16 +30,28 @@ UNI = {
 }
 
 
-def parameters(method, genes=200, features=1024):
-    with torch.device("meta"):
-        return sum(p.numel() for p in method.build(genes, features).parameters())
-
-
 def test_published_sizes():
-    """29.19 M and 54.52 M as published, 18.3 M + 1.05 M for features of another width."""
-    assert parameters(Triplex("patches"), features=512) == 29_191_696
-    assert parameters(Triplex("patches", **UNI)) == 54_523_008
-    assert parameters(Triplex()) == 18_277_328 + 2 * (1024 * 512 + 512)
+    """29.19 M as published and 54.52 M at UNI's width, a ResNet-18 included."""
+    total, parts = count_parameters(Triplex("patches"), 200, 512, 0)
+    assert total == 29_191_696
+    millions = {name: round(count / 1e6, 2) for name, count in parts.items()}
+    expected = {"image": 11.18, "slide": 9.46, "neighbour": 4.73, "fusion": 3.15, "heads": 0.41}
+    assert millions == expected | {"target": 0.26}
+    assert count_parameters(Triplex("patches", **UNI), 200, 1024, 0)[0] == 54_523_008
+
+
+def test_size_on_features():
+    """18.3 M, and 1.05 M for two linear maps from the encoder's width to 512."""
+    assert count_parameters(Triplex(), 200, 1024, 0)[0] == 18_277_328 + 2 * (1024 * 512 + 512)
+
+
+@pytest.mark.parametrize(("hidden", "millions"), [(2048, 43.10), (4, 34.72)])
+def test_sizes_of_the_first_release(hidden, millions):
+    """Its neighbour MLPs got the ratio 4 as their width. It had no map of the target's tokens."""
+    neighbour = {"depth": 4, "heads": 4, "ratio": hidden / 512}
+    method = Triplex("patches", slide={"depth": 5, "heads": 8}, neighbour=neighbour)
+    total, parts = count_parameters(method, 200, 512, 0)
+    assert (total - parts["target"]) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 def test_positions_are_a_depthwise_convolution_of_the_array():
