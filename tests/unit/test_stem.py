@@ -167,6 +167,10 @@ def test_draws_surround_the_truth(tmp_path):
     assert correlation(found.samples[0], truth) > 0.8
     spread = found.samples.std(0).mean()
     assert 0 < spread < 0.5 * truth.std(0).mean()
+    task = method.task(cohort, cohort, Run(directory=tmp_path))
+    scores = [task.validate(method.net) for _ in range(2)]
+    assert scores[0] == scores[1]
+    assert 0.9 < scores[0]["pcc"] < 1
 
 
 def test_reload_and_draws(tmp_path):
