@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--no-data", action="store_true", help="check the configuration alone")
     check.set_defaults(run=run_check)
 
+    plan = commands.add_parser("plan", help="jobs, GPU-hours, CPU-hours and disk, per stage")
+    _config_arguments(plan)
+    plan.add_argument(
+        "--spots", type=_positive, help="spots of a slide that is not prepared yet (default 3000)"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    plan.set_defaults(run=run_plan)
+
     describe = commands.add_parser("describe", help="parameters and size of a method, as JSON")
     describe.add_argument("method", help="an entry of config/methods.yaml")
     describe.add_argument("--genes", type=_positive, default=200, help="G, genes of the panel")
@@ -84,6 +92,16 @@ def run_check(arguments: argparse.Namespace) -> int:
     from flag_st.check_all import check_all
 
     return check_all(load_config(arguments), data=not arguments.no_data)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from flag_st import cost
+
+    spots = arguments.spots or cost.SPOTS
+    stages = cost.estimate(load_config(arguments), spots)
+    found = cost.as_json(stages)
+    print(json.dumps(found, indent=2) if arguments.json else cost.as_text(stages, spots))
+    return 0
 
 
 def run_describe(arguments: argparse.Namespace) -> int:
