@@ -37,6 +37,18 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.set_defaults(run=run_plan)
 
+    trace = commands.add_parser("trace", help="from a result back to slides and weights")
+    trace.add_argument("file", help="any output, such as results/paper/tables/table_1.csv")
+    trace.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="of several runs those with all these names in their path: flag HER2ST seed0",
+    )
+    trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    trace.set_defaults(run=run_trace)
+
     describe = commands.add_parser("describe", help="parameters and size of a method, as JSON")
     describe.add_argument("method", help="an entry of config/methods.yaml")
     describe.add_argument("--genes", type=_positive, default=200, help="G, genes of the panel")
@@ -102,6 +114,15 @@ def run_plan(arguments: argparse.Namespace) -> int:
     found = cost.as_json(stages)
     print(json.dumps(found, indent=2) if arguments.json else cost.as_text(stages, spots))
     return 0
+
+
+def run_trace(arguments: argparse.Namespace) -> int:
+    """1 if a file of the chain is missing or differs from its record."""
+    from flag_st import trace
+
+    links = trace.trace(arguments.file, arguments.only)
+    print(trace.as_json(links) if arguments.json else trace.as_text(links))
+    return int(any(link.state in trace.WRONG for link in links))
 
 
 def run_describe(arguments: argparse.Namespace) -> int:
