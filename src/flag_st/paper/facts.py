@@ -109,28 +109,65 @@ def class_defaults(use: str) -> dict[str, Any]:
 
     The environment of tables has none of the packages that methods need.
     """
-    module, _, name = use.rpartition(".")
-    path = SRC.joinpath(*module.split(".")).with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    cls = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    fields = {
-        n.target.id: n.value
-        for n in cls.body
-        if isinstance(n, ast.AnnAssign) and n.value is not None and isinstance(n.target, ast.Name)
-    }
+    tree, cls = _class(use)
+    fields = _fields(cls)
     for node in cls.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = node.args.args + node.args.kwonlyargs
             values = [*node.args.defaults, *node.args.kw_defaults]
             named = arguments[len(arguments) - len(values) :]
             fields = {a.arg: v for a, v in zip(named, values, strict=True) if v is not None}
-    return {name: ast.literal_eval(v) for name, v in fields.items() if _is_literal(v)}
+    return {name: _value(v, tree) for name, v in fields.items() if _is_literal(v, tree)}
 
 
-def _is_literal(node: ast.expr) -> bool:
+def recipe_of(use: str) -> dict[str, Any]:
+    """The settings of training that a class states as its own, ``recipe`` of ``Network``."""
+    tree, cls = _class(use)
+    node = _fields(cls).get("recipe")
+    return {} if node is None else _value(node, tree)
+
+
+def _class(use: str) -> tuple[ast.Module, ast.ClassDef]:
+    module, _, name = use.rpartition(".")
+    tree = _parsed(module)
+    return tree, next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def _parsed(module: str) -> ast.Module:
+    path = SRC.joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _fields(cls: ast.ClassDef) -> dict[str, ast.expr]:
+    return {
+        n.target.id: n.value
+        for n in cls.body
+        if isinstance(n, ast.AnnAssign) and n.value is not None and isinstance(n.target, ast.Name)
+    }
+
+
+def _value(node: ast.expr, tree: ast.Module) -> Any:
+    """What literals, names of literals and unions of both are worth.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return {**_value(node.left, tree), **_value(node.right, tree)}
+    if not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    for known in tree.body:
+        if isinstance(known, ast.Assign) and node.id in [ast.unparse(t) for t in known.targets]:
+            return _value(known.value, tree)
+        if isinstance(known, ast.ImportFrom) and node.id in [a.name for a in known.names]:
+            return _value(node, _parsed(known.module))
+    raise ValueError(f"{node.id} is no literal")
+
+
+def _is_literal(node: ast.expr, tree: ast.Module) -> bool:
     try:
-        ast.literal_eval(node)
-    except ValueError:
+        _value(node, tree)
+    except (ValueError, TypeError, OSError):
         return False
     return True
 
@@ -142,7 +179,8 @@ def settings_of(runs: "pandas.DataFrame", method: str) -> dict[str, Any]:
     training = values.pop("training", None)
     flat = dict(values)
     if training is not None or "training" in class_defaults(run["use"]):
-        loop = class_defaults("flag_st.training.Training") | (training or {})
+        loop = class_defaults("flag_st.training.Training") | recipe_of(run["use"])
+        loop |= training or {}
         flat |= {f"training.{name}": value for name, value in loop.items()}
     return flat
 
