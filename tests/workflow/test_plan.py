@@ -48,4 +48,4 @@ def test_unknown_keys_are_refused_before_planning(tmp_path):
 def test_truth_is_no_input_of_predict_but_for_declared_controls():
     plan = Plan(config.load())
     allowed = {n for n, e in plan.config["methods"].items() if e.get("needs_truth")}
-    assert allowed == {"oracle"}
+    assert allowed == {"oracle", "node_only_oracle", "node_only_edm_oracle"}

@@ -9,7 +9,7 @@ import numpy as np
 from flag_st import registry
 from flag_st.encoders.base import Encoder
 from flag_st.errors import FlagError
-from flag_st.gene_models.fitted import inside, nested
+from flag_st.fitted import inside, nested
 
 
 class Concat(Encoder):

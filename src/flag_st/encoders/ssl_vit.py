@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from flag_st.encoders.network import Network
 from flag_st.errors import FlagError
-from flag_st.gene_models.fitted import digest_arrays, refill, require, unfitted
+from flag_st.fitted import digest_arrays, refill, require, unfitted
 from flag_st.seeds import entropy, torch_generator
 from flag_st.torchvision_guard import ensure_torchvision
 

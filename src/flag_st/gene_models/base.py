@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from flag_st.errors import FlagError
-from flag_st.gene_models.fitted import Fitted
+from flag_st.fitted import Fitted
 from flag_st.io import CONTRACT, check_contract, writing
 from flag_st.panels import common_genes
 
