@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from flag_st.errors import FlagError
+from flag_st.fitted import digest_arrays, require, unfitted
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import positions
-from flag_st.fitted import digest_arrays, require, unfitted
 from flag_st.io import pack_names, unpack_names
 
 

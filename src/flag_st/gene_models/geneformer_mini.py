@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from flag_st.errors import FlagError
+from flag_st.fitted import digest_arrays, refill, require, unfitted
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.bert import bert_states, empty_bert, ready
 from flag_st.gene_models.columns import positions, report_unknown
-from flag_st.fitted import digest_arrays, refill, require, unfitted
 from flag_st.gene_models.masked_genes import pretrain
 from flag_st.gene_models.rank_values import TARGET_SUM, RankValues
 from flag_st.gene_models.token_states import contextual

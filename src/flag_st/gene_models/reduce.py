@@ -11,8 +11,8 @@ import numpy as np
 
 from flag_st import registry
 from flag_st.errors import FlagError
-from flag_st.gene_models.base import GeneModel
 from flag_st.fitted import digest_arrays, inside, nested, require, unfitted
+from flag_st.gene_models.base import GeneModel
 from flag_st.io import pack_names
 
 log = logging.getLogger(__name__)
