@@ -282,4 +282,7 @@ def _compile(module: nn.Module) -> None:
     import torch._dynamo
 
     torch._dynamo.config.suppress_errors = True
-    module.compile(dynamic=True)
+    # A network that is called by parts (encode, decode) has no forward of its own.
+    whole = type(module).forward is not nn.Module.forward
+    for part in [module] if whole else module.children():
+        part.compile(dynamic=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy
 
-from flag_st import config
+from flag_st import config, training
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run
 from flag_st.methods.flag import Flag, FlagTask
@@ -24,8 +24,8 @@ SIZE = dict(
 
 def trained(tmp_path: Path, epochs: int = 60, **more) -> tuple[Flag, list[dict]]:
     rows: list[dict] = []
-    training = {"epochs": epochs, "lr": 4e-3, "warmup": 5, "ema": 0.98, "validate_every": 10}
-    method = Flag(**{**SIZE, "dropout": 0.0, "training": training, **more})
+    settings = {"epochs": epochs, "lr": 4e-3, "warmup": 5, "ema": 0.98, "validate_every": 10}
+    method = Flag(**{**SIZE, "dropout": 0.0, "training": settings, **more})
     train, valid = toy.cohort("a", "b", "c", "d"), toy.cohort("v")
     method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
     return method, rows
@@ -58,8 +58,8 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
         pass
 
     def method():
-        training = {"epochs": 6, "validate_every": 2, "checkpoint_seconds": 0.0, "warmup": 2}
-        return Flag(**SIZE, training=training)
+        settings = {"epochs": 6, "validate_every": 2, "checkpoint_seconds": 0.0, "warmup": 2}
+        return Flag(**SIZE, training=settings)
 
     def fit(one: Flag, directory: Path, stop_after: int | None = None) -> list[dict]:
         def bar(items, **_):
@@ -285,3 +285,33 @@ def test_settings_in_pixels_want_a_pixel_size():
     slide = replace(toy.slide("a"), pixel_um=float("nan"))
     with pytest.raises(FlagError, match="pixel size is unknown"):
         preset("flag_paper").windows(slide, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_lower_precision_learns_the_same_within_its_digits(tmp_path, precision):
+    settings = {"epochs": 4, "validate_every": 2, "warmup": 1}
+    points = []
+    for chosen in ("fp32", precision):
+        method = Flag(**SIZE, dropout=0.0, training={**settings, "precision": chosen})
+        method.fit(toy.cohort("a"), toy.cohort("v"), Run(0, "cpu", tmp_path / chosen))
+        points.append(method.predict(toy.slide("t"), 1, Draws(0, "t")).point)
+    gap = np.abs(points[0] - points[1]).max()
+    assert gap < 0.2 * points[0].std() + 0.1
+    assert (gap > 0) == (precision == "bf16")  # TF32 is of GPUs
+
+
+def test_a_compiler_that_fails_leaves_the_eager_module_at_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    layer, x = torch.nn.Linear(3, 2), torch.ones(4, 3)
+    eager = layer(x).detach()
+    training._compile(layer)
+    assert layer._compiled_call_impl is not None
+    assert torch.equal(layer(x), eager)
+
+
+def test_what_is_compiled_is_what_is_called():
+    method = preset("flag")
+    training._compile(method.net)
+    assert method.net.graph._compiled_call_impl is not None
+    assert method.net.dit._compiled_call_impl is not None
