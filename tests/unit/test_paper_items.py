@@ -161,6 +161,7 @@ def test_cost_of_prediction_is_that_of_the_job(study, collected, tmp_path):
     flag = table.query("method == 'flag'").iloc[0]
     assert (flag["n_spots"], flag["draws"]) == (SIDE**2, 3)
     assert flag["seconds_per_spot_draw"] == pytest.approx(6.4 / SIDE**2 / 3)
+    assert flag["spots_per_second"] == pytest.approx(SIDE**2 / 6.4)
     assert flag["peak_memory_GB"] == 0.5
     assert flag["inference_time_s_paper"] == 24.39
 

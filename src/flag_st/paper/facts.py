@@ -224,6 +224,7 @@ INFERENCE_FACTS = {
     "draws": ("draws", 0),
     "inference_time_s": ("seconds", 1),
     "seconds_per_spot_draw": ("s / spot / draw", 4),
+    "spots_per_second": ("spots / s", 1),
     "peak_memory_GB": ("memory GB", 2),
 }
 TRAINING_FACTS = {
@@ -258,6 +259,7 @@ def inference_costs(
             "draws": draws,
             "inference_time_s": float(cost["s"]),
             "seconds_per_spot_draw": float(cost["s"]) / spots / draws,
+            "spots_per_second": spots / float(cost["s"]),
             "peak_memory_GB": pd.to_numeric(cost["max_rss"], errors="coerce") / 1024,
         }
     return pd.DataFrame(rows.values())
