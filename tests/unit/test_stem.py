@@ -170,7 +170,7 @@ def test_draws_surround_the_truth(tmp_path):
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     scores = [task.validate(method.net) for _ in range(2)]
     assert scores[0] == scores[1]
-    assert 0.9 < scores[0]["pcc"] < 1
+    assert 0.85 < scores[0]["pcc"] < 1
 
 
 def test_reload_and_draws(tmp_path):

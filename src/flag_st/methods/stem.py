@@ -22,7 +22,7 @@ from flag_st.training import Task
 
 #: Draws that validation correlates the mean of, and steps of each: enough to compare settings by,
 #: at a part of the cost of the point estimate.
-VALID_DRAWS, VALID_STEPS = 4, 10
+VALID_DRAWS, VALID_STEPS = 2, 10
 
 
 class StemNet(nn.Module):
