@@ -1,0 +1,52 @@
+"""A SLURM of one node for these tests. Nothing is installed: without its programs they are skipped."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
+START = Path(__file__).with_name("start_slurm.sh")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slurm: starts a SLURM; run by `pytest -m slurm`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Left out unless the marker is asked for."""
+    if "slurm" not in config.option.markexpr:
+        ours = [item for item in items if item.get_closest_marker("slurm")]
+        config.hook.pytest_deselected(items=ours)
+        items[:] = [item for item in items if item not in ours]
+
+
+def missing() -> str:
+    """Why no cluster can be started here, "" if one can."""
+    absent = [name for name in PROGRAMS if shutil.which(name) is None]
+    if absent:
+        return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
+    if os.geteuid() != 0:
+        return "starting SLURM needs root"
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        return "no executor: pip install -r profiles/slurm/requirements.txt"
+    return ""
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """Folder of a running one-node cluster with a CPU and a GPU partition."""
+    if why := missing():
+        pytest.skip(f"no SLURM here ({why})")
+    base = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([START, base], capture_output=True, text=True, timeout=120)
+    if started.returncode == 2:
+        pytest.skip(started.stderr.strip())
+    assert started.returncode == 0, started.stderr
+    yield base
+    for name in ("slurmd", "slurmctld"):
+        os.kill(int((base / f"{name}.pid").read_text()), signal.SIGTERM)
