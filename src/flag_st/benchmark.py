@@ -297,6 +297,8 @@ def report(out: Path, pairs: dict, sizes: list[int], grown: dict[str, list[dict]
         axis.loglog(sizes, values, "o-", color="#0072B2", label=f"exponent {power:.2f}")
         axis.loglog(sizes, values[0] * np.array(sizes) / sizes[0], ":", color="0.5", label="linear")
         axis.set(xlabel="spots", title=title)
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
+        axis.minorticks_off()
         axis.title.set_fontsize(9)
         axis.legend(frameon=False, fontsize=8)
     lines += ["", f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32."]

@@ -13,6 +13,7 @@ NEEDS = {
     "tables/claims": ("claims",),
     "tables/cohorts": ("slides",),
     "tables/inference_cost": ("predictions", "benchmarks"),
+    "tables/search": ("history",),
     "tables/ssc_neighbours": ("predictions", "spots"),
     "tables/training_cost": ("history",),
     "tables/uncertainty": ("predictions", "spots"),
