@@ -1,4 +1,4 @@
-"""Metrics against the number of panel genes (Figures 2 and 4)."""
+"""Metrics against the number of panel genes (Figures 2 and 4), or against genes per width."""
 
 from flag_st.script import run
 
@@ -16,7 +16,8 @@ def main(job):
     printed = read_reported(job.input.reported, item["reported"])
     numbers = numbers_of(item, read_scores(job.input.scores), runs, printed)
     numbers["size"] = numbers["panel"].map(runs.groupby("panel")["genes"].first())
-    figure = charts.against_size(numbers, columns_of(item), labels_of(item), item)
+    draw = charts.OVER[item["params"].get("over", "genes")]
+    figure = draw(numbers, columns_of(item), labels_of(item), item)
     style.save(figure, numbers, job.output)
 
 

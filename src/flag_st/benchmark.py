@@ -141,7 +141,10 @@ def construction(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """The graph of a slide."""
     one, target = method(entry, spots, **SMALL, **more), slide(spots)
     u = one.inputs(target)
-    make = lambda: one.collate([one.graph_of(target, np.arange(spots), u)])  # noqa: E731
+
+    def make() -> None:
+        one.collate([one.graph_of(target, np.arange(spots), u)])
+
     make()
     return {"seconds": best(make, 5)}
 

@@ -29,6 +29,9 @@ TRANSFORMS = {
     "counts": lambda counts, depth: counts,
 }
 
+#: What natural log1p is divided by to be in the unit of another logarithm.
+UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
+
 
 @dataclass(frozen=True)
 class Slide:
@@ -73,6 +76,20 @@ class Slide:
             expression=None if self.expression is None else self.expression[index],
             targets=None if self.targets is None else self.targets.subset(index),
         )
+
+
+def pixel_of(slide: Slide) -> float:
+    """µm per pixel, for settings in pixels.
+
+    Raises:
+        FlagError: the slide's feature file does not tell.
+    """
+    if not np.isfinite(slide.pixel_um):
+        raise FlagError(
+            f"slide {slide.id}: its pixel size is unknown, and a setting is in pixels",
+            remedy="run encode_patches again, or give sigma_um and tiles: nearest",
+        )
+    return slide.pixel_um
 
 
 class Cohort(Sequence):

@@ -277,6 +277,13 @@ def precise(device: str, precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def mean_correlation(prediction: Tensor, truth: Tensor) -> float:
+    """Mean over genes of Pearson's r across spots, (N, G) each; constant genes count 0."""
+    p, t = prediction - prediction.mean(0), truth - truth.mean(0)
+    r = (p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0)).clamp(min=1e-8)
+    return r.mean().item()
+
+
 def _compile(module: nn.Module) -> None:
     """Compile in place; a backend that fails leaves the eager module at work."""
     import torch._dynamo

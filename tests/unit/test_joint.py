@@ -10,7 +10,8 @@ import toy
 
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run, load
-from flag_st.methods.joint import Joint, JointTask, compact_tiles
+from flag_st.methods.joint import Joint, JointTask
+from flag_st.nets.graph import compact_tiles
 from flag_st.nets.joint import average, constant, pairs_of, pearson, symmetric_noise
 from flag_st.seeds import Draws, torch_generator
 

@@ -137,6 +137,19 @@ def test_edge_attributes_of_neighbours_are_those_of_all_pairs():
     assert (sparse.near[0, :, 0] == torch.arange(9)).all()
 
 
+@pytest.mark.parametrize("neighbours", [None, 4, 11])
+def test_without_loops_no_spot_has_an_edge_with_itself(neighbours):
+    rng = np.random.default_rng(8)
+    one = graph.spot_graph(rng.uniform(0, 900, (7, 2)), rng.normal(size=(7, D)), None, neighbours)
+    whole, loopless = (graph.collate([one], graph.EDGES["both"], loops=k) for k in (True, False))
+    near = torch.arange(7).expand(1, 7, 7) if whole.near is None else whole.near
+    itself = near == torch.arange(7).view(1, -1, 1)
+    assert whole.edges[itself & whole.seen].abs().sum() > 0
+    assert loopless.edges[itself].abs().sum() == 0
+    assert torch.equal(whole.edges[~itself], loopless.edges[~itself])
+    assert torch.equal(whole.seen, loopless.seen)
+
+
 def test_grid_tiles_part_the_slide():
     rng = np.random.default_rng(4)
     position = rng.uniform(0, 5000, (200, 2))

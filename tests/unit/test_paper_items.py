@@ -434,6 +434,29 @@ def test_panel_size_figure_has_a_line_a_method_over_the_sizes(study, scores, run
     assert flag.get_ydata()[1] == pytest.approx(flag.get_ydata()[0] / 2)
 
 
+def test_curse_figure_has_a_row_a_head_over_genes_per_width(study):
+    traits = {
+        f"{head}_{edges}_{width}": {"head": head, "edges": edges, "width": width}
+        for head in ("raw", "edm")
+        for edges in ("none", "pearson")
+        for width in (10, 40)
+    }
+    item = study.item(params={"columns": STRUCTURE[:1]})
+    item["methods"] = {name: {"label": name, "params": params} for name, params in traits.items()}
+    rows = [
+        {"cohort": "HER2ST", "column": 0, "method": name, "size": size, "mean": size, "std": None}
+        for name in traits
+        for size in (80, 20)
+    ]
+    figure = charts.OVER["width"](pd.DataFrame(rows), columns_of(item), labels_of(item), item)
+    raw, edm = figure.axes
+    assert "raw" in raw.get_title()
+    assert "edm" in edm.get_title()
+    drawn = {box.get_label(): box.lines[0].get_xdata().tolist() for box in raw.containers}
+    assert drawn["edges none, width 10"] == [2, 8]
+    assert drawn["edges pearson, width 40"] == [0.5, 2]
+
+
 @pytest.mark.parametrize("name", ["structure_accuracy", "bars", "panel_size", "runtime_quality"])
 def test_score_figures_run(study, collected, tmp_path, name):
     table = make(study, collected, "figures", name, tmp_path, {"columns": STRUCTURE})

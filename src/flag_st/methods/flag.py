@@ -6,7 +6,7 @@ embeddings while training. Nothing of the gene model is needed for prediction.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,12 +29,10 @@ from flag_st.nets.graph import (
 )
 from flag_st.nets.graph_transformer import alignment_loss
 from flag_st.seeds import Draws, torch_generator
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Loop, Task, Training, precise
+from flag_st.slide import UNITS, Cohort, Slide, pixel_of
+from flag_st.training import Loop, Task, Training, mean_correlation, precise
 
 GRIDS = {"karras": karras, "geometric": geometric}
-#: Standard deviation that expression is divided by, where it is not each gene's own.
-UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
 #: Spots whose gene tokens are decoded at once in prediction, where memory would grow with N.
 CHUNK = 256
 
@@ -311,12 +309,7 @@ class Flag(Method):
         return spot_graph(slide.position[index], u[index], y, self.neighbours, self.far, sigma)
 
     def collate(self, graphs: list) -> Tiles:
-        tiles = collate(graphs, self.channels)
-        if self.size["graph"] != "fused":
-            # The paper's edges are between different spots.
-            other = ~torch.eye(tiles.mask.shape[1], dtype=torch.bool)  # (N, N)
-            tiles = replace(tiles, edges=tiles.edges * other.unsqueeze(-1))
-        return tiles
+        return collate(graphs, self.channels, loops=self.size["graph"] == "fused")
 
     def tiles_of(self, slide: Slide) -> list[np.ndarray | None]:
         """One epoch of a slide: the spots of each tile; None for a random one."""
@@ -488,24 +481,3 @@ def chunked(net: FlagNet, *parts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         for start in range(0, len(parts[0]), CHUNK)
     ]
     return torch.cat(raw), []  # (M, G)
-
-
-def pixel_of(slide: Slide) -> float:
-    """µm per pixel, for settings in pixels.
-
-    Raises:
-        FlagError: the slide's feature file does not tell.
-    """
-    if not np.isfinite(slide.pixel_um):
-        raise FlagError(
-            f"slide {slide.id}: its pixel size is unknown, and a setting is in pixels",
-            remedy="run encode_patches again, or give sigma_um and tiles: nearest",
-        )
-    return slide.pixel_um
-
-
-def mean_correlation(prediction: Tensor, truth: Tensor) -> float:
-    """Mean over genes of Pearson's r across spots, (N, G) each; constant genes count 0."""
-    p, t = prediction - prediction.mean(0), truth - truth.mean(0)
-    r = (p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0)).clamp(min=1e-8)
-    return r.mean().item()

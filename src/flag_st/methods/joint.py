@@ -1,7 +1,6 @@
 """Joint node-edge and node-only diffusion: the paper's road to FLAG (§3.2-3.3, App. B, D, E)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,13 +12,20 @@ from flag_st.diffusion.samplers import heun_log
 from flag_st.diffusion.schedules import geometric, log_uniform
 from flag_st.errors import FlagError
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.flag import UNITS, pixel_of
 from flag_st.methods.network import Network, regression_scores
 from flag_st.nets.edge_graph import FREQUENCIES, EdgeGraph
-from flag_st.nets.graph import PAPER_EDGES, Tiles, collate, grid_tiles, random_tile, spot_graph
+from flag_st.nets.graph import (
+    PAPER_EDGES,
+    Tiles,
+    collate,
+    compact_tiles,
+    grid_tiles,
+    random_tile,
+    spot_graph,
+)
 from flag_st.nets.joint import EDGE_TARGETS, HEADS, JointNet, average, pairs_of
 from flag_st.seeds import Draws, torch_generator
-from flag_st.slide import Cohort, Slide
+from flag_st.slide import UNITS, Cohort, Slide, pixel_of
 from flag_st.training import Task, precise
 
 #: The SDE ends at this t, not at 0 (App. D).
@@ -243,8 +249,7 @@ class Joint(Network):
 
     def collate(self, graphs: list) -> Tiles:
         """Padded, with static edges between different spots alone."""
-        tiles = collate(graphs, STATIC)
-        return replace(tiles, edges=tiles.edges * pairs_of(tiles.mask).unsqueeze(-1))
+        return collate(graphs, STATIC, loops=False)
 
     def open(self, slide: Slide, truth: bool) -> Opened:
         """All tiles of a slide, with their expression if ``truth``."""
@@ -301,18 +306,3 @@ class Joint(Network):
             drawn = [self.draw(self.net, opened, draws.torch(k)) for k in range(samples)]
         # Counts are never below 0; the release clips draws, too, before it takes their mean.
         return Prediction(np.maximum(self.in_unit(torch.stack(drawn)), 0))  # (S, N, G)
-
-
-def compact_tiles(position: np.ndarray, spots: int) -> list[np.ndarray]:
-    """Cut a slide across its longer side until no part has more than ``spots``; sizes are even."""
-
-    def cut(index: np.ndarray, tiles: int) -> list[np.ndarray]:
-        if tiles == 1:
-            return [index]
-        axis = np.ptp(position[index], axis=0).argmax()
-        order = index[np.argsort(position[index, axis], kind="stable")]
-        left = tiles // 2
-        at = len(order) * left // tiles
-        return cut(order[:at], left) + cut(order[at:], tiles - left)
-
-    return cut(np.arange(len(position)), -(-len(position) // spots))

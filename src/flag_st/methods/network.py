@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from flag_st.errors import FlagError
 from flag_st.methods.base import Method, Run
-from flag_st.methods.flag import mean_correlation
 from flag_st.seeds import entropy
 from flag_st.slide import Cohort, Slide
-from flag_st.training import Loop, Task, Training
+from flag_st.training import Loop, Task, Training, mean_correlation
 
 INPUTS = ("features", "patches")
 #: How features are z-scored, and how many columns a feature becomes.

@@ -73,6 +73,21 @@ def grid_tiles(position: np.ndarray, edge_um: float) -> list[np.ndarray]:
     return np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
 
 
+def compact_tiles(position: np.ndarray, spots: int) -> list[np.ndarray]:
+    """Cut a slide across its longer side until no part has more than ``spots``; sizes are even."""
+
+    def cut(index: np.ndarray, tiles: int) -> list[np.ndarray]:
+        if tiles == 1:
+            return [index]
+        axis = np.ptp(position[index], axis=0).argmax()
+        order = index[np.argsort(position[index, axis], kind="stable")]
+        left = tiles // 2
+        at = len(order) * left // tiles
+        return cut(order[:at], left) + cut(order[at:], tiles - left)
+
+    return cut(np.arange(len(position)), -(-len(position) // spots))
+
+
 def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) -> np.ndarray:
     """A random spot and its nearest, ``spots`` in all: every offset and no seam is the same."""
     if len(position) <= spots:
@@ -138,8 +153,14 @@ class Tiles:
         return Tiles(*(None if value is None else value.to(device) for value in values))
 
 
-def collate(graphs: Sequence[Data], channels: Sequence[str]) -> Tiles:
-    """Batch graphs of different size; ``channels`` name the edge attributes."""
+def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True) -> Tiles:
+    """Batch graphs of different size.
+
+    Args:
+        channels: names of the edge attributes.
+        loops: spots have attributes with themselves, too; the paper's edges are between two
+            different spots.
+    """
     batch = Batch.from_data_list(list(graphs))
     x, mask = to_dense_batch(batch.x, batch.batch)  # (B, N, D), (B, N)
     pos, _ = to_dense_batch(batch.pos, batch.batch)  # (B, N, 2)
@@ -147,15 +168,17 @@ def collate(graphs: Sequence[Data], channels: Sequence[str]) -> Tiles:
     if "near" in batch:
         near, _ = to_dense_batch(batch.near, batch.batch)  # (B, N, K)
         own = torch.arange(mask.shape[1]).view(1, -1, 1)  # (1, N, 1)
-        first = torch.arange(near.shape[-1]) == 0  # (K,): the spot itself
-        seen = first | (near != own) & mask.unsqueeze(-1)  # (B, N, K)
         # Padded spots would see spot 0; they see themselves, so that no softmax is empty.
         near = torch.where(mask.unsqueeze(-1), near, own)  # (B, N, K)
+        itself = near == own  # (B, N, K)
+        first = torch.arange(near.shape[-1]) == 0  # (K,): the spot itself, once
+        seen = first | ~itself  # (B, N, K)
     else:
-        near, own = None, torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
-        seen = mask.unsqueeze(1) & mask.unsqueeze(2) | own  # (B, N, N)
+        near, itself = None, torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
+        seen = mask.unsqueeze(1) & mask.unsqueeze(2) | itself  # (B, N, N)
     edges = edge_attributes(pos, x, near, seen, batch.scale, batch.sigma, channels)  # (B, N, K, C)
-    return Tiles(x, mask, seen, edges * seen.unsqueeze(-1), near, y)
+    known = seen if loops else seen & ~itself  # (B, N, K)
+    return Tiles(x, mask, seen, edges * known.unsqueeze(-1), near, y)
 
 
 def gather(values: Tensor, near: Tensor) -> Tensor:

@@ -140,6 +140,10 @@ def against_ratio(
     return figure
 
 
+#: What panels of growing size are drawn over.
+OVER = {"genes": against_size, "width": against_ratio}
+
+
 def structure_against_accuracy(
     numbers: "pandas.DataFrame",
     columns: Sequence[Column],
