@@ -52,10 +52,16 @@ def around(position: np.ndarray, near: int, far: int) -> np.ndarray:
     The far ones are those whose ranks by distance grow geometrically from near to ``FARTHEST``, so
     that few spots show both the neighbourhood and what lies around it.
     """
-    ranks = np.geomspace(near + 1, FARTHEST, far + 1)[1:].round() if far else []
-    ranks = np.unique(np.concatenate([np.arange(1, near + 1), ranks])).astype(int)
-    ranks = ranks[ranks < len(position)]
-    return nearest(position, ranks.max(initial=0))[:, ranks - 1]
+    close = nearest(position, near)  # (N, near)
+    ranks = np.unique(np.geomspace(near + 1, FARTHEST, far + 1)[1:].round().astype(int))
+    ranks = ranks[(ranks > near) & (ranks < len(position))] if far else ranks[:0]
+    if not len(ranks):
+        return close
+    # The tree is asked for these ranks alone (it counts from the spot itself, as 1): to carry all
+    # nearer ones along takes most of a graph's time.
+    workers = torch.get_num_threads()
+    _, beyond = cKDTree(position).query(position, k=(ranks + 1).tolist(), workers=workers)
+    return np.concatenate([close, beyond], axis=1)
 
 
 def pitch(position: np.ndarray) -> float:
