@@ -22,6 +22,7 @@ def main(job):
     samples = job.params.samples if method.stochastic else 1
     prediction = method.predict(slide, samples, Draws(int(job.wildcards.seed), slide.id))
     write_prediction(job.output.prediction, slide, prediction, facts)
+    job.record.write(job.output.run)
 
 
 if "snakemake" in globals():

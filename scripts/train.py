@@ -11,7 +11,6 @@ def main(job):
     from flag_st import registry
     from flag_st.io import read_json
     from flag_st.methods.base import Run
-    from flag_st.provenance import Record
     from flag_st.script import device
     from flag_st.slide import open_parts
     from flag_st.training import History
@@ -21,7 +20,6 @@ def main(job):
     facts = {"use": plugin["use"], "params": plugin["params"], "genes": genes}
     facts |= {"method": plugin["name"], "unit": transform, **job.params.inputs}
     seed, where = int(job.wildcards.seed), device(job.gpu)
-    record = Record(facts, seed, where, [p for p in job.input if Path(p).is_file()])
     train, valid = open_parts(job.input, split, genes, transform)
     history = History(job.output.history)
     events = Path(job.log).with_suffix("")
@@ -30,7 +28,8 @@ def main(job):
     method.fit(train, valid, run_)
     method.save(job.output.model, seed=seed, **facts)
     history.write()
-    record.write(job.output.run)
+    job.record.add(config=facts, seed=seed, train_spots=sum(map(len, train)))
+    job.record.write(job.output.run)
     run_.finish()
 
 

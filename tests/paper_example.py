@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from flag_st.io import CONTRACT
+from flag_st.io import CONTRACT, write_json
 from flag_st.methods.base import Prediction
 from flag_st.metrics.coverage import Coverage
 from flag_st.metrics.gsc import Gsc
@@ -133,7 +133,9 @@ class Study:
             "encoder": self.encoder,
             "gene_model": "geneformer" if method == "flag" else None,
         }
-        Record(facts, seed, "cpu", []).write(folder / "run.json")
+        record = Record("train", {}, {}, [])
+        record.add(config=facts, seed=seed, train_spots=100)
+        record.write(folder / "run.json")
         write_history(folder / "history.csv", method, seed)
         pairs = []
         for slide in self.slides:
@@ -144,7 +146,8 @@ class Study:
             one = Slide(slide, "P1", names, position, np.zeros((len(names), 1)))
             write_prediction(folder / f"{slide}.h5ad", one, made, {**facts, "seed": seed})
             pairs.append(Pair(slide, GENES, truth, made.point, made.samples, position))
-        (folder / "predict.tsv").write_text("s\th:m:s\tmax_rss\n6.4\t0:00:06\t512.0\n")
+        cost = {"seconds": 6.4, "peak_memory_mb": 512.0, "gpu_memory_mb": None, "device": "cpu"}
+        write_json(folder / "predict.run.json", cost)
         score_slides(pairs, METRICS, labels=key).to_parquet(folder / "scores.parquet", index=False)
 
     def item(self, **changes) -> dict:
@@ -184,7 +187,7 @@ class Study:
                 "spots": [str(self.spots(slide)) for slide in self.slides],
                 "history": self.files("history.csv"),
                 "slides": [str(self.spots(slide)) for slide in self.slides],
-                "benchmarks": [str(self.of(key, "predict.tsv")) for key in self.prediction_keys],
+                "records": [str(self.of(key, "predict.run.json")) for key in self.prediction_keys],
                 "reported": str(REPORTED),
             },
             "of": {

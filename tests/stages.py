@@ -25,6 +25,9 @@ class Named(list):
     def get(self, name: str, default: Any = None) -> Any:
         return vars(self).get(name, default)
 
+    def items(self):
+        return vars(self).items()
+
     def __getitem__(self, name):
         return vars(self)[name] if isinstance(name, str) else super().__getitem__(name)
 
@@ -186,7 +189,10 @@ STAGES = {
     "predict": Job(
         "predict",
         {"model": "run/model.safetensors", "features": features("test"), "truth": []},
-        {"prediction": "run/predictions/P3S1.h5ad"},
+        {
+            "prediction": "run/predictions/P3S1.h5ad",
+            "run": "run/predictions/P3S1.run.json",
+        },
         {"samples": 2},
         {**KEYS, "slide": "P3S1"},
     ),

@@ -12,7 +12,7 @@ def main(job):
 
     style.use()
     item, (column, *_) = job.params.item, columns_of(job.params.item)
-    files = (job.params.of["predictions"], job.input.predictions, job.input.benchmarks)
+    files = (job.params.of["predictions"], job.input.predictions, job.input.records)
     costs = inference_costs(item, *files).rename(columns={"inference_time_s": "seconds"})
     numbers = summarise(read_scores(job.input.scores), [column])
     table = numbers.merge(costs[["cohort", "method", "seconds", "n_spots", "draws"]])

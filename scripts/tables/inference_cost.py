@@ -10,9 +10,9 @@ def main(job):
 
     item = job.params.item
     printed = read_reported(job.input.reported, item["reported"])
-    files = (job.params.of["predictions"], job.input.predictions, job.input.benchmarks)
+    files = (job.params.of["predictions"], job.input.predictions, job.input.records)
     rows = inference_costs(item, *files)
-    names = ["cohort", "label", "slide"]
+    names = ["cohort", "label", "slide", "device"]
     write(*fact_sheet(item, rows, names, INFERENCE_FACTS, printed), job.output)
 
 

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +43,8 @@ def code_digest(*sources: str | Path) -> str:
     todo, seen = [_locate(s) for s in sources], set()
     while todo:
         path = todo.pop()
-        if path is not None and path not in seen:
+        # This file tells of results and changes none.
+        if path is not None and path not in seen and path != Path(__file__):
             seen.add(path)
             todo += [_locate(name) for name in _parsed(path)[1]]
     digests = sorted(f"{p.name}:{_parsed(p)[0]}" for p in seen)
@@ -119,23 +121,55 @@ def peak_memory_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-class Record:
-    """Facts of one run, written as ``run.json`` beside its results."""
+def _cuda() -> Any:
+    """``torch.cuda`` if this process uses it, else None; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
-    def __init__(self, config: dict[str, Any], seed: int, device: str, inputs: list[str]):
+
+class Record:
+    """Where a job's results come from: written beside its log, and as ``run.json`` of a run.
+
+    Args:
+        rule, wildcards, params: the job and all its settings, as Snakemake resolved them.
+        inputs: what it reads; their digests are of the moment before it starts.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        wildcards: Mapping[str, str],
+        params: Mapping[str, Any],
+        inputs: Iterable[str],
+    ):
         self.start = time.monotonic()
         self.facts: dict[str, Any] = {
             "contract": CONTRACT,
-            "config": config,
-            "seed": seed,
-            "device": device,
-            "inputs": {str(p): digest(p) for p in sorted(map(str, inputs))},
+            "rule": rule,
+            "wildcards": dict(wildcards),
+            "params": dict(params),
+            "inputs": digests(inputs),
             "versions": versions(),
             "machine": {"cpu_count": os.cpu_count(), "system": platform.platform()},
             **commit(),
         }
 
-    def write(self, path: str | Path, **more: Any) -> None:
-        seconds = round(time.monotonic() - self.start, 3)
-        facts = {**self.facts, **more, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+    def add(self, **facts: Any) -> None:
+        """What only the job knows."""
+        self.facts |= facts
+
+    def write(self, path: str | Path, outputs: Iterable[str] = ()) -> None:
+        cuda, seconds = _cuda(), round(time.monotonic() - self.start, 3)
+        used = {
+            "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "device": f"cuda ({cuda.get_device_name()})" if cuda else "cpu",
+            "gpu_memory_mb": cuda.max_memory_allocated() / 2**20 if cuda else None,
+        }
+        facts = {**self.facts, **used, "outputs": digests(outputs)}
         write_json(path, json.loads(json.dumps(facts, default=str)))
+
+
+def digests(paths: Iterable[str]) -> dict[str, str]:
+    """sha256 of every file or folder that is there."""
+    return {path: digest(path) for path in sorted(set(map(str, paths))) if Path(path).exists()}

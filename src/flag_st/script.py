@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +37,12 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         handlers=handlers,
         force=True,
     )
+    from flag_st.provenance import Record
+
+    named = (dict(values.items()) for values in (snakemake.wildcards, snakemake.params))
+    record = Record(snakemake.rule, *named, snakemake.input)
     job = SimpleNamespace(
+        record=record,
         input=snakemake.input,
         output=snakemake.output,
         params=snakemake.params,
@@ -48,6 +54,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     )
     try:
         main(job)
+        if path:
+            record.write(Path(path).with_suffix(".json"), snakemake.output)
     except FlagError as error:
         log.error("%s: %s", snakemake.rule, error)
         raise SystemExit(1) from None

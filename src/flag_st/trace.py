@@ -1,9 +1,9 @@
 """``flag-st trace FILE``: from a result back to slides and weights, each file held to its record.
 
 The chain is what Snakemake recorded of every output (``.snakemake/metadata``): its rule, its inputs
-and the parameters of its plug-ins. Digests are those that the project (``run.json``, the manifests
-of ``retrieve``) and Snakemake (inputs below 1 MB) wrote down when a file was used. Where nobody did,
-the file's time tells whether it was written after its job ended.
+and the parameters of its plug-ins. Digests are those that the project (a record beside the log of every
+job, the manifests of ``retrieve``) and Snakemake (inputs below 1 MB) wrote down when a file was made or
+used. Where nobody did, the file's time tells whether it was written after its job ended.
 """
 
 import ast
@@ -219,17 +219,19 @@ def _collect_digests(links: dict[str, Link], directory: Path) -> None:
             links[name].recorded[value] = who
 
     for link in list(links.values()):
-        sums = (records.read(link.path) or {}).get("input_checksums") or {}
-        for path, value in sums.items():
+        known = records.read(link.path) or {}
+        for path, value in (known.get("input_checksums") or {}).items():
             if value.startswith("sha256:"):
                 note(path, value.removeprefix("sha256:"), f"the record of {link.path}")
-        run = directory / link.path if link.rule == "train" else None
-        run = run and run.with_name("run.json")
-        if run and run.is_file():
-            facts = read_json(run)
-            link.facts |= {key: facts.get(key) for key in ("commit", "dirty", "seed", "device")}
-            for path, value in facts["inputs"].items():
-                note(path, value, os.path.relpath(run, directory))
+        for log in known.get("log") or []:
+            beside = Path(log).with_suffix(".json")
+            if not (directory / beside).is_file():
+                continue
+            facts = read_json(directory / beside)
+            link.facts |= {key: facts.get(key) for key in ("commit", "dirty", "device")}
+            link.facts["seed"] = facts["wildcards"].get("seed")
+            for path, value in {**facts["inputs"], **facts["outputs"]}.items():
+                note(path, value, str(beside))
 
 
 def judge(link: Link, path: Path) -> tuple[str, str]:
@@ -261,7 +263,8 @@ def as_text(links: Sequence[Link]) -> str:
         run = ""
         if link.facts.get("commit"):
             dirty = " (with changes)" * bool(link.facts["dirty"])
-            run = f", seed {link.facts['seed']} at commit {link.facts['commit'][:12]}{dirty}"
+            seed = f", seed {link.facts['seed']}" if link.facts["seed"] else ""
+            run = f"{seed} at commit {link.facts['commit'][:12]}{dirty}"
         note = f" ({link.note})" * bool(link.note)
         lines.append(f"{link.rule:{width}}  {link.path}  {link.state}{note}{run}")
     lines.append("")

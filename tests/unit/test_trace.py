@@ -41,6 +41,7 @@ class Folder:
             "params": [repr(value) for value in params],
             "endtime": (self.path / name).stat().st_mtime,
             "input_checksums": sums if checksums else {},
+            "log": [f"logs/{name}.log"],
         }
         code = urlsafe_b64encode(name.encode()).decode()
         (self.path / ".snakemake/metadata" / code).write_text(json.dumps(record))
@@ -65,11 +66,11 @@ def folder(tmp_path, monkeypatch):
     found.made(features, "encode_patches", [spots], ["'code'", entry, 3])
     for method in ("ridge", "flag"):
         run = f"{RUNS}/{method}/seed0"
-        facts = {"commit": "c0ffee", "dirty": True, "seed": 0, "device": "cpu"}
-        facts["inputs"] = {features: sha(features)}
-        for name in ("run.json", "model.safetensors"):
-            text = json.dumps(facts) if name == "run.json" else name
-            found.made(f"{run}/{name}", "train", [features], text=text, checksums=False)
+        model = f"{run}/model.safetensors"
+        found.made(model, "train", [features], text=method, checksums=False)
+        facts = {"commit": "c0ffee", "dirty": True, "wildcards": {"seed": "0"}, "device": "cpu"}
+        facts |= {"inputs": {features: sha(features)}, "outputs": {model: sha(method)}}
+        found.write(f"logs/{model}.json", json.dumps(facts))
         inputs = [f"{run}/model.safetensors", features]
         found.made(f"{run}/predictions/A1.h5ad", "predict", inputs, checksums=False)
         found.made(f"{run}/scores.parquet", "evaluate", [f"{run}/predictions/A1.h5ad", spots])
@@ -92,7 +93,8 @@ def test_chain_ends_at_slides_and_weights(folder):
     states = {link.state for link in links.values()}
     assert states == {"same", "same time"}
     # Nobody noted a digest of what was used without one: its time alone speaks.
-    assert links[TABLE].state == links[f"{RUNS}/flag/seed0/model.safetensors"].state == "same time"
+    assert links[TABLE].state == "same time"
+    assert links[f"{RUNS}/flag/seed0/model.safetensors"].state == "same"
     assert links["results/c/data/features/uni/A1.h5ad"].state == "same"
 
 
@@ -100,7 +102,7 @@ def test_chain_ends_at_slides_and_weights(folder):
     ("name", "who"),
     [
         ("raw/A1.h5ad", "results/c/data/sources/A1.json recorded"),
-        ("results/c/data/features/uni/A1.h5ad", "run.json recorded"),
+        ("results/c/data/features/uni/A1.h5ad", "seed0/model.safetensors.json recorded"),
         ("results/c/data/slides/A1/spots.h5ad", "the record of"),
         ("reported.csv", f"the record of {TABLE} recorded"),
         ("results/experiments/t/scores.parquet", f"the record of {TABLE} recorded"),

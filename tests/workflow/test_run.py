@@ -17,6 +17,10 @@ import pytest
 import yaml
 from running import ROOT, TINY, command, snakemake
 
+from flag_st.io import read_json
+from flag_st.provenance import Record
+from flag_st.trace import trace
+
 RUNS = "results/tiny/tiny/tiny"
 
 
@@ -28,7 +32,7 @@ def digests(directory: Path) -> dict[str, str]:
         for path in sorted((directory / "results").rglob("*"))
         if path.suffix in kept
         # Times and memory belong to the run, and so does what is collected from them.
-        and path.name not in ("run.json", "runs.parquet")
+        and not path.name.endswith(("run.json", "runs.parquet"))
         and not {"logs", "benchmarks"} & set(path.parts)
     }
 
@@ -57,6 +61,22 @@ def test_a_second_call_does_nothing(tiny_run):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_every_job_leaves_a_record_and_a_table_is_traced_to_its_slides(tiny_run):
+    results = tiny_run / "results"
+    logs = {path.with_suffix("") for path in (results / "logs").rglob("*.log")}
+    records = {path.with_suffix("") for path in (results / "logs").rglob("*.json")}
+    assert logs == records
+    assert len(logs) > 20
+    facts = read_json(results / "logs/evaluate/tiny/tiny/tiny/ridge/seed0.json")
+    assert facts["rule"] == "evaluate"
+    assert facts["wildcards"]["method"] == "ridge"
+    assert any(path.endswith("spots.h5ad") for path in facts["inputs"])
+    assert facts["versions"]["numpy"]
+    links = trace(results / "paper/tables/table_1.csv")
+    assert {link.state for link in links} <= {"same", "unpinned"}
+    assert {"raw", "retrieve", "train", "predict", "table"} <= {link.rule for link in links}
+
+
 def test_prediction_is_the_same_without_any_expression(tiny_run, tmp_path):
     """The script of the rule, run where no file holds expression, writes the same bytes."""
     import runpy
@@ -73,7 +93,8 @@ def test_prediction_is_the_same_without_any_expression(tiny_run, tmp_path):
             input=SimpleNamespace(
                 model=run / "model.safetensors", features=[features], truth=[], get=lambda _: None
             ),
-            output=SimpleNamespace(prediction=output),
+            output=SimpleNamespace(prediction=output, run=tmp_path / "run.json"),
+            record=Record("predict", {}, {}, []),
             params=SimpleNamespace(samples=2),
             wildcards=SimpleNamespace(seed="0"),
             gpu=0,

@@ -12,7 +12,7 @@ ASSETS = sorted(
 NEEDS = {
     "tables/claims": ("claims",),
     "tables/cohorts": ("slides",),
-    "tables/inference_cost": ("predictions", "benchmarks"),
+    "tables/inference_cost": ("predictions", "records"),
     "tables/search": ("history",),
     "tables/ssc_neighbours": ("predictions", "spots"),
     "tables/training_cost": ("history",),
@@ -22,7 +22,7 @@ NEEDS = {
     "figures/gene_maps": ("predictions", "spots"),
     "figures/gene_matrices": ("predictions", "spots", "pathways"),
     "figures/moran": ("predictions", "spots"),
-    "figures/runtime_quality": ("predictions", "benchmarks"),
+    "figures/runtime_quality": ("predictions", "records"),
     "figures/structure_accuracy": ("predictions", "spots"),
     "figures/training_curves": ("history",),
     "figures/training_dynamics": ("history",),
@@ -124,7 +124,7 @@ def files_of(wildcards):
         "slides": lambda: [
             rules.prepare_slide.output.spots.format(**key) for key in slide_keys(name)
         ],
-        "benchmarks": lambda: of_predictions(rules.predict.benchmark, name),
+        "records": lambda: of_predictions(rules.predict.output.run, name),
         "pathways": lambda: str(ROOT / "config" / "pathways.yaml"),
         "claims": lambda: str(ROOT / "config" / "claims.yaml"),
     }

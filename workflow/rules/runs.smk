@@ -58,6 +58,7 @@ rule predict:
         ),
     output:
         prediction=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/predictions/{{slide}}.h5ad",
+        run=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/predictions/{{slide}}.run.json",
     log:
         f"{RESULTS}/logs/predict/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/{{slide}}.log",
     benchmark:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
+from flag_st.io import read_json
 from flag_st.paper import reported
 from flag_st.paper.sheet import DASH, Block, Cell, Head, Sheet, printed
 from flag_st.provenance import SRC
@@ -226,29 +227,33 @@ INFERENCE_FACTS = {
     "seconds_per_spot_draw": ("s / spot / draw", 4),
     "spots_per_second": ("spots / s", 1),
     "peak_memory_GB": ("memory GB", 2),
+    "peak_gpu_memory_GB": ("GPU memory GB", 2),
 }
 TRAINING_FACTS = {
     "epochs": ("epochs", 0),
     "train_s_per_epoch": ("s / epoch", 2),
     "train_s": ("seconds", 0),
+    "spots_per_second": ("spots / s", 1),
     "peak_memory_GB": ("memory GB", 2),
+    "peak_gpu_memory_GB": ("GPU memory GB", 2),
 }
 
 
 def inference_costs(
-    item, keys: Sequence[Mapping[str, Any]], predictions: Sequence[str], benchmarks: Sequence[str]
+    item, keys: Sequence[Mapping[str, Any]], predictions: Sequence[str], records: Sequence[str]
 ) -> "pandas.DataFrame":
     """One row a cohort and method: its first run on its first test slide, start-up included."""
     import anndata
     import pandas as pd
 
     rows: dict[tuple, dict[str, Any]] = {}
-    for key, path, benchmark in zip(keys, predictions, benchmarks, strict=True):
+    for key, path, record in zip(keys, predictions, records, strict=True):
         place = key["cohort"], key["method"]
         if place in rows:
             continue
         table = anndata.read_h5ad(path, backed="r")
-        cost = pd.read_csv(benchmark, sep="\t").iloc[-1]
+        cost = read_json(record)
+        seconds, gpu = cost["seconds"], cost["gpu_memory_mb"]
         spots, draws = table.n_obs, int(table.uns["draws"])
         rows[place] = {
             "cohort": key["cohort"],
@@ -257,10 +262,12 @@ def inference_costs(
             "slide": key["slide"],
             "n_spots": spots,
             "draws": draws,
-            "inference_time_s": float(cost["s"]),
-            "seconds_per_spot_draw": float(cost["s"]) / spots / draws,
-            "spots_per_second": spots / float(cost["s"]),
-            "peak_memory_GB": pd.to_numeric(cost["max_rss"], errors="coerce") / 1024,
+            "device": cost["device"],
+            "inference_time_s": seconds,
+            "seconds_per_spot_draw": seconds / spots / draws,
+            "spots_per_second": spots / seconds,
+            "peak_memory_GB": cost["peak_memory_mb"] / 1024,
+            "peak_gpu_memory_GB": nan if gpu is None else gpu / 1024,
         }
     return pd.DataFrame(rows.values())
 
@@ -283,6 +290,8 @@ def training_costs(item, runs: "pandas.DataFrame", histories: Sequence[str]) -> 
             "epochs": epochs or nan,
             "train_s_per_epoch": run["seconds"] / epochs if epochs else nan,
             "train_s": run["seconds"],
+            "spots_per_second": run["train_spots"] * epochs / run["seconds"] if epochs else nan,
             "peak_memory_GB": run["peak_memory_mb"] / 1024,
+            "peak_gpu_memory_GB": run["gpu_memory_mb"] / 1024,
         }
     return pd.DataFrame(rows.values())
