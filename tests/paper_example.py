@@ -167,7 +167,8 @@ class Study:
         """Scores and runs of the whole study, collected by the script of the rule."""
         out = {name: str(self.root / f"{name}.parquet") for name in ("scores", "runs")}
         inputs = {"scores": self.files("scores.parquet"), "runs": self.files("run.json")}
-        load("collect_scores")(job({"runs": self.keys}, input=inputs, output=out))
+        for name in ("collect_scores", "collect_runs"):
+            load(name)(job({"runs": self.keys}, input=inputs, output=out))
         return out
 
     @property
@@ -212,9 +213,10 @@ def write_report(study: Study, root: Path, runs_as=lambda runs: runs, **changes)
     files, paper = study.inputs, root / "paper"
     runs, scores = root / "runs.parquet", root / "scores.parquet"
     collected = {"scores": study.files("scores.parquet"), "runs": study.files("run.json")}
-    load("collect_scores")(
-        job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
-    )
+    for name in ("collect_scores", "collect_runs"):
+        load(name)(
+            job({"runs": study.keys}, input=collected, output={"scores": scores, "runs": runs})
+        )
     runs_as(pd.read_parquet(runs)).to_parquet(runs)
     columns = {"columns": [{"metric": "pcc", "scope": "pooled", "paper": "pcc"}]}
     table, figure = study.item(params=columns, **changes), study.item(name="curves", **changes)

@@ -209,8 +209,13 @@ STAGES = {
     ),
     "collect_scores": Job(
         "collect_scores",
-        {"scores": ["run/scores.parquet"], "runs": ["run/run.json"]},
-        {"scores": "experiment/scores.parquet", "runs": "experiment/runs.parquet"},
+        {"scores": ["run/scores.parquet"]},
+        {"scores": "experiment/scores.parquet"},
+    ),
+    "collect_runs": Job(
+        "collect_runs",
+        {"runs": ["run/run.json"]},
+        {"runs": "experiment/runs.parquet"},
         {"runs": [{**KEYS, "seed": 0}]},
     ),
 }
@@ -231,7 +236,9 @@ def make_all(folder: Path) -> None:
     write_json(folder / "split.json", {"contract": CONTRACT, **SPLIT})
     jobs = [retrieve(slide, folder / "raw") for slide in SLIDES] + [STAGES["check_cohort"]]
     jobs += [prepare_slide(slide) for slide in SLIDES] + [encode_patches(slide) for slide in SLIDES]
-    names = "select_panel fit_gene_model embed_genes train predict evaluate collect_scores"
+    names = (
+        "select_panel fit_gene_model embed_genes train predict evaluate collect_scores collect_runs"
+    )
     jobs += [STAGES[name] for name in names.split()]
     for job in jobs:
         code, log = job.run(folder)

@@ -9,6 +9,7 @@ import numpy as np
 
 from flag_st.errors import Faults, FlagError
 from flag_st.io import check_contract, read_json
+from flag_st.labels import read_labels
 from flag_st.sources.base import SlideFiles
 
 #: µm per pixel of level 0 that a microscope or a reduced copy of its picture can have.
@@ -25,6 +26,7 @@ AGAIN = {
     "slide image": "copy it again, or make it a pyramid that OpenSlide reads: "
     "vips tiffsave IN OUT --tile --pyramid --compression jpeg",
     "patch": "download it again, or set patches_from: wsi to cut patches from the slide image",
+    "label": "write a tab-separated table of barcode and label, or take the file away",
     "feature": "delete it and run the same command again: encode_patches makes it anew",
 }
 GRID_BARCODE = re.compile(r"\d+x\d+")
@@ -60,6 +62,8 @@ def check_slide(
         bounds = _read(_image, files.wsi, "slide image", faults)
     if bounds is not None and position is not None and len(position):
         _inside(files.st, position, bounds, faults)
+    if files.labels is not None and spots is not None:
+        _read(_labels, files.labels, "label", faults, spots)
     if files.patches is not None and patches_from != "wsi":
         _read(_patches, files.patches, "patch", faults, spots, size, um_per_px)
     return faults
@@ -121,6 +125,10 @@ def _read(check: Callable, path: Path, kind: str, faults: Faults, *args) -> Any:
     except UNREADABLE as error:
         faults.add(f"{kind} file {path} is damaged or of another format ({error})", remedy=again)
     return None
+
+
+def _labels(path: Path, faults: Faults, spots: Sequence[str]) -> None:
+    read_labels(path, spots)
 
 
 def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:

@@ -24,6 +24,8 @@ SPOTS = 3000
 PATCH, COUNTS, FEATURES = 224 * 224 * 3, 9_000, 4 * 1024
 #: The widest of the shipped gene models, for those whose entry names no width.
 TARGET_WIDTH = 1152
+#: What an experiment reads that rests on predictions.
+PREDICTED = {"scores", "predictions", "records"}
 #: Bytes of what is neither arrays nor pictures.
 SMALL = 200_000
 #: What jobs of a rule differ by in cost, most telling first.
@@ -83,14 +85,17 @@ def list_jobs(config: dict[str, Any]) -> list[Job]:
         _inputs(plan, run, need)
     for run in grid:
         need("train", **vars(run))
-    for run in grid:
+    predicted = {r: None for n in runs if set(plan.reads(n)) & PREDICTED for r in runs[n]}
+    for run in predicted:
         for slide in plan.split(run.cohort, run.split).test:
             need("predict", **vars(run), slide=slide)
-    for run in grid:
+    for run in {r: None for n in runs if "scores" in plan.reads(n) for r in runs[n]}:
         need("evaluate", **vars(run))
     for name in runs:
         script = config["experiments"][name]["script"]
-        need("collect_scores", experiment=name)
+        if "scores" in plan.reads(name):
+            need("collect_scores", experiment=name)
+        need("collect_runs", experiment=name)
         need("table" if script.startswith("tables/") else "figure", experiment=name)
         if script == "figures/gene_maps":
             need("explorer", experiment=name)

@@ -42,7 +42,21 @@ def read_pair(prediction: str | Path, truth: str | Path, transform: str) -> Pair
         point=np.asarray(table.X),
         draws=np.stack([table.layers[f"draw_{k}"] for k in range(int(table.uns["draws"]))]),
         position=np.asarray(table.obsm["spatial"], dtype=np.float64),
+        facts=read_facts(truth, spots),
     )
+
+
+def read_facts(truth: str | Path, spots: np.ndarray) -> dict[str, np.ndarray]:
+    """What a slide's file tells of ``spots`` beside counts: ``grid`` (N, 2) and ``domains`` (N,)."""
+    import anndata
+
+    obs = anndata.read_h5ad(truth, backed="r").obs.loc[spots]
+    facts = {}
+    if {"array_row", "array_col"} <= set(obs):
+        facts["grid"] = obs[["array_row", "array_col"]].to_numpy().astype(np.int64)
+    if "domain" in obs:
+        facts["domains"] = obs["domain"].astype(str).to_numpy()
+    return facts
 
 
 def score_run(

@@ -230,5 +230,5 @@ KINDS = {
     ("predictions", ".h5ad"): PREDICTION,
     ("scores", ".parquet"): Kind("score table", "evaluate", SCORE_KEYS, False),
     ("runs", ".json"): Kind("run record", "train", ("config",), check=_run),
-    ("runs", ".parquet"): Kind("runs table", "collect_scores", SCORE_KEYS[:5], False),
+    ("runs", ".parquet"): Kind("runs table", "collect_runs", SCORE_KEYS[:5], False),
 }

@@ -9,6 +9,29 @@ from flag_st.errors import FlagError
 from flag_st.sources.base import SlideRow, Source
 from flag_st.splits import Split
 
+#: What scripts of tables and figures read; a script that is not listed reads ``SCORED``.
+SCORED = ("scores", "runs")
+READS = {
+    "tables/claims": (*SCORED, "claims"),
+    "tables/cohorts": ("slides",),
+    "tables/inference_cost": ("predictions", "records"),
+    "tables/search": ("runs", "history"),
+    "tables/settings": ("runs",),
+    "tables/ssc_neighbours": ("runs", "predictions", "spots"),
+    "tables/training_cost": ("runs", "history"),
+    "tables/uncertainty": ("runs", "predictions", "spots"),
+    "figures/calibration": ("scores",),
+    "figures/concentration": ("predictions", "spots"),
+    "figures/domains": ("predictions", "spots"),
+    "figures/gene_maps": ("predictions", "spots"),
+    "figures/gene_matrices": ("predictions", "spots", "pathways"),
+    "figures/moran": ("predictions", "spots"),
+    "figures/runtime_quality": ("scores", "predictions", "records"),
+    "figures/structure_accuracy": (*SCORED, "predictions", "spots"),
+    "figures/training_curves": ("history",),
+    "figures/training_dynamics": ("history",),
+}
+
 
 @dataclass(frozen=True, order=True)
 class RunKey:
@@ -95,6 +118,10 @@ class Plan:
             for method in entry["methods"]
             for seed in self.seeds(method, entry["seeds"])
         ]
+
+    def reads(self, experiment: str) -> tuple[str, ...]:
+        """What the script of an experiment reads beside the printed numbers."""
+        return READS.get(self.config["experiments"][experiment]["script"], SCORED)
 
     @cached_property
     def folds(self) -> list[str]:

@@ -12,12 +12,15 @@ from PIL import Image
 from flag_st.checks import PIXEL_KEY, check_slide, plain
 from flag_st.errors import FlagError
 from flag_st.io import CONTRACT, read_json, writing
+from flag_st.labels import read_labels
 from flag_st.sources.base import SlideFiles
 
 #: Longest side of the thumbnail, in pixels.
 THUMBNAIL = 1000
 #: Patches copied at a time from a ready-made file.
 BLOCK = 64
+#: Columns of ``obs`` that tell a spot's expert domain, where there is no label file.
+DOMAINS = ("domain", "pathologist_label")
 ENSEMBL_COLUMNS = ("ensembl", "gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "feature_id")
 
 
@@ -75,7 +78,7 @@ def prepare(
             _cut_patches(files.wsi, table, temporary, layout, progress)
         picture, scale = _thumbnail(files.wsi, table, temporary, facts)
         known = facts.get("patient")
-        table = _contract(table, pixel)
+        table = _contract(table, pixel, files.labels)
         table.uns = {
             "contract": CONTRACT,
             "slide": slide,
@@ -108,7 +111,7 @@ def _read_table(path: Path, min_counts: int) -> Any:
     return table
 
 
-def _contract(table: Any, pixel: float) -> Any:
+def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     """Only what the contract names, so that no later step leans on a cohort's extra columns."""
     import anndata
     import pandas as pd
@@ -117,9 +120,15 @@ def _contract(table: Any, pixel: float) -> Any:
     symbols = pd.Index(table.var_names.astype(str).to_numpy(dtype=object))
     spots = pd.Index(table.obs_names.astype(str).to_numpy(dtype=object))
     position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
+    kept = {c: table.obs[c].to_numpy() for c in columns}
+    if labels is not None:
+        kept["domain"] = read_labels(labels, spots).astype(object)
+    elif named := next((c for c in DOMAINS if c in table.obs), None):
+        known = table.obs[named].astype(object)
+        kept["domain"] = known.where(known.notna(), "").astype(str).to_numpy(dtype=object)
     result = anndata.AnnData(
         X=table.X,
-        obs=pd.DataFrame({c: table.obs[c].to_numpy() for c in columns}, index=spots),
+        obs=pd.DataFrame(kept, index=spots),
         var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=symbols),
         obsm={"spatial": position, "spatial_um": position * pixel},
     )

@@ -133,7 +133,7 @@ def _link(records: Records, name: str, only: Sequence[str]) -> Link:
     if record is None:
         return Link(name, "given")
     inputs = [os.path.normpath(path) for path in record.get("input") or []]
-    if record["rule"] == "collect_scores":
+    if record["rule"] in ("collect_scores", "collect_runs"):
         inputs = [path for path in inputs if set(only) <= set(Path(path).parts)]
         if not inputs:
             raise FlagError(f"{name}: no run is of {', '.join(only)}")

@@ -201,7 +201,7 @@ KINDS = [
     ("predictions", "evaluate", PREDICTION),
     ("truth", "evaluate", TRUTH),
     ("scores", "collect_scores", SCORES),
-    ("runs", "collect_scores", RUN),
+    ("runs", "collect_runs", RUN),
 ]
 #: Kinds without a contract version of their own.
 PLAIN = ("panel", "scores", "runs")
@@ -242,9 +242,9 @@ CONTENT = [
     ("evaluate", PREDICTION, table(lambda t: t.layers.clear()), "says 1 draws and has no draw_0"),
     ("evaluate", PREDICTION, without("uns/unit"), "has no uns/unit"),
     ("collect_scores", SCORES, without("metric", "value"), "has no metric, value"),
-    ("collect_scores", RUN, without("config"), "has no config"),
-    ("collect_scores", RUN, facts(config={}), "config without use"),
-    ("collect_scores", RUN, without("seconds"), "has no time"),
+    ("collect_runs", RUN, without("config"), "has no config"),
+    ("collect_runs", RUN, facts(config={}), "config without use"),
+    ("collect_runs", RUN, without("seconds"), "has no time"),
 ]
 #: stage, file, what is done to it, what is said: by the scripts, from what the files hold together.
 TOGETHER = [

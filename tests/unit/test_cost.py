@@ -69,6 +69,7 @@ def test_every_job_is_listed_once(tmp_path):
         "predict": 4,
         "evaluate": 4,
         "collect_scores": 1,
+        "collect_runs": 1,
         "table": 1,
         "report": 1,
     }
@@ -149,7 +150,7 @@ def test_command_prints_a_table_and_json(tmp_path, no_networks, capsys):
     assert cli.main(["plan", "--configfile", str(overlay)]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^train +4 +6\.0 +13\.0 ", text, re.M)
-    assert "times of 33 jobs are what their entries ask for (runtime): upper bounds" in text
+    assert "times of 34 jobs are what their entries ask for (runtime): upper bounds" in text
     assert "assumes 3000 spots" in text
     assert cli.main(["plan", "--configfile", str(overlay), "--json", "--spots", "9"]) == 0
     found = json.loads(capsys.readouterr().out)

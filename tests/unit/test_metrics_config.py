@@ -121,4 +121,4 @@ def test_whole_table_of_all_metrics():
     assert wide["A1"].loc[[n for n in single if n in wide.index], "point"].notna().sum() > 30
     assert wide["A1"].loc[[n for n in ensemble if n in wide.index], "point"].isna().all()
     assert np.isfinite(wide.loc["deg_overlap_20", ("A1", "draw")])
-    assert np.isnan(wide.loc["deg_overlap_20", ("B1", "draw")])
+    assert np.isnan(wide.loc["ari_labels", ("B1", "draw")])  # nobody labelled its spots

@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from flag_st.metrics.base import Case
 from flag_st.metrics.deg import Deg, wilcoxon_z
-from flag_st.metrics.domains import Domains, Graph
+from flag_st.metrics.domains import Domains, Graph, leiden_domains
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in log2")
 
@@ -109,9 +109,18 @@ def test_small_domains_and_unlabelled_spots_take_no_part(arrays):
     assert found["deg_overlap_20"] == pytest.approx(expected)
 
 
-def test_deg_is_undefined_without_domains(arrays):
+def test_deg_without_labels_is_of_clusters_of_the_truth(arrays):
+    truth, prediction, _ = arrays
+    found = Deg()(case(truth, prediction))
+    clusters = leiden_domains(truth).astype(str)
+    assert found == Deg()(case(truth, prediction, domains=clusters))
+    assert found["deg_domains"] > 1
+    few = Deg()(case(truth[:20], prediction[:20]))
+    assert np.isnan(list(few.values())).all()
+
+
+def test_deg_is_undefined_with_one_domain(arrays):
     truth, prediction, domains = arrays
-    assert np.isnan(list(Deg()(case(truth, prediction)).values())).all()
     one = Deg()(case(truth, prediction, domains=np.full(N, "all")))
     assert np.isnan(one["deg_overlap_20"])
     assert (one["deg_domains"], one["deg_domains_skipped"]) == (0, 1)

@@ -74,7 +74,8 @@ def test_spots_keep_the_contract(files, tmp_path):
     np.testing.assert_array_equal(table.X.toarray(), source.X.toarray())
     assert table.obs_names.tolist() == source.obs_names.tolist() == patches["barcode"].tolist()
     assert table.var["ensembl"].tolist() == source.var["gene_ids"].tolist()
-    assert list(table.obs) == ["array_row", "array_col"]
+    assert list(table.obs) == ["array_row", "array_col", "domain"]
+    assert table.obs["domain"].tolist() == source.obs["domain"].tolist()
     np.testing.assert_array_equal(table.obsm["spatial"], source.obsm["spatial"])
     np.testing.assert_array_equal(table.obsm["spatial_um"], source.obsm["spatial"] * 1.0)
     facts = {k: v for k, v in table.uns.items() if k != "image"}
@@ -94,6 +95,20 @@ def test_spots_keep_the_contract(files, tmp_path):
         tmp_path / "spots.h5ad", source.obs_names[[3, 1]], source.var_names[[7, 2, 9]], "counts"
     )
     np.testing.assert_array_equal(counts, source.X.toarray()[[3, 1]][:, [7, 2, 9]])
+
+
+def test_a_label_file_names_the_domains(files, tmp_path):
+    names = anndata.read_h5ad(files.st).obs_names
+    path = tmp_path / "root/labels/P1S1.tsv"
+    path.parent.mkdir()
+    path.write_text(f"barcode\tlabel\n{names[2]}\ttumour\nother\tfat\n")
+    labelled = Folder(tmp_path / "root").fetch("P1S1", tmp_path)
+    assert labelled.labels == path
+    table, _ = run(labelled, tmp_path)
+    assert table.obs["domain"].tolist() == ["", "", "tumour"] + [""] * (len(names) - 3)
+    path.write_text("barcode\tlabel\nother\tfat\n")
+    with pytest.raises(FlagError, match="none of its 1 barcodes"):
+        run(labelled, tmp_path)
 
 
 def test_positions_in_um_use_the_pixel_size(files, tmp_path):

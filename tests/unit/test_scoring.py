@@ -299,3 +299,22 @@ def test_import_is_light():
     )
     assert done.stdout.strip() == "[]"
     assert scoring.COLUMNS[-1] == "value"
+
+
+def test_array_and_expert_domains_are_known_to_metrics(tmp_path):
+    """In the order of the prediction's spots, which need not be the slide's."""
+    from flag_st.evaluation import read_facts
+
+    obs = pandas.DataFrame(
+        {"array_row": [1, 2, 3], "array_col": [7, 8, 9], "domain": ["L1", "", "WM"]},
+        index=["a", "b", "c"],
+    )
+    table = anndata.AnnData(X=np.ones((3, 2), dtype=np.float32), obs=obs)
+    table.write_h5ad(tmp_path / "spots.h5ad")
+    facts = read_facts(tmp_path / "spots.h5ad", np.array(["c", "a", "b"]))
+    assert facts["grid"].tolist() == [[3, 9], [1, 7], [2, 8]]
+    assert facts["domains"].tolist() == ["WM", "L1", ""]
+    anndata.AnnData(X=np.ones((3, 2), dtype=np.float32), obs=obs[[]]).write_h5ad(
+        tmp_path / "plain.h5ad"
+    )
+    assert read_facts(tmp_path / "plain.h5ad", np.array(["a"])) == {}

@@ -4,10 +4,8 @@
 rule collect_scores:
     input:
         scores=lambda wc: of_runs(rules.evaluate.output.scores, wc.experiment),
-        runs=lambda wc: of_runs(rules.train.output.run, wc.experiment),
     output:
         scores=f"{RESULTS}/experiments/{{experiment}}/scores.parquet",
-        runs=f"{RESULTS}/experiments/{{experiment}}/runs.parquet",
     log:
         f"{RESULTS}/logs/collect_scores/{{experiment}}.log",
     benchmark:
@@ -18,17 +16,36 @@ rule collect_scores:
         mem_mb=4000,
         runtime=30,
     params:
-        runs=lambda wc: run_keys(wc.experiment),
         code=code("collect_scores"),
     script:
         "../../scripts/collect_scores.py"
 
 
+# Apart from the scores, so that what validation alone decides waits for no test slide.
+rule collect_runs:
+    input:
+        runs=lambda wc: of_runs(rules.train.output.run, wc.experiment),
+    output:
+        runs=f"{RESULTS}/experiments/{{experiment}}/runs.parquet",
+    log:
+        f"{RESULTS}/logs/collect_runs/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_runs/{{experiment}}.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=lambda wc: run_keys(wc.experiment),
+        code=code("collect_runs"),
+    script:
+        "../../scripts/collect_runs.py"
+
+
 rule table:
     input:
         unpack(files_of),
-        scores=rules.collect_scores.output.scores,
-        runs=rules.collect_scores.output.runs,
         reported=REPORTED,
     output:
         csv=f"{RESULTS}/paper/tables/{{experiment}}.csv",
@@ -61,8 +78,6 @@ rule table:
 rule figure:
     input:
         unpack(files_of),
-        scores=rules.collect_scores.output.scores,
-        runs=rules.collect_scores.output.runs,
         reported=REPORTED,
     output:
         csv=f"{RESULTS}/paper/figures/{{experiment}}.csv",
@@ -124,7 +139,7 @@ rule report:
         tables=of_experiments(rules.table.output.html, makes("tables")),
         figures=of_experiments(rules.figure.output.png, makes("figures")),
         explorers=of_experiments(rules.explorer.output.page, explored()),
-        runs=of_experiments(rules.collect_scores.output.runs, CONFIG["make"]),
+        runs=of_experiments(rules.collect_runs.output.runs, CONFIG["make"]),
         reported=REPORTED,
         assets=ASSETS,
     output:

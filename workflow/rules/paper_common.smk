@@ -8,26 +8,6 @@ ASSETS = sorted(
     if path.suffix in (".css", ".jinja", ".js")
 )
 
-# What a script reads besides the scores and the printed numbers.
-NEEDS = {
-    "tables/claims": ("claims",),
-    "tables/cohorts": ("slides",),
-    "tables/inference_cost": ("predictions", "records"),
-    "tables/search": ("history",),
-    "tables/ssc_neighbours": ("predictions", "spots"),
-    "tables/training_cost": ("history",),
-    "tables/uncertainty": ("predictions", "spots"),
-    "figures/concentration": ("predictions", "spots"),
-    "figures/domains": ("predictions", "spots"),
-    "figures/gene_maps": ("predictions", "spots"),
-    "figures/gene_matrices": ("predictions", "spots", "pathways"),
-    "figures/moran": ("predictions", "spots"),
-    "figures/runtime_quality": ("predictions", "records"),
-    "figures/structure_accuracy": ("predictions", "spots"),
-    "figures/training_curves": ("history",),
-    "figures/training_dynamics": ("history",),
-}
-
 
 def item(experiment):
     """All that a script knows of its experiment: no file, no machine fact."""
@@ -108,14 +88,16 @@ def keys_of(wildcards):
         "spots": ("spots", spot_keys),
         "slides": ("slides", slide_keys),
     }
-    needs = NEEDS.get(entry("experiments", name)["script"], ())
+    needs = PLAN.reads(name)
     return {known[need][0]: known[need][1](name) for need in needs if need in known}
 
 
 def files_of(wildcards):
-    """Inputs of a table or figure beside its scores."""
+    """Inputs of a table or figure."""
     name = wildcards.experiment
     found = {
+        "scores": lambda: rules.collect_scores.output.scores.format(experiment=name),
+        "runs": lambda: rules.collect_runs.output.runs.format(experiment=name),
         "history": lambda: of_runs(rules.train.output.history, name),
         "predictions": lambda: of_predictions(rules.predict.output.prediction, name),
         "spots": lambda: [
@@ -128,10 +110,7 @@ def files_of(wildcards):
         "pathways": lambda: str(ROOT / "config" / "pathways.yaml"),
         "claims": lambda: str(ROOT / "config" / "claims.yaml"),
     }
-    return {
-        need: found[need]()
-        for need in NEEDS.get(entry("experiments", name)["script"], ())
-    }
+    return {need: found[need]() for need in PLAN.reads(name)}
 
 
 def explored():

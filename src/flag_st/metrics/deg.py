@@ -7,6 +7,7 @@ from scipy.stats import rankdata
 
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
+from flag_st.metrics.domains import leiden_domains
 
 #: Domains of fewer spots, or with fewer outside, are skipped.
 MIN_DOMAIN = 10
@@ -33,8 +34,8 @@ def wilcoxon_z(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
 class Deg(Metric):
     """Overlap of the most up-regulated genes of truth and of prediction, mean over domains.
 
-    Both are tested on the same spots and the same reference domains (``domains`` in the cache;
-    undefined without them; unlabelled spots take no part). The overlap that chance gives is K/G;
+    Both are tested on the same spots and the same reference domains: ``domains`` in the cache, of
+    which unlabelled spots take no part, else Leiden clusters of the truth. The overlap that chance gives is K/G;
     the ``excess`` is (overlap - K/G) / (1 - K/G). Genes of equal z are ordered by name. The
     Spearman correlation of z over all genes needs no K.
     """
@@ -52,9 +53,9 @@ class Deg(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, prediction = policy.checked(case)
         result = dict.fromkeys(self.columns, float("nan"))
-        if case.cache.get("domains") is None:
+        labels = self._domains(case)
+        if labels is None:
             return result
-        labels = np.asarray(case.cache["domains"]).astype(str)
         labelled = labels != ""
         names, labels = np.unique(labels[labelled]), labels[labelled]
         inside = labels == names[:, None]  # (D, N)
@@ -83,6 +84,15 @@ class Deg(Metric):
             np.mean([policy.pearson(rankdata(a), rankdata(b)) for a, b in pairs])
         )
         return result
+
+    @staticmethod
+    def _domains(case: Case) -> np.ndarray | None:
+        if (known := case.cache.get("domains")) is not None:
+            return np.asarray(known).astype(str)
+        if not policy.structure_defined(case):
+            return None
+        values = case.truth[:, policy.usable(case)]
+        return policy.of_truth(case, "deg_domains", lambda: leiden_domains(values).astype(str))
 
 
 def _top(z: np.ndarray, genes: np.ndarray, k: int) -> set[str]:

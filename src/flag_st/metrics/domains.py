@@ -74,6 +74,11 @@ class Graph:
         return best
 
 
+def leiden_domains(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -> np.ndarray:
+    """(N,) Leiden clusters of expression (N, G), with FLAG's settings."""
+    return Graph(values, components=20, neighbours=15).leiden(resolution, seed)
+
+
 class Domains(Metric):
     """ARI and NMI of Leiden clusters of the prediction, mean and sd over seeds.
 

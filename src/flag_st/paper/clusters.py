@@ -5,18 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flag_st.metrics.domains import Graph
+from flag_st.metrics.domains import leiden_domains
 from flag_st.paper import style
 from flag_st.paper.maps import Shown, Tissue, draw_image, draw_spots, scale_bar
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import SubFigure
-
-
-def clusters(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -> np.ndarray:
-    """(N,) cluster numbers as the metric ``domains`` makes them: 20 components, 15 neighbours."""
-    return Graph(values, components=20, neighbours=15).leiden(resolution, seed)
 
 
 def matched(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -37,13 +32,13 @@ def domain_table(tissue: Tissue, shown: Sequence[Shown], **settings) -> "pandas.
     import pandas as pd
     from sklearn.metrics import adjusted_rand_score
 
-    truth = clusters(tissue.truth, **settings)
+    truth = leiden_domains(tissue.truth, **settings)
     parts = []
     for method, kind, values in [
         ("truth", "", None),
         *((s.method, s.kind, s.values) for s in shown),
     ]:
-        found = truth if values is None else matched(clusters(values, **settings), truth)
+        found = truth if values is None else matched(leiden_domains(values, **settings), truth)
         facts = {"slide": tissue.slide, "method": method, "kind": kind, "spot": tissue.spots}
         facts |= {"x_um": tissue.position[:, 0], "y_um": tissue.position[:, 1], "domain": found}
         parts.append(pd.DataFrame({**facts, "ari": adjusted_rand_score(truth, found)}))

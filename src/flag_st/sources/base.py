@@ -24,12 +24,17 @@ class SlideRow:
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """Files of one slide in HEST-1k layout; at least one of ``wsi`` and ``patches`` is there."""
+    """Files of one slide in HEST-1k layout; at least one of ``wsi`` and ``patches`` is there.
+
+    ``labels``, tab-separated ``barcode`` and ``label`` of the spots that experts assigned to a domain,
+    is no part of HEST-1k; where it is absent, counts may say it in ``obs`` (``prepare.DOMAINS``).
+    """
 
     st: Path
     metadata: Path
     wsi: Path | None = None
     patches: Path | None = None
+    labels: Path | None = None
 
     def items(self) -> dict[str, Path]:
         return {k: v for k, v in vars(self).items() if v is not None}

@@ -17,7 +17,8 @@ class Folder(Source):
 
     Args:
         root: the directory; holds ``st/<id>.h5ad``, ``metadata/<id>.json`` and, of each slide,
-            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both.
+            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both; ``labels/<id>.tsv`` where
+            experts assigned spots to domains.
         sheet: tab-separated table with the column ``slide`` and, if known, ``patient``,
             ``section`` and ``fold``; without it every file of ``st/`` is a slide, and its patient
             is the key ``patient`` of its metadata.
@@ -80,6 +81,7 @@ class Folder(Source):
             "metadata": [root / "metadata" / f"{slide}.json"],
             "wsi": [root / "wsis" / f"{slide}{suffix}" for suffix in (".tif", ".tiff")],
             "patches": [root / "patches" / f"{slide}.h5"],
+            "labels": [root / "labels" / f"{slide}.tsv"],
         }
 
     def _root(self) -> Path:

@@ -39,6 +39,8 @@ class Hest(Source):
         folders: what to bring: ``st`` and ``metadata``, and ``patches`` or ``wsis`` or both.
         slides: ids to restrict the sheet to; None takes all.
         endpoint: address of another hub, such as a mirror.
+        layers: where to keep spatialLIBD's cortical layers (fetched from their public repository);
+            the sheet's ``section`` names them. None for other cohorts.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Hest(Source):
         folders: Sequence[str] = ("st", "metadata", "patches"),
         slides: Sequence[str] | None = None,
         endpoint: str | None = None,
+        layers: str | Path | None = None,
     ):
         if unknown := [f for f in folders if f not in FOLDERS]:
             raise FlagError(f"HEST folders: unknown {', '.join(unknown)}", choices=FOLDERS)
@@ -61,6 +64,7 @@ class Hest(Source):
         self.sheet, self.root = locate(sheet), Path(root)
         self.repo, self.revision, self.endpoint = repo, revision, endpoint
         self.folders, self.only = tuple(folders), slides
+        self.layers = None if layers is None else Path(layers)
 
     def slides(self) -> list[SlideRow]:
         return restrict(read_sheet(self.sheet), self.only, self.sheet)
@@ -73,7 +77,14 @@ class Hest(Source):
         """
         names = self._names(slide)
         paths = self.hub.fetch(list(names.values()))
-        return SlideFiles(**dict(zip(names, paths, strict=True)))
+        found = dict(zip(names, paths, strict=True))
+        if self.layers is not None:
+            from flag_st.labels import fetch_layers, write_layers
+
+            section = next(row.section for row in self.slides() if row.id == slide)
+            found["labels"] = self.layers / f"{slide}.tsv"
+            write_layers(fetch_layers(self.layers), section, found["labels"])
+        return SlideFiles(**found)
 
     def plan(self) -> "Plan":
         """Bytes needed for all slides of the sheet and what is missing, without a transfer."""
