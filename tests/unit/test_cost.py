@@ -154,7 +154,7 @@ def test_command_prints_a_table_and_json(tmp_path, no_networks, capsys):
     assert "assumes 3000 spots" in text
     assert cli.main(["plan", "--configfile", str(overlay), "--json", "--spots", "9"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["total"]["jobs"] == 33
+    assert found["total"]["jobs"] == 34
     assert list(found["stages"])[:3] == ["retrieve", "check_cohort", "prepare_slide"]
 
 

@@ -296,11 +296,12 @@ class Flag(Method):
         """Features of a whole slide; standardised ones clipped: no artefact must dominate."""
         raw = slide.features.astype(np.float64)  # (N, D)
         if self.centre == "none":
-            return raw  # (N, D)
+            return slide.features  # (N, D)
         own = (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)  # (N, D)
         known = (raw - self.feature_mean) / self.feature_scale  # (N, D)
         views = {"training": [known], "slide": [own], "both": [known, own]}[self.centre]
-        return np.clip(np.concatenate(views, 1), -6, 6)  # (N, D) or (N, 2 D)
+        u = np.clip(np.concatenate(views, 1), -6, 6)  # (N, D) or (N, 2 D)
+        return u.astype(np.float32)  # (N, D) or (N, 2 D)
 
     def graph_of(self, slide: Slide, index: np.ndarray, u: np.ndarray, y: np.ndarray | None = None):
         """The spots ``index`` as a graph: u (N, D) and y (N, G) are of the whole slide."""

@@ -168,11 +168,17 @@ def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True)
             different spots.
     """
     batch = Batch.from_data_list(list(graphs))
-    x, mask = to_dense_batch(batch.x, batch.batch)  # (B, N, D), (B, N)
-    pos, _ = to_dense_batch(batch.pos, batch.batch)  # (B, N, 2)
-    y = to_dense_batch(batch.y, batch.batch)[0] if "y" in batch else None  # (B, N, G)
+
+    def padded(values: Tensor) -> tuple[Tensor, Tensor]:
+        if len(graphs) == 1:  # a whole slide is not copied
+            return values.unsqueeze(0), torch.ones(1, len(values), dtype=torch.bool)
+        return to_dense_batch(values, batch.batch)
+
+    x, mask = padded(batch.x)  # (B, N, D), (B, N)
+    pos, _ = padded(batch.pos)  # (B, N, 2)
+    y = padded(batch.y)[0] if "y" in batch else None  # (B, N, G)
     if "near" in batch:
-        near, _ = to_dense_batch(batch.near, batch.batch)  # (B, N, K)
+        near, _ = padded(batch.near)  # (B, N, K)
         own = torch.arange(mask.shape[1]).view(1, -1, 1)  # (1, N, 1)
         # Padded spots would see spot 0; they see themselves, so that no softmax is empty.
         near = torch.where(mask.unsqueeze(-1), near, own)  # (B, N, K)
