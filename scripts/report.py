@@ -21,6 +21,7 @@ def main(job):
         config=job.params.config,
         out=job.output.page,
         explorers=dict(zip(job.params.explorers, job.input.explorers, strict=True)),
+        absent=job.params.absent,
     )
 
 

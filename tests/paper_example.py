@@ -160,7 +160,7 @@ class Study:
         source = {"name": self.cohort, "use": "flag_st.sources.hest.Hest", "params": {}}
         uses = {n: f"{type(m).__module__}.{type(m).__name__}" for n, m in METRICS.items()}
         known = {"name": "table_1", "title": "Main", "caption": "Made up.", "reported": "table_1"}
-        known |= {"params": {}, "methods": methods, "metrics": uses}
+        known |= {"params": {}, "methods": methods, "metrics": uses, "missing": []}
         return {**known, "cohorts": {self.cohort: {**source, "slides": None}}, **changes}
 
     def collect(self) -> dict[str, str]:
@@ -235,7 +235,7 @@ def write_report(study: Study, root: Path, runs_as=lambda runs: runs, **changes)
     inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
     inputs["explorers"] = [explorer]
     params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
-    params["explorers"] = ["curves"]
+    params |= {"explorers": ["curves"], "absent": []}
     defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}
     params["config"] = {"defaults": {**defaults, "samples": 8}, "results": EVIL}
     load("report")(job(params, input={**inputs, "reported": REPORTED}, output={"page": page}))

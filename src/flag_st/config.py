@@ -130,6 +130,12 @@ def cross_faults(config: dict[str, Any]) -> Faults:
         known("metrics", name, "defaults.metrics")
     for name in config["make"]:
         known("experiments", name, "make")
+    for name, reason in config.get("missing", {}).items():
+        layers = ("cohorts", "methods", "encoders", "gene_models")
+        if not any(name in config[layer] for layer in layers):
+            faults.add(f"missing: no {name!r} in {', '.join(layers)}")
+        for cohort in reason if isinstance(reason, dict) else ():
+            known("cohorts", cohort, f"missing.{name}")
     for name, entry in config["experiments"].items():
         script = ROOT / "scripts" / f"{entry['script']}.py"
         if not script.exists():

@@ -91,7 +91,7 @@ def list_jobs(config: dict[str, Any]) -> list[Job]:
             need("predict", **vars(run), slide=slide)
     for run in {r: None for n in runs if "scores" in plan.reads(n) for r in runs[n]}:
         need("evaluate", **vars(run))
-    for name in runs:
+    for name in (n for n in runs if runs[n]):
         script = config["experiments"][name]["script"]
         if "scores" in plan.reads(name):
             need("collect_scores", experiment=name)

@@ -108,14 +108,35 @@ class Plan:
         entry = self.config["methods"][method]
         return seeds if entry.get("stochastic") or entry.get("seeded") else seeds[:1]
 
+    def missing(self, cohort: str, method: str | None = None) -> str:
+        """Why a method (or anything at all) cannot be run on a cohort here; "" if it can."""
+        declared = self.config.get("missing", {})
+        names = [cohort]
+        if method is not None:
+            entry = self.config["methods"][method]
+            names += [method, entry["encoder"], entry["gene_model"]]
+        for name in names:
+            reason = declared.get(name, "")
+            if reason := reason if isinstance(reason, str) else reason.get(cohort, ""):
+                return reason
+        return ""
+
+    def absent(self, experiment: str) -> list[dict[str, str]]:
+        """Cohort, method and reason of what an experiment goes without."""
+        entry = self.config["experiments"][experiment]
+        pairs = [(c, m, self.missing(c, m)) for c in entry["cohorts"] for m in entry["methods"]]
+        return [{"cohort": c, "method": m, "reason": reason} for c, m, reason in pairs if reason]
+
     def runs(self, experiment: str) -> list[RunKey]:
         entry = self.config["experiments"][experiment]
         return [
             RunKey(cohort, fold, panel, method, seed)
             for cohort in entry["cohorts"]
+            if not self.missing(cohort)
             for fold in self.expand_split(cohort, entry["split"])
             for panel in entry["panels"]
             for method in entry["methods"]
+            if not self.missing(cohort, method)
             for seed in self.seeds(method, entry["seeds"])
         ]
 

@@ -278,6 +278,27 @@ def test_rows_that_only_the_paper_has_stand_below_with_a_reason(study, tables, p
     assert set(numbers["method"]) == set(METHODS)  # the CSV is of ours
 
 
+def test_what_cannot_be_run_here_stands_with_its_reason(study, tables, paper):
+    """As the paper prints OOM: a method of the experiment, and a cohort of which nothing was run."""
+    item = study.item(params={"columns": COLUMNS})
+    item["methods"] = {**item["methods"], "stem": {**item["methods"]["flag"], "label": "Our Stem"}}
+    item["cohorts"] = {**item["cohorts"], "PRAD": {"name": "PRAD", "use": "x", "params": {}}}
+    item["missing"] = [{"cohort": "HER2ST", "method": "stem", "reason": "out of memory"}]
+    item["missing"] += [
+        {"cohort": "PRAD", "method": m, "reason": "no access"} for m in item["methods"]
+    ]
+    sheet, numbers = compare(item, *tables[:2], paper)
+    here, prad = sheet.blocks
+    (row,) = (row for row in here.rows if row[0].text == "Our Stem")
+    texts = [cell.text for cell in row]
+    assert texts == ["Our Stem", "not run", "–", "–", "0.5772", "–", "0.9535", "–", "–"]
+    assert dict(sheet.notes.items())[row[1].notes[0]] == "out of memory"
+    assert not any(row[0].text == "Stem" for row in here.rows)  # the printed row is beside ours
+    assert {row[1].text for row in prad.rows} == {"not run"}
+    assert [row[0].text for row in prad.rows][: len(METHODS)] == list(METHODS)
+    assert set(numbers["cohort"]) == {"HER2ST"}
+
+
 def test_methods_that_see_the_truth_do_not_compete(study, tables, paper):
     block = make(study, tables, paper)[0].blocks[0]
     oracle = next(row for row in block.rows if row[0].text == "oracle")

@@ -43,11 +43,22 @@ def test_links_lead_to_files_beside_the_page(page):
         assert (root / "report" / link).resolve().is_file(), link
 
 
+def test_nothing_missing_is_not_spoken_of(page):
+    assert "What was not run" not in page[0]
+
+
 def test_page_holds_the_table_the_figure_and_every_run(page, study):
     text = page[0]
     assert "0.6835" in text
     assert text.count("data:image/png;base64,") == 1
     assert text.count('<th scope="row" class="name">flag</th>') == 1 + 2  # table, two seeds
+
+
+def test_what_was_not_run_is_said_with_its_reason(study, tmp_path):
+    missing = [{"cohort": "PRAD", "method": "flag", "reason": "no <access>"}]
+    text = write_report(study, tmp_path, missing=missing)
+    assert "What was not run</h2>" in text
+    assert '<td class="words">no &lt;access&gt;</td>' in text
 
 
 def test_no_warning_where_the_setting_is_the_papers(page):

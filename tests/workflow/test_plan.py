@@ -6,6 +6,7 @@ import pytest
 from running import ROOT, snakemake
 
 from flag_st import config
+from flag_st.errors import FlagError
 from flag_st.plan import Plan
 
 
@@ -43,6 +44,34 @@ def test_unknown_keys_are_refused_before_planning(tmp_path):
     done = snakemake(tmp_path, "-n", "--configfile", str(overlay))
     assert done.returncode != 0
     assert "unknown key sample" in done.stdout + done.stderr
+
+
+def test_what_is_missing_is_left_out_and_has_its_reason():
+    missing = {"PRAD": "no access", "flag": {"KIDNEY": "out of memory"}, "coexpression": "no such"}
+    plan = Plan(config.load({"missing": missing, "make": ["table_1"]}))
+    runs = plan.runs("table_1")
+    assert {run.cohort for run in runs} == {"HER2ST", "KIDNEY"}
+    assert {run.cohort for run in runs if run.method == "flag"} == {"HER2ST"}
+    absent = plan.absent("table_1")
+    assert {"cohort": "KIDNEY", "method": "flag", "reason": "out of memory"} in absent
+    methods = plan.config["experiments"]["table_1"]["methods"]
+    assert [a["method"] for a in absent if a["cohort"] == "PRAD"] == methods
+
+
+def test_an_experiment_of_which_nothing_can_be_run_is_not_planned(tmp_path):
+    overlay = tmp_path / "o.yaml"
+    overlay.write_text("missing: {KIDNEY: no access}\nmake: [table_8, table_2]\n")
+    done = snakemake(tmp_path, "-n", "--configfile", str(overlay))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert counts(done.stdout)["table"] == 1
+    assert "KIDNEY" not in re.sub(r"params.*", "", done.stdout)
+
+
+def test_missing_names_must_be_known():
+    with pytest.raises(FlagError) as fault:
+        config.load({"missing": {"triplx": "x", "stem": {"PRAT": "y"}}})
+    assert "missing: no 'triplx' in cohorts, methods" in str(fault.value)
+    assert "missing.stem: no 'PRAT' in cohorts" in str(fault.value)
 
 
 def test_truth_is_no_input_of_predict_but_for_declared_controls():

@@ -11,6 +11,8 @@ try:
     CONFIG = layers.load(config)
     PLAN = Plan(CONFIG)
     RUNS = {name: PLAN.runs(name) for name in CONFIG["make"]}
+    # An experiment of which nothing can be run here is told in the report and not made.
+    MADE = [name for name in CONFIG["make"] if RUNS[name]]
 except FlagError as error:
     raise WorkflowError(str(error)) from None
 
@@ -129,11 +131,7 @@ def panels_of(cohort):
 
 def makes(kind):
     """The experiments to make whose script is a table, or a figure."""
-    return [
-        n
-        for n in CONFIG["make"]
-        if entry("experiments", n)["script"].startswith(f"{kind}/")
-    ]
+    return [n for n in MADE if entry("experiments", n)["script"].startswith(f"{kind}/")]
 
 
 def features_of(wildcards, *parts):

@@ -139,7 +139,7 @@ rule report:
         tables=of_experiments(rules.table.output.html, makes("tables")),
         figures=of_experiments(rules.figure.output.png, makes("figures")),
         explorers=of_experiments(rules.explorer.output.page, explored()),
-        runs=of_experiments(rules.collect_runs.output.runs, CONFIG["make"]),
+        runs=of_experiments(rules.collect_runs.output.runs, MADE),
         reported=REPORTED,
         assets=ASSETS,
     output:
@@ -162,7 +162,8 @@ rule report:
         tables=makes("tables"),
         figures=makes("figures"),
         explorers=explored(),
-        experiments=[item(name) for name in CONFIG["make"]],
+        experiments=[item(name) for name in MADE],
+        absent=[item(name) for name in CONFIG["make"] if name not in MADE],
         config={key: value for key, value in CONFIG.items() if key != "root"},
         code=code("report"),
     script:

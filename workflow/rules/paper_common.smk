@@ -26,6 +26,7 @@ def item(experiment):
             for name in known["cohorts"]
         },
         "methods": {name: method_facts(name) for name in known["methods"]},
+        "missing": PLAN.absent(experiment),
         "metrics": {name: metric["use"] for name, metric in CONFIG["metrics"].items()},
     }
 
@@ -75,6 +76,7 @@ def slide_keys(experiment):
     return [
         {"cohort": name, "slide": slide}
         for name in cohorts
+        if not PLAN.missing(name)
         for slide in PLAN.slides(name)
     ]
 
@@ -115,11 +117,7 @@ def files_of(wildcards):
 
 def explored():
     """The experiments that show maps: each also gets a page to explore."""
-    return [
-        n
-        for n in CONFIG["make"]
-        if entry("experiments", n)["script"] == "figures/gene_maps"
-    ]
+    return [n for n in MADE if entry("experiments", n)["script"] == "figures/gene_maps"]
 
 
 def of_experiments(pattern, names):

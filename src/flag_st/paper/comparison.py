@@ -141,10 +141,17 @@ def compare(
     numbers = numbers_of(item, scores, runs, printed_numbers, labels)
     notes, blocks = Notes(), []
     for cohort in item["cohorts"]:
-        for panel in dict.fromkeys(runs.loc[runs["cohort"] == cohort, "panel"]):
+        absent = {r["method"]: r["reason"] for r in item["missing"] if r["cohort"] == cohort}
+        # A cohort of which nothing was run stands there, too.
+        panels = runs.loc[runs["cohort"] == cohort, "panel"].unique()
+        for panel in panels if len(panels) else runs["panel"].unique():
             part = numbers[(numbers["cohort"] == cohort) & (numbers["panel"] == panel)]
             title = f"{cohort}, {panel}" if runs["panel"].nunique() > 1 else cohort
             block = _block(title, part, item, columns, labels, notes)
+            block.rows.extend(
+                _absent_row(m, reason, cohort, panel, item, columns, printed_numbers, notes)
+                for m, reason in absent.items()
+            )
             block.rows.extend(_printed_rows(cohort, panel, item, columns, printed_numbers, notes))
             blocks.append(block)
     misleading = (numbers["differs"] != "").any() and numbers["paper"].notna().any()
@@ -245,18 +252,32 @@ def _printed_rows(cohort, panel, item, columns, printed_numbers, notes: Notes) -
     for (label, method), _ in rows.groupby(["row", "method"], sort=False):
         if method and method in item["methods"]:
             continue
-        cells = [Cell(label, kind="name")]
-        cells.append(Cell("not run", kind="name", notes=(notes.key(reasons.get(label, NOT_RUN)),)))
         part = rows[rows["row"] == label]
-        for column in columns:
-            cells.append(Cell(DASH))
-            if column.paper:
-                value = reported.printed_value(
-                    part, part["cohort"].iloc[0], panel, method, column.paper
-                )
-                cells.append(printed(value))
-        found.append(cells)
+        place = part["cohort"].iloc[0], panel, method
+        reason = reasons.get(label, NOT_RUN)
+        found.append(_not_run(label, reason, place, columns, part, notes))
     return found
+
+
+def _absent_row(
+    method, reason, cohort, panel, item, columns, printed_numbers, notes: Notes
+) -> list[Cell]:
+    """A method of this experiment that could not be run here."""
+    place = reported.cohort_in_paper(cohort, item), panel, method
+    label = item["methods"][method]["label"]
+    return _not_run(label, reason, place, columns, printed_numbers, notes)
+
+
+def _not_run(label, reason, place, columns, printed_numbers, notes: Notes) -> list[Cell]:
+    cells = [
+        Cell(label, kind="name"),
+        Cell("not run", kind="name", notes=(notes.key(reason),)),
+    ]
+    for column in columns:
+        cells.append(Cell(DASH))
+        if column.paper:
+            cells.append(printed(reported.printed_value(printed_numbers, *place, column.paper)))
+    return cells
 
 
 def _setting(row, notes: Notes) -> Cell:

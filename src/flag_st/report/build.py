@@ -50,6 +50,7 @@ def build(
     config: Mapping[str, Any],
     out: str | Path,
     explorers: Mapping[str, str] | None = None,
+    absent: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the page.
 
@@ -60,6 +61,7 @@ def build(
         printed: the paper's numbers (``config/reported.csv``).
         config: the resolved configuration, without machine facts.
         explorers: experiment → its page to explore slides on.
+        absent: what the workflow says of experiments of which nothing can be run here.
     """
     folder = Path(out).parent
     differ = {name: _differences(items[name], runs[name], printed) for name in items}
@@ -73,6 +75,7 @@ def build(
             items=shown,
             explorers=pages,
             experiments=[_summary(name, items[name], runs[name]) for name in items],
+            missing=_missing([*items.values(), *absent]),
             stand_ins=list(dict.fromkeys(d for texts in differ.values() for d in texts)),
             runs=_runs(runs),
             limit=SHOWN_RUNS,
@@ -135,6 +138,21 @@ def data_address(path: Path) -> tuple[str, int]:
         raise FlagError(f"{path} is no PNG file ({error})", remedy=remedy) from None
     content = base64.b64encode(path.read_bytes()).decode("ascii")
     return f"data:image/png;base64,{content}", round(inches * SCREEN_PX)
+
+
+def _missing(items: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What experiments go without: experiment, cohort, methods ("all" of them) and reason."""
+    found = []
+    for item in items:
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for pair in item.get("missing", ()):
+            reasons.setdefault((pair["cohort"], pair["reason"]), []).append(pair["method"])
+        for (cohort, reason), methods in reasons.items():
+            everyone = len(methods) == len(item["methods"])
+            names = "all" if everyone else ", ".join(item["methods"][m]["label"] for m in methods)
+            row = {"title": item["title"], "cohort": cohort, "methods": names, "reason": reason}
+            found.append(row)
+    return found
 
 
 def _summary(name: str, item, runs: "pandas.DataFrame") -> dict[str, Any]:
