@@ -11,7 +11,8 @@ def main(job):
     from flag_st.paper.render import write
     from flag_st.paper.reported import read_reported
 
-    item, claims = job.params.item, read_claims(job.input.claims)
+    item = job.params.item
+    claims = read_claims(job.input.claims, item["params"].get("claims"))
     printed = read_reported(job.input.reported, item["reported"])
     scores, runs = read_scores(job.input.scores), pd.read_parquet(job.input.runs)
     judged = judge(claims, item, scores, runs, printed)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
-from flag_st import registry
+from flag_st import config, provenance, registry
 from flag_st.errors import FlagError
 from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
 from flag_st.paper.collect import read_scores
@@ -200,6 +200,22 @@ def judged(study, scores, runs, changes=None, **test):
     table = claims.judge({"x": claim}, item, scores, (changes or (lambda r: r))(runs), paper)
     sheet = claims.claim_sheet({"x": claim}, table, item)
     return table.iloc[0], sheet.blocks[0].rows[0]
+
+
+def test_every_claim_is_judged_where_its_methods_are_run():
+    """Once each, in an experiment that has the methods and the cohorts that its test names."""
+    experiments = config.load()["experiments"]
+    where = [e for e in experiments.values() if e["script"] == "tables/claims"]
+    path, seen = provenance.ROOT / "config" / "claims.yaml", []
+    for entry in where:
+        for name, claim in claims.read_claims(path, entry["params"]["claims"]).items():
+            test = claim["test"]
+            assert {test.method, test.other} - {""} <= set(entry["methods"]), name
+            assert set(test.cohorts) <= set(entry["cohorts"]), name
+            seen.append(name)
+    assert sorted(seen) == sorted(claims.read_claims(path))
+    with pytest.raises(FlagError, match="no claim everything"):
+        claims.read_claims(path, ["everything"])
 
 
 def test_a_claim_is_judged_against_its_rival(study, scores, runs):

@@ -19,12 +19,16 @@ def test_default_configuration_plans_the_paper_without_data(tmp_path):
     done = snakemake(tmp_path, "-n", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr[-3000:]
     jobs = counts(done.stdout)
-    assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23
+    assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23 + 9
     stages = (
         "check_cohort make_split select_panel encode_patches embed_genes train predict evaluate "
         "collect_scores table figure report"
     )
     assert not set(stages.split()) - set(jobs)
+    experiments = set(config.load()["experiments"])
+    # The whole paper, and all of ours but the search, which settles what the others use.
+    made = set(re.findall(r"experiments/(\w+)/runs\.parquet", done.stdout))
+    assert made == experiments - {"search"}
     for cohort in ("HER2ST", "KIDNEY", "PRAD"):
         assert f"results/{cohort}/random/hmhvg200/flag/seed2/model.safetensors" in done.stdout
     assert re.search(r"rule train:(?:(?!rule ).)*?gpu=1", done.stdout, re.S)

@@ -56,15 +56,18 @@ class Test:
             raise FlagError(f"a claim test of kind {self.kind} needs level")
 
 
-def read_claims(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Name → claim, with ``test`` as a Test.
+def read_claims(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Name → claim, with ``test`` as a Test; all, or those of ``names`` in that order.
 
     Raises:
-        FlagError: unknown or missing keys.
+        FlagError: unknown names, unknown or missing keys.
     """
     import yaml
 
     claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
+    if unknown := sorted(set(names or ()) - set(claims)):
+        raise FlagError(f"{path} has no claim {', '.join(unknown)}", choices=claims)
+    claims = {name: claims[name] for name in names or claims}
     for name, claim in claims.items():
         if set(claim) != KEYS:
             raise FlagError(
