@@ -14,6 +14,7 @@ SCORED = ("scores", "runs")
 READS = {
     "tables/claims": (*SCORED, "claims"),
     "tables/cohorts": ("slides",),
+    "tables/differences": ("scores",),
     "tables/inference_cost": ("predictions", "records"),
     "tables/search": ("runs", "history"),
     "tables/settings": ("runs",),

@@ -14,6 +14,7 @@ from paper_example import METHODS, Study, job, load
 from flag_st.errors import FlagError
 from flag_st.paper import collect, render, reported
 from flag_st.paper.comparison import Column, columns_of, compare, summarise
+from flag_st.paper.leads import leads
 from flag_st.paper.sheet import Block, Cell, Head, Notes, Sheet, letters, marks, number, printed
 
 REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
@@ -134,6 +135,43 @@ def test_an_unknown_estimator_is_refused():
 )
 def test_marks(values, direction, expected):
     assert marks(values, direction) == expected
+
+
+def test_a_mark_is_given_for_a_clear_lead_alone():
+    def by(gap):
+        return lambda first, second: abs(first - second) > gap
+
+    assert marks([0.1, 0.3, 0.2], 1, by(0.15)) == ["", "", ""]
+    assert marks([0.1, 0.3, 0.15], 1, by(0.1)) == ["", "best", ""]
+    assert marks([0.1, 0.5, 0.3], 1, by(0.1)) == ["", "best", "second"]
+    assert marks([0.5], 1, by(0.1)) == ["best"]
+
+
+def test_a_lead_exceeds_the_spread_over_seeds_and_holds_over_patients():
+    column = Column("pcc")
+
+    def scores(one, other):
+        parts = []
+        for method, by_slide in (("m", one), ("n", other)):
+            values = [
+                (seed, s, v) for seed in (0, 1) for s, v in zip("ABCD", by_slide, strict=True)
+            ]
+            parts.append(rows(values).assign(method=method))
+        return pd.concat(parts)
+
+    def lead(table, patients, std=0.01):
+        item = {"patients": {"C": patients}}
+        means = table.groupby("method")["value"].mean()
+        first, second = ({"mean": means[m], "std": std, "method": m} for m in "mn")
+        return leads(item, table, "C", "p", column, first, second)
+
+    each = dict(zip("ABCD", "1234", strict=True))
+    clear = scores([0.5, 0.6, 0.7, 0.6], [0.3, 0.4, 0.4, 0.5])
+    mixed = scores([0.9, 0.3, 0.7, 0.3], [0.3, 0.4, 0.4, 0.5])
+    assert lead(clear, each)
+    assert not lead(clear, each, std=0.3)  # seeds differ more
+    assert not lead(mixed, each)  # better on two patients, worse on two
+    assert lead(mixed, dict.fromkeys("ABCD", "1"))  # one patient gives no interval
 
 
 # --- the paper's numbers --------------------------------------------------------------------------

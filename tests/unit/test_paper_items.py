@@ -14,6 +14,7 @@ from flag_st.errors import FlagError
 from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
 from flag_st.paper.collect import read_scores
 from flag_st.paper.comparison import columns_of, labels_of, numbers_of
+from flag_st.paper.differences import difference_sheet
 from flag_st.paper.maps import read_tissue
 from flag_st.paper.reported import read_reported
 
@@ -173,6 +174,43 @@ def test_cost_of_training_is_per_epoch(study, collected, runs, tmp_path):
     seconds = runs.query("method == 'flag'")["seconds"].iloc[0]
     assert flag["train_s_per_epoch"] == pytest.approx(seconds / 6)
     assert np.isnan(ridge["train_s_per_epoch"])
+
+
+# --- differences ----------------------------------------------------------------------------------
+
+
+def paired(study, scores, patients):
+    item = study.item(params={"columns": STRUCTURE, "reference": "ridge"}, patients=patients)
+    return difference_sheet(item, scores)
+
+
+def test_differences_are_paired_by_slide_and_have_intervals(study, scores):
+    patients = {"HER2ST": {slide: f"P{i}" for i, slide in enumerate(study.slides)}}
+    sheet, table = paired(study, scores, patients)
+    assert set(table["method"]) == set(METHODS) - {"ridge"}
+    means = scores.query("metric == 'gsc' and estimator == 'draw' and slide != ''")
+    means = means.groupby(["method", "slide"])["value"].mean().groupby("method").mean()
+    row = table.query("method == 'flag' and metric == 'gsc' and estimator == 'draw'").iloc[0]
+    assert row["difference"] == pytest.approx(means["flag"] - means["ridge"])
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert (row["n_slides"], row["n_patients"]) == (2, 2)
+    assert row["p_smallest"] == 0.5  # two slides
+    assert row["p_holm"] >= row["p"] >= 0.5
+    (block,) = sheet.blocks
+    assert block.title == "HER2ST: 2 slides of 2 patients, smallest possible p 0.5"
+    flag = next(cells for cells in block.rows if cells[0].text == "flag")
+    first = table.query("method == 'flag'")["difference"].iloc[0]
+    assert flag[1].text == f"{first:+.3f}"
+
+
+def test_one_slide_has_a_difference_and_no_interval(study, scores):
+    alone = scores[scores["slide"].isin([study.slides[0], ""])]
+    sheet, table = paired(study, alone, {})
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert not any(cell.mark for row in sheet.blocks[0].rows for cell in row)
+    texts = dict(sheet.notes.items()).values()
+    assert {"one test slide: neither interval nor test"} < set(texts)
+    assert any("patients unknown" in text for text in texts)
 
 
 # --- claims ---------------------------------------------------------------------------------------

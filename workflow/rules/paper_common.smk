@@ -27,6 +27,11 @@ def item(experiment):
         },
         "methods": {name: method_facts(name) for name in known["methods"]},
         "missing": PLAN.absent(experiment),
+        "patients": {
+            name: {row.id: row.patient for row in PLAN.rows(name)}
+            for name in known["cohorts"]
+            if not PLAN.missing(name)
+        },
         "metrics": {name: metric["use"] for name, metric in CONFIG["metrics"].items()},
     }
 

@@ -1,12 +1,14 @@
 """Methods in rows, metrics in columns, the paper's numbers beside ours: the shape of Table 1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flag_st import registry
 from flag_st.errors import FlagError
 from flag_st.paper import reported
+from flag_st.paper.leads import leads
 from flag_st.paper.sheet import (
     ABSENT,
     DASH,
@@ -147,7 +149,8 @@ def compare(
         for panel in panels if len(panels) else runs["panel"].unique():
             part = numbers[(numbers["cohort"] == cohort) & (numbers["panel"] == panel)]
             title = f"{cohort}, {panel}" if runs["panel"].nunique() > 1 else cohort
-            block = _block(title, part, item, columns, labels, notes)
+            ahead = partial(leads, item, scores, cohort, panel)
+            block = _block(title, part, item, columns, labels, notes, ahead)
             block.rows.extend(
                 _absent_row(m, reason, cohort, panel, item, columns, printed_numbers, notes)
                 for m, reason in absent.items()
@@ -217,7 +220,7 @@ def numbers_of(
     return numbers
 
 
-def _block(title, part, item, columns, labels, notes: Notes) -> Block:
+def _block(title, part, item, columns, labels, notes: Notes, ahead: Callable) -> Block:
     methods = [m for m in item["methods"] if m in set(part["method"])]
     settings = {row["method"]: row for row in part.to_dict("records")}
     rows: dict[str, list[Cell]] = {
@@ -232,7 +235,12 @@ def _block(title, part, item, columns, labels, notes: Notes) -> Block:
             float("nan") if item["methods"][m].get("needs_truth") else r["mean"]
             for m, r in zip(methods, found, strict=True)
         ]
-        shown = marks(competing, labels[column.metric][1])
+        rivals = dict(zip(competing, found, strict=True))
+        shown = marks(
+            competing,
+            labels[column.metric][1],
+            lambda a, b, column=column, rivals=rivals: ahead(column, rivals[a], rivals[b]),
+        )
         for method, row, mark in zip(methods, found, shown, strict=True):
             made = number(row["mean"], row["std"], notes, mark) if row["n_seeds"] else None
             rows[method].append(made or Cell(DASH, notes=(notes.key(ABSENT),)))
@@ -297,12 +305,12 @@ def _headings(columns: Sequence[Column], labels) -> tuple[list[Head], list[Head]
         else:
             groups.append(Head(text, width))
         same = [c for c in columns if c.metric == column.metric]
-        heads.append(Head(column.heading or _heading(column, same)))
+        heads.append(Head(column.heading or heading(column, same)))
         heads += [Head("paper", kind="paper")] * bool(column.paper)
     return groups, heads
 
 
-def _heading(column: Column, same: Sequence[Column]) -> str:
+def heading(column: Column, same: Sequence[Column]) -> str:
     """Estimator and scope, as far as they tell the columns of one metric apart."""
     words = []
     if len({c.scope for c in same}) > 1 or len(same) == 1:

@@ -1,6 +1,6 @@
 """A table as it is printed: cells that know what they mean, whatever the file format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -118,14 +118,27 @@ def printed(value: tuple[float, float, str] | None, digits: int = 4) -> Cell:
     return Cell(f"{mean:.{digits}f}", detail, kind="paper")
 
 
-def marks(values: Sequence[float], direction: int, digits: int = 3) -> list[str]:
+def marks(
+    values: Sequence[float],
+    direction: int,
+    ahead: Callable[[float, float], bool] = lambda first, second: True,
+    digits: int = 3,
+) -> list[str]:
     """``best`` and ``second`` of a column; what prints alike is marked alike.
 
     Args:
         values: NaN takes no part.
         direction: +1 if higher is better, -1 if lower is, 0 if neither (no marks).
+        ahead: whether the lead of one value over another is clear; without a clear lead over the
+            next there is no mark, and without a best no second.
     """
-    shown = [round(v, digits) if isfinite(v) else None for v in values]
-    order = sorted({v for v in shown if v is not None}, reverse=direction > 0)
-    names = dict(zip(order, ("best", "second"), strict=False)) if direction else {}
-    return [names.get(v, "") if v is not None else "" for v in shown]
+    ranks: dict[float, list[float]] = {}
+    for value in sorted((v for v in values if isfinite(v)), reverse=direction > 0):
+        ranks.setdefault(round(value, digits), []).append(value)
+    groups, names = list(ranks.values()), {}
+    for place, name in enumerate(("best", "second")[: len(groups) if direction else 0]):
+        behind = groups[place + 1 : place + 2]
+        if behind and not ahead(groups[place][-1], behind[0][0]):
+            break
+        names |= dict.fromkeys(groups[place], name)
+    return [names.get(v, "") for v in values]

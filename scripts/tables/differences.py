@@ -1,0 +1,15 @@
+"""How far every method is from one of them, with intervals over patients and tests over slides."""
+
+from flag_st.script import run
+
+
+def main(job):
+    from flag_st.paper.collect import read_scores
+    from flag_st.paper.differences import difference_sheet
+    from flag_st.paper.render import write
+
+    write(*difference_sheet(job.params.item, read_scores(job.input.scores)), job.output)
+
+
+if "snakemake" in globals():
+    run(main, snakemake)
