@@ -10,6 +10,7 @@ def main(job):
     import pandas as pd
 
     from flag_st import registry
+    from flag_st.errors import FlagError
     from flag_st.io import CONTRACT, writing
     from flag_st.script import device
 
@@ -21,6 +22,12 @@ def main(job):
     with h5py.File(job.input.patches) as file:
         barcodes = pd.Index(file["barcode"].asstr()[:])
         features = encoder.encode(file["img"], progress=job.progress)
+    if unknown := sorted(set(barcodes) - set(spots.obs_names)):
+        raise FlagError(
+            f"{job.input.patches}: {len(unknown)} patches are of no spot of {job.input.spots}, such "
+            f"as {unknown[0]}",
+            remedy="delete both and run the same command again: prepare_slide makes them anew",
+        )
     position = pd.DataFrame(np.asarray(spots.obsm["spatial_um"]), index=spots.obs_names)
     table = anndata.AnnData(
         np.asarray(features, dtype=np.float32),

@@ -4,6 +4,7 @@ from flag_st.script import run
 
 
 def main(job):
+    from flag_st.errors import FlagError
     from flag_st.methods.base import load
     from flag_st.script import device
     from flag_st.seeds import Draws
@@ -19,6 +20,11 @@ def main(job):
         transform=facts["unit"],
         patches=patches[0] if patches else None,
     )
+    if slide.id != job.wildcards.slide:
+        raise FlagError(
+            f"{job.input.features[0]} holds slide {slide.id}, expected {job.wildcards.slide}",
+            remedy="delete it and run the same command again: encode_patches makes it anew",
+        )
     samples = job.params.samples if method.stochastic else 1
     prediction = method.predict(slide, samples, Draws(int(job.wildcards.seed), slide.id))
     write_prediction(job.output.prediction, slide, prediction, facts)

@@ -34,7 +34,10 @@ def read_pair(prediction: str | Path, truth: str | Path, transform: str) -> Pair
     genes, spots = table.var_names.to_numpy().astype(str), table.obs_names.to_numpy().astype(str)
     slide, folder = str(table.uns["slide"]), Path(truth).parent.name
     if slide != folder:
-        raise FlagError(f"{prediction} is of slide {slide}, {truth} of {folder}")
+        raise FlagError(
+            f"{prediction} is of slide {slide}, {truth} of {folder}",
+            remedy="delete the prediction and run the same command again",
+        )
     return Pair(
         slide=slide,
         genes=genes,

@@ -55,7 +55,13 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FlagError(f"{path} does not exist") from None
+        raise FlagError(
+            f"{path} does not exist", remedy="run the same command again, or restore the file"
+        ) from None
+    except OSError as error:
+        raise FlagError(
+            f"cannot read {path} ({error.strerror})", remedy="put a readable file there"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FlagError(
             f"{path} is not valid JSON ({error})", remedy="restore or delete the file"

@@ -16,7 +16,7 @@ from flag_st.provenance import ROOT
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", re.M | re.S)
 DIRECTIVE = re.compile(r"^    (\w+):(.*?)(?=^    \w|\Z)", re.M | re.S)
 PATTERN = re.compile(r'f"(\{RESULTS\}/[^"]+)"')
-NUMBER = r"(?:(\d+)|cost\(\"(\w+)\", \"(\w+)\", \"(\w+)\", (\d+)\))"
+NUMBER = r"(?:(?:grown\()?(\d+)\)?|cost\(\"(\w+)\", \"(\w+)\", \"(\w+)\", (\d+)\))"
 #: Keys of `resources:`, and threads, which is a directive of its own.
 RESOURCES = ("gpu", "mem_mb", "runtime")
 

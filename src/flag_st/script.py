@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from flag_st.errors import FlagError
+from flag_st.inputs import check_inputs
+from flag_st.provenance import Record
 
 log = logging.getLogger("flag_st")
 
@@ -37,12 +39,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         handlers=handlers,
         force=True,
     )
-    from flag_st.provenance import Record
-
-    named = (dict(values.items()) for values in (snakemake.wildcards, snakemake.params))
-    record = Record(snakemake.rule, *named, snakemake.input)
     job = SimpleNamespace(
-        record=record,
         input=snakemake.input,
         output=snakemake.output,
         params=snakemake.params,
@@ -53,9 +50,12 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         log=path,
     )
     try:
+        check_inputs(snakemake.input)
+        named = (dict(values.items()) for values in (snakemake.wildcards, snakemake.params))
+        job.record = Record(snakemake.rule, *named, snakemake.input)
         main(job)
         if path:
-            record.write(Path(path).with_suffix(".json"), snakemake.output)
+            job.record.write(Path(path).with_suffix(".json"), snakemake.output)
     except FlagError as error:
         log.error("%s: %s", snakemake.rule, error)
         raise SystemExit(1) from None

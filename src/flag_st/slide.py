@@ -200,7 +200,16 @@ def open_parts(
         more = {key: paths[i] if i < len(paths) else None for key, paths in optional.items()}
         slide = read_slide(files.features[i], files.spots[i], genes, transform, **more)
         if slide.id != name:
-            raise FlagError(f"{files.features[i]} holds slide {slide.id}, expected {name}")
+            raise FlagError(
+                f"{files.features[i]} holds slide {slide.id}, expected {name}",
+                remedy="delete it and run the same command again: encode_patches makes it anew",
+            )
+        if slides and slide.features.shape[1] != slides[0].features.shape[1]:
+            raise FlagError(
+                f"{files.features[i]} has {slide.features.shape[1]} features, "
+                f"{files.features[0]} has {slides[0].features.shape[1]}",
+                remedy="delete both and run the same command again",
+            )
         slides.append(slide)
     cut = len(split["train"])
     return Cohort(slides[:cut], genes), Cohort(slides[cut:], genes)

@@ -69,12 +69,21 @@ def code(script, *plugins):
 
 
 def cost(layer, wildcard, key, default):
-    """A resource of the entry that a job's wildcard names, for `resources` and `threads`."""
+    """A resource of the entry that a job's wildcard names, for `resources` and `threads`.
 
-    def value(wildcards):
-        return entry(layer, wildcards[wildcard]).get(key, default)
+    Memory and time grow with each try; how often is tried, the profile says.
+    """
+
+    def value(wildcards, attempt):
+        amount = entry(layer, wildcards[wildcard]).get(key, default)
+        return amount * attempt if key in ("mem_mb", "runtime") else amount
 
     return value
+
+
+def grown(amount):
+    """A fixed memory or time that grows with each try."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def environment(layer, wildcard, default):

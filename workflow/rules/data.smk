@@ -13,8 +13,8 @@ rule retrieve:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=grown(2000),
+        runtime=grown(120),
     params:
         source=lambda wc: plugin("cohorts", wc.cohort),
         root=lambda wc: CONFIG["root"],
@@ -38,8 +38,8 @@ rule check_cohort:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=grown(4000),
+        runtime=grown(60),
     params:
         panels=lambda wc: panels_of(wc.cohort),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
@@ -64,8 +64,8 @@ rule prepare_slide:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=grown(8000),
+        runtime=grown(60),
     params:
         patient=lambda wc: PLAN.patient(wc.cohort, wc.slide),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
@@ -106,8 +106,8 @@ rule select_panel:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=grown(16000),
+        runtime=grown(60),
     params:
         panel=lambda wc: entry("panels", wc.panel),
         code=code("select_panel"),

@@ -13,8 +13,8 @@ rule collect_scores:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         code=code("collect_scores"),
     script:
@@ -34,8 +34,8 @@ rule collect_runs:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         runs=lambda wc: run_keys(wc.experiment),
         code=code("collect_runs"),
@@ -64,8 +64,8 @@ rule table:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
@@ -95,8 +95,8 @@ rule figure:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=grown(8000),
+        runtime=grown(60),
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
@@ -124,8 +124,8 @@ rule explorer:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=grown(8000),
+        runtime=grown(60),
     params:
         item=lambda wc: item(wc.experiment),
         of=keys_of,
@@ -156,8 +156,8 @@ rule report:
     conda:
         "../../envs/figures.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         tables=makes("tables"),
         figures=makes("figures"),

@@ -19,6 +19,7 @@ rule train:
         f"{RESULTS}/logs/train/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.tsv"
+    priority: 1
     conda:
         environment("methods", "method", "torch")
     threads: cost("methods", "method", "threads", 1)
@@ -63,6 +64,7 @@ rule predict:
         f"{RESULTS}/logs/predict/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/{{slide}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/predict/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/{{slide}}.tsv"
+    priority: 1
     conda:
         environment("methods", "method", "torch")
     threads: cost("methods", "method", "threads", 1)
@@ -96,8 +98,8 @@ rule evaluate:
     conda:
         "../../envs/evaluate.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         metrics={name: plugin("metrics", name) for name in METRICS},
         panel=lambda wc: entry("panels", wc.panel),
