@@ -25,6 +25,12 @@ def main(job):
             f"{job.input.features[0]} holds slide {slide.id}, expected {job.wildcards.slide}",
             remedy="delete it and run the same command again: encode_patches makes it anew",
         )
+    if slide.features.shape[1] != facts["width"]:
+        raise FlagError(
+            f"{job.input.features[0]} has {slide.features.shape[1]} features, {job.input.model} was "
+            f"trained on {facts['width']}",
+            remedy="delete both and run the same command again",
+        )
     samples = job.params.samples if method.stochastic else 1
     prediction = method.predict(slide, samples, Draws(int(job.wildcards.seed), slide.id))
     write_prediction(job.output.prediction, slide, prediction, facts)

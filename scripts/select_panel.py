@@ -7,6 +7,7 @@ def main(job):
     import anndata
     import numpy as np
 
+    from flag_st.errors import FlagError
     from flag_st.io import read_json, writing
     from flag_st.panels import select_panel
     from flag_st.slide import read_expression
@@ -23,6 +24,11 @@ def main(job):
             fit.append(backed.to_memory())
             paths.append(path)
         backed.file.close()
+    if absent := sorted(chosen - {str(table.uns["slide"]) for table in fit}):
+        raise FlagError(
+            f"{job.input.split} names {', '.join(absent)}, whose spots are not among the inputs",
+            remedy=f"delete {job.input.split} and run the same command again",
+        )
     panel = select_panel(fit, names, **entry)
     pairs = zip(paths, fit, strict=True)
     values = [read_expression(p, t.obs_names, panel["gene"], transform) for p, t in pairs]

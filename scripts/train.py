@@ -26,7 +26,7 @@ def main(job):
     run_ = Run(seed, where, Path(job.params.checkpoint), history, job.progress, events)
     method = registry.build(plugin["use"], plugin["params"])
     method.fit(train, valid, run_)
-    method.save(job.output.model, seed=seed, **facts)
+    method.save(job.output.model, seed=seed, width=train[0].features.shape[1], **facts)
     history.write()
     job.record.add(config=facts, seed=seed, train_spots=sum(map(len, train)))
     job.record.write(job.output.run)

@@ -96,7 +96,7 @@ def test_prediction_is_the_same_without_any_expression(tiny_run, tmp_path):
             output=SimpleNamespace(prediction=output, run=tmp_path / "run.json"),
             record=Record("predict", {}, {}, []),
             params=SimpleNamespace(samples=2),
-            wildcards=SimpleNamespace(seed="0"),
+            wildcards=SimpleNamespace(seed="0", slide=made.stem),
             gpu=0,
         )
         runpy.run_path(str(ROOT / "scripts" / "predict.py"))["main"](job)

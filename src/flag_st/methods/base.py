@@ -105,7 +105,13 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]
         FlagError: the file is no model of this project, of another version, or damaged.
     """
     arrays, facts = load_arrays(path)
-    method = registry.build(facts["use"], facts["params"])
+    use = facts.get("use")
+    method = registry.build(use, facts["params"]) if use else None
+    if not isinstance(method, Method):
+        raise FlagError(
+            f"{path} holds {use or 'something'}, which is no method",
+            remedy="delete it and run the same command again: train makes it anew",
+        )
     try:
         method.restore(arrays, device)
     except (KeyError, ValueError, RuntimeError) as error:
