@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test lint speed format clean
+.PHONY: help setup demo test lint speed pictures format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ lint: setup ## formatter, linter, workflow linter
 
 speed: setup ## speed and memory against the released code's computation: results/benchmarks/
 	$(BIN)/python -m flag_st.benchmark
+
+pictures: demo ## the README's pictures, from the demo
+	$(BIN)/python docs/pictures.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -39,3 +39,15 @@ rule all:
     default_target: True
     input:
         rules.report.output.page,
+
+
+onsuccess:
+    print(f"Done. The page: {RESULTS}/report/index.html")
+
+
+onerror:
+    print(
+        f"Some jobs failed: their logs are in {RESULTS}/logs. The same command goes on where this one "
+        "stopped. What cannot be run here is left out with its reason by the key `missing` "
+        "(config/README.md)."
+    )
