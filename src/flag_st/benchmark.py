@@ -141,7 +141,7 @@ def graph_memory(entry: str, spots: int, **more: Any) -> dict[str, float]:
 def construction(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """The graph of a slide."""
     one, target = method(entry, spots, **SMALL, **more), slide(spots)
-    u = one.inputs(target)
+    u = one.features_of(target)
 
     def make() -> None:
         one.collate([one.graph_of(target, np.arange(spots), u)])

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
 from flag_st.errors import FlagError
-from flag_st.methods.base import Method, Prediction, Run
+from flag_st.methods.base import Prediction, Run
+from flag_st.methods.network import Network
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import (
     EDGES,
@@ -30,7 +31,7 @@ from flag_st.nets.graph import (
 from flag_st.nets.graph_transformer import alignment_loss
 from flag_st.seeds import Draws, torch_generator
 from flag_st.slide import UNITS, Cohort, Slide, pixel_of
-from flag_st.training import Loop, Task, Training, mean_correlation, precise
+from flag_st.training import Task, mean_correlation, precise
 
 GRIDS = {"karras": karras, "geometric": geometric}
 #: Spots whose gene tokens are decoded at once in prediction, where memory would grow with N.
@@ -52,7 +53,7 @@ class FlagTask(Task):
         self.method, self.module, self.device = method, method.net, run.device
         self.train_slides, self.valid_slides = list(train), list(valid)
         # Standardised once: a slide's own statistics are of the slide, not of a tile.
-        self.normalised = {s.id: (method.inputs(s), method.outputs(s)) for s in train}
+        self.normalised = {s.id: (method.features_of(s), method.expression_of(s)) for s in train}
 
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Tiles, list]]:
         """Every slide in turn, as often as it takes to see each spot about once."""
@@ -122,7 +123,7 @@ class FlagTask(Task):
         m, losses, correlations = self.method, [], []
         for slide in self.valid_slides:
             denoise = m.denoiser(module, slide, self.device)
-            y = torch.as_tensor(m.outputs(slide), dtype=torch.float32, device=self.device)[None]
+            y = torch.as_tensor(m.expression_of(slide), device=self.device)[None]
             generator = torch_generator("validation", slide.id)
             for sigma in m.levels():
                 noise = sigma * torch.randn(y.shape, generator=generator) * m.diffusion
@@ -134,7 +135,7 @@ class FlagTask(Task):
         return {"loss": float(np.mean(losses)), "pcc": float(np.mean(correlations))}
 
 
-class Flag(Method):
+class Flag(Network):
     """Spatial gene expression by graph-conditioned diffusion.
 
     The defaults are ours; the entries ``flag_paper`` and ``flag_released`` of the configuration
@@ -224,9 +225,9 @@ class Flag(Method):
         clip: bool = True,
         training: dict[str, Any] | None = None,
     ):
+        super().__init__(centre, training)
         for name, value, choices in (
             ("graph", graph, ("fused", "paper", "released")),
-            ("centre", centre, ("training", "slide", "both", "none")),
             ("scaling", scaling, ("standard", *UNITS)),
             ("edges", edges, tuple(EDGES)),
             ("encode", encode, ("each", "once")),
@@ -263,7 +264,6 @@ class Flag(Method):
             project=project,
             dropout=dropout,
         )
-        self.centre, self.views = centre, 2 if centre == "both" else 1
         self.scaling, self.precondition, self.noise = scaling, precondition, noise
         # Without edges a spot of ours sees itself alone; the other graphs know no neighbourhood.
         self.neighbours = None if not fused else neighbours if self.channels else 0
@@ -277,31 +277,8 @@ class Flag(Method):
         self.grid, self.sampler, self.diffusion = grid, sampler, diffusion
         self.stochastic = diffusion
         self.point_draws, self.clip = point_draws, clip
-        self.training = Training.of(training)
 
     # --- data ------------------------------------------------------------------------------
-
-    def _statistics(self, train: Cohort) -> None:
-        y, u = train.expression.astype(np.float64), train.features.astype(np.float64)
-        self.mean, self.scale = y.mean(0), np.maximum(y.std(0), 1e-3)  # (G,)
-        if self.scaling in UNITS:
-            self.mean, self.scale = 0 * self.mean, 0 * self.scale + UNITS[self.scaling]
-        self.feature_mean, self.feature_scale = u.mean(0), np.maximum(u.std(0), 1e-6)  # (D,)
-
-    def outputs(self, slide: Slide) -> np.ndarray:
-        """(N, G) expression in the unit that the network works in."""
-        return (slide.expression - self.mean) / self.scale
-
-    def inputs(self, slide: Slide) -> np.ndarray:
-        """Features of a whole slide; standardised ones clipped: no artefact must dominate."""
-        raw = slide.features.astype(np.float64)  # (N, D)
-        if self.centre == "none":
-            return slide.features  # (N, D)
-        own = (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)  # (N, D)
-        known = (raw - self.feature_mean) / self.feature_scale  # (N, D)
-        views = {"training": [known], "slide": [own], "both": [known, own]}[self.centre]
-        u = np.clip(np.concatenate(views, 1), -6, 6)  # (N, D) or (N, 2 D)
-        return u.astype(np.float32)  # (N, D) or (N, 2 D)
 
     def graph_of(self, slide: Slide, index: np.ndarray, u: np.ndarray, y: np.ndarray | None = None):
         """The spots ``index`` as a graph: u (N, D) and y (N, G) are of the whole slide."""
@@ -322,7 +299,7 @@ class Flag(Method):
         """The graphs that prediction sees: the whole slide, or the squares of the grid."""
         grid = self.tiles == "grid"
         parts = self.tiles_of(slide) if grid else [np.arange(len(slide))]
-        u = self.inputs(slide)
+        u = self.features_of(slide)
         return [
             Window(self.collate([self.graph_of(slide, i, u)]).to(device), torch.as_tensor(i))
             for i in parts
@@ -411,21 +388,18 @@ class Flag(Method):
     # --- fit and predict -------------------------------------------------------------------------
 
     def build(self, genes: int, features: int, targets: int = 0) -> FlagNet:
-        return FlagNet(genes, self.views * features, targets, **self.size)
+        return self.network_of(genes, self.views * features, targets)
 
-    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
-        self._statistics(train)
-        targets = train[0].targets
-        torch.manual_seed(torch_generator(run.seed, "init").initial_seed())
-        width = targets.width if targets else 0
-        self.net = self.build(len(train.genes), train[0].features.shape[1], width)
-        self.device = run.device
+    def network_of(self, genes: int, inputs: int, targets: int = 0) -> FlagNet:
+        return FlagNet(genes, inputs, targets, **self.size)
+
+    def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         if self.precondition == "covariance":
             # Within slides: what differs between slides is not how genes go together in one.
-            values = [self.outputs(s) for s in train]
+            values = [self.expression_of(s).astype(np.float64) for s in train]
             values = np.concatenate([v - v.mean(0) for v in values])  # (M, G)
             self.net.precond.fit(torch.as_tensor(values))
-        Loop(FlagTask(self, train, valid, run), self.training, run)()
+        return FlagTask(self, train, valid, run)
 
     @torch.inference_mode()
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
@@ -453,26 +427,13 @@ class Flag(Method):
 
     def _counts(self, values: Tensor) -> np.ndarray:
         """Back to the panel's unit."""
-        y = values.float().cpu().numpy() * self.scale + self.mean
-        return (np.maximum(y, 0) if self.clip else y).astype(np.float32)
-
-    # --- on disk -----------------------------------------------------------------------------------
+        y = self.in_unit(values)
+        return np.maximum(y, 0) if self.clip else y
 
     def arrays(self) -> dict[str, np.ndarray]:
-        own = ("mean", "scale", "feature_mean", "feature_scale")
-        state = {f"net.{k}": v.cpu().numpy() for k, v in self.net.state_dict().items()}
-        # The projector serves training alone; a model file without it is a third smaller.
-        state = {k: v for k, v in state.items() if not k.startswith("net.projector.")}
-        return {**state, **{name: getattr(self, name) for name in own}}
-
-    def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
-        state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net.")}
-        for name in ("mean", "scale", "feature_mean", "feature_scale"):
-            setattr(self, name, arrays[name])
-        self.net = self.build(len(self.mean), len(self.feature_mean))
-        self.net.load_state_dict(state)
-        self.net = self.net.to(device).eval().requires_grad_(False)
-        self.device = device
+        """Without the projector, a third of the network, which serves training alone."""
+        arrays = super().arrays()
+        return {k: v for k, v in arrays.items() if not k.startswith("net.projector.")}
 
 
 def chunked(net: FlagNet, *parts: Tensor | None) -> tuple[Tensor, list[Tensor]]:

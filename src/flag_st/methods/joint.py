@@ -210,13 +210,8 @@ class Joint(Network):
 
     # --- data ----------------------------------------------------------------------------------
 
-    def features_of(self, slide: Slide) -> np.ndarray:
-        return slide.features if self.centre == "none" else super().features_of(slide)  # (N, D)
-
     def _statistics(self, train: Cohort) -> None:
         super()._statistics(train)
-        if self.scaling in UNITS:
-            self.mean, self.scale = 0 * self.mean, 0 * self.scale + UNITS[self.scaling]  # (G,)
         self.edge_mean, self.edge_scale = 0.0, 1.0
         if self.own_range and self.edges != "none":
             known = [self._known_edges(s, i) for s in train for i in self.tiling(s)]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from flag_st.errors import FlagError
 from flag_st.methods.base import Method, Run
 from flag_st.seeds import entropy
-from flag_st.slide import Cohort, Slide
+from flag_st.slide import UNITS, Cohort, Slide
 from flag_st.training import Loop, Task, Training, mean_correlation
 
 INPUTS = ("features", "patches")
 #: How features are z-scored, and how many columns a feature becomes.
-CENTRES = {"training": 1, "slide": 1, "both": 2}
+CENTRES = {"training": 1, "slide": 1, "both": 2, "none": 1}
 #: What the authors of the baselines leave out: warm-up, schedule, averaging and clipping.
 PLAIN = {"weight_decay": 0.0, "warmup": 0, "schedule": "constant", "ema": 0.0, "clip": 1e9}
 STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
@@ -27,14 +27,15 @@ class Network(Method):
     Args:
         centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
             (stain falls out, and the slide's level with it; no label is used), or ``both``, side
-            by side.
+            by side; ``none`` takes them as they are.
         training: settings of the loop (``flag_st.training.Training``).
 
     Class attributes:
         recipe: the settings of training that its authors state; ``training`` overrides them.
         scaling: what the network sees of the expression: ``none`` (the panel's unit), ``centred``
-            (minus the training mean, which spares a regression head from learning it) or
-            ``standard`` (also divided by each gene's standard deviation).
+            (minus the training mean, which spares a regression head from learning it),
+            ``standard`` (also divided by each gene's standard deviation), or that of another
+            logarithm, a key of ``UNITS`` (given a panel in natural log1p).
     """
 
     recipe: ClassVar[dict[str, Any]] = {}
@@ -55,7 +56,8 @@ class Network(Method):
             self.needs = frozenset({"patches"})
 
     def build(self, genes: int, features: int, targets: int = 0) -> nn.Module:
-        """The untrained network for G genes and D features of the encoder; works before ``fit``."""
+        """The untrained network for G genes, D features of the encoder and the width of what it is
+        aligned to; works before ``fit``."""
         return self.network_of(genes, self.views * features)
 
     @abstractmethod
@@ -73,21 +75,25 @@ class Network(Method):
         self._statistics(train)
         self.device = run.device
         torch.manual_seed(entropy(run.seed, "init"))
-        self.net = self.build(len(train.genes), train[0].features.shape[1])
+        targets = train[0].targets.width if train[0].targets else 0
+        self.net = self.build(len(train.genes), train[0].features.shape[1], targets)
         self.start()
         Loop(self.task(train, valid, run), self.training, run)()
 
     def _statistics(self, train: Cohort) -> None:
         y, u = train.expression, train.features
-        plain, wide = self.scaling == "none", self.scaling == "standard"
-        genes, double = y.shape[1], np.float64
-        self.mean = np.zeros(genes) if plain else y.mean(0, dtype=double)  # (G,)
+        unit, double = {"none": 1.0, **UNITS}.get(self.scaling), np.float64
+        genes, wide = y.shape[1], self.scaling == "standard"
+        self.mean = y.mean(0, dtype=double) if unit is None else np.zeros(genes)  # (G,)
         self.scale = np.maximum(y.std(0, dtype=double), 1e-3) if wide else np.ones(genes)  # (G,)
+        self.scale *= unit or 1.0  # (G,)
         self.feature_mean = u.mean(0, dtype=double)  # (D,)
         self.feature_scale = np.maximum(u.std(0, dtype=double), 1e-6)  # (D,)
 
     def features_of(self, slide: Slide) -> np.ndarray:
         """(N, D) or (N, 2 D) float32 z-scores, clipped, as one artefact must not dominate."""
+        if self.centre == "none":
+            return slide.features  # (N, D)
         raw = slide.features.astype(np.float64)  # (N, D)
         own = (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)  # (N, D)
         known = (raw - self.feature_mean) / self.feature_scale  # (N, D)
