@@ -13,15 +13,21 @@ def main(job):
     style.use()
     settings = job.params.item["params"]
     found = list(sections(job, settings.get("slides", {})))
-    heights = [gallery.height(t, 1, 1 + len(shown), style.WIDTH) for _, t, shown in found]
-    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
-    parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
-    tables = []
-    for part, (key, tissue, shown) in zip(parts, found, strict=True):
+    tables, rows = [], []
+    for key, tissue, shown in found:
         resolution = settings.get("resolution", 0.3)
         table = clusters.domain_table(tissue, shown, resolution=resolution)
-        clusters.draw(part, tissue, table, f"{key['cohort']}, section {tissue.slide}")
         tables.append(table.assign(cohort=key["cohort"]))
+        title = f"{key['cohort']}, section {tissue.slide}"
+        rows += [(tissue, part, title) for part in clusters.rows_of(table, gallery.COLUMNS)]
+    panels = [1 + part[["method", "kind"]].drop_duplicates().shape[0] for _, part, _ in rows]
+    heights = [
+        gallery.height(t, 1, n, style.WIDTH) for (t, _, _), n in zip(rows, panels, strict=True)
+    ]
+    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, row in zip(parts, rows, strict=True):
+        clusters.draw(part, *row)
     style.save(figure, pd.concat(tables, ignore_index=True), job.output)
 
 

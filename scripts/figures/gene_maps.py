@@ -16,7 +16,8 @@ def main(job):
     parts = []
     for key, tissue, shown in sections(job, settings.get("slides", {}), settings.get("spot_um")):
         genes = spatial_genes(tissue, settings.get("genes"), settings.get("count", 3))
-        parts.append((key, tissue, shown, genes))
+        # Panels that are too small tell nothing: many methods take several rows.
+        parts += [(key, tissue, row, genes) for row in style.rows_of(shown, gallery.COLUMNS)]
     heights = [gallery.height(t, len(genes), 1 + len(s), style.WIDTH) for _, t, s, genes in parts]
     figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
     figures = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -12,8 +12,9 @@ def main(job):
 
     style.use()
     found = list(sections(job, job.params.item["params"].get("slides", {})))
-    figure = plt.figure(figsize=(style.WIDTH, 2.3 * len(found)))
-    parts = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    heights = [moran.height(len(shown)) for _, _, shown in found]
+    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
+    parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
     tables = []
     for part, (key, tissue, shown) in zip(parts, found, strict=True):
         table = moran.moran_table(tissue, shown)

@@ -198,3 +198,12 @@ def test_training_curves_say_so_when_there_are_none(study, tmp_path):
 def test_training_curves_script(study, tmp_path):
     out = draw(study, "training_curves", tmp_path)
     assert set(pd.read_csv(out["csv"])["curve"]) == {"loss", "valid_loss"}
+
+
+@pytest.mark.parametrize(
+    ("many", "rows"), [(0, [0]), (3, [3]), (5, [5]), (6, [3, 3]), (7, [3, 4]), (12, [4, 4, 4])]
+)
+def test_many_panels_take_even_rows_and_keep_their_order(many, rows):
+    found = style.rows_of(list(range(many)), 5)
+    assert [len(row) for row in found] == rows
+    assert [item for row in found for item in row] == list(range(many))

@@ -45,6 +45,15 @@ def domain_table(tissue: Tissue, shown: Sequence[Shown], **settings) -> "pandas.
     return pd.concat(parts, ignore_index=True)
 
 
+def rows_of(table: "pandas.DataFrame", most: int) -> list["pandas.DataFrame"]:
+    """The table in parts of at most ``most`` predictions, each with the truth."""
+    import pandas as pd
+
+    parts = [part for _, part in table.groupby(["method", "kind"], sort=False)]
+    truth, *others = parts
+    return [pd.concat([truth, *row]) for row in style.rows_of(others, most)]
+
+
 def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: str) -> None:
     """The picture, the truth's domains and those of every prediction."""
     from matplotlib.colors import ListedColormap
@@ -61,7 +70,6 @@ def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: 
         draw_spots(axes, tissue, part["domain"].to_numpy(float), (-0.5, many - 0.5), colours)
         axes.set_title(style.heading(method, kind), fontsize=7)
         count = part["domain"].nunique()
-        said = f"{count} domains" + (
-            "" if method == "truth" else f", ARI {part['ari'].iloc[0]:.2f}"
-        )
+        ari = "" if method == "truth" else f"\nARI {part['ari'].iloc[0]:.2f}"
+        said = f"{count} domains{ari}"
         axes.set_xlabel(said, fontsize=7)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 
+#: Predictions beside the truth that a page is wide enough for.
+COLUMNS = 5
+
+
 def height(tissue: Tissue, genes: int, shown: int, width: float) -> float:
     """Inches that ``gallery`` needs in a figure ``width`` inches wide."""
     span = np.ptp(tissue.position, axis=0) + 5 * tissue.diameter

@@ -30,24 +30,37 @@ def moran_table(tissue: Tissue, shown: Sequence[Shown], k: int = 8) -> "pandas.D
     return pd.concat(parts, ignore_index=True)
 
 
+#: Panels that a page is wide enough for.
+COLUMNS = 6
+
+
+def height(panels: int) -> float:
+    """Inches that ``draw`` needs."""
+    return 0.5 + 1.9 * -(-panels // COLUMNS)
+
+
 def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
     """A panel a prediction; below the line a gene is predicted rougher than it is."""
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
     groups = list(table.groupby(["method", "kind"], sort=False))
-    axes_row = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
+    rows = style.rows_of(groups, COLUMNS)
+    grid = figure.subplots(len(rows), len(rows[-1]), squeeze=False, sharex=True, sharey=True)
     low, high = (
         table[["truth", "prediction"]].min().min(),
         table[["truth", "prediction"]].max().max(),
     )
-    for axes, ((method, kind), part) in zip(axes_row, groups, strict=True):
+    for axes in grid.flat:
+        axes.set_axis_off()
+    places = [axes for line, row in zip(grid, rows, strict=True) for axes in line[: len(row)]]
+    for axes, ((method, kind), part) in zip(places, groups, strict=True):
+        axes.set_axis_on()
         y, p = part["truth"].to_numpy(), part["prediction"].to_numpy()
         axes.plot([low, high], [low, high], color="black", lw=0.6, ls=":")
         axes.plot(y, p, "o", ms=2.5, alpha=0.6, color=style.colour(0), mec="none")
         r = pearson(y, p)
         said = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
-        axes.set_title(
-            style.heading(method, kind) + f"\n{said}, bias {(p - y).mean():+.2f}", fontsize=7
-        )
-        axes.set_xlabel("Moran's I, truth")
+        bias = f"bias {(p - y).mean():+.2f}"
+        axes.set_title(f"{style.heading(method, kind)}\n{said}\n{bias}", fontsize=7)
         axes.set_aspect("equal", adjustable="box")
-    axes_row[0].set_ylabel("Moran's I, prediction")
+    figure.supxlabel("Moran's I, truth", fontsize=8)
+    figure.supylabel("Moran's I, prediction", fontsize=8)

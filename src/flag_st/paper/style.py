@@ -1,8 +1,9 @@
 """How figures look, and how they are written: the same bytes for the same numbers."""
 
+import itertools
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from flag_st.io import writing
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 #: Okabe and Ito's colours, told apart with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 #: Sequential and diverging maps, both even in lightness.
@@ -76,6 +78,13 @@ def message(text: str) -> "Figure":
 def heading(*lines: str) -> str:
     """Lines over a small panel; long ones are broken."""
     return "\n".join(part for line in lines if line for part in textwrap.wrap(line, 14))
+
+
+def rows_of(items: Sequence[T], most: int) -> list[list[T]]:
+    """``items`` in rows of at most ``most``, as even as they can be."""
+    rows = max(1, -(-len(items) // most))
+    cuts = [len(items) * i // rows for i in range(rows + 1)]
+    return [list(items[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 def legend(figure: "Figure", axes: "Axes") -> None:
