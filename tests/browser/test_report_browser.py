@@ -172,7 +172,7 @@ def test_a_spot_has_the_colour_of_its_value(explorer):
         explorer, "method", "oracle"
     )  # its values are the truth's, so the range is the truth's too
     explorer.run(
-        "slide.low[gene()] = Math.min(...values.truth), slide.high[gene()] = Math.max(...values.truth), draw()"
+        "slide.ends[gene()] = [Math.min(...values.truth), Math.max(...values.truth)], draw()"
     )
     assert explorer.run(f"{pixel}('truth', {extreme.format('min')})") == "68,1,84"
     assert explorer.run(f"{pixel}('truth', {extreme.format('max')})") == "253,231,37"

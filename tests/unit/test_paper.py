@@ -239,7 +239,7 @@ HEST = {"use": reported.SOURCE, "slides": None}
             ["cohort HER2ST is not the paper's HER2ST"],
         ),
         ({"cohort": "mine"}, {}, {}, ["cohort mine is not in the paper"]),
-        ({}, {}, {"changed": True}, ["settings of flag are not those that this project ships"]),
+        ({}, {}, {"changed": True}, ["settings are not those that this project ships"]),
         ({"method": "ridge", "gene_model": ""}, {}, {}, []),
         (
             {"method": "ridge", "encoder": "texture"},

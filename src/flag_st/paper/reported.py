@@ -64,7 +64,7 @@ def differences(
     if panels and run["panel"] not in panels:
         found.append(f"panel {run['panel']}, the paper's is {', '.join(sorted(panels))}")
     if method.get("changed"):
-        found.append(f"settings of {run['method']} are not those that this project ships")
+        found.append("settings are not those that this project ships")
     return found
 
 

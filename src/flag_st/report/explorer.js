@@ -49,13 +49,10 @@ const mix = (stops, share) => {
 
 /** Range and colours of a panel. */
 function scale(panel) {
-  const g = gene();
-  if (panel === "difference") {
-    const reach = Math.max(...values.difference.map(Math.abs), 1e-9);
-    return { low: -reach, high: reach, stops: MAPS.difference };
-  }
+  const g = gene(), [low, high] = slide.ends[g];
+  if (panel === "difference") return { low: low - high, high: high - low, stops: MAPS.difference };
   if (panel === "spread") return { low: 0, high: Math.max(slide.top[g], 1e-9), stops: MAPS.spread };
-  return { low: slide.low[g], high: Math.max(slide.high[g], slide.low[g] + 1e-9), stops: MAPS.level };
+  return { low, high, stops: MAPS.level };
 }
 
 // --- drawing -------------------------------------------------------------------------------------

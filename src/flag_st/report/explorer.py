@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flag_st.io import writing
-from flag_st.paper.maps import Shown, Tissue, spatial_genes
+from flag_st.paper.maps import Shown, Tissue, colour_range, spatial_genes
 from flag_st.paper.render import STYLE
 from flag_st.report.build import environment, read_asset
 
@@ -79,6 +79,8 @@ def _slide(section: Section, settings: Mapping[str, Any], slides: int) -> dict[s
         "low": low.tolist(),
         "high": high.tolist(),
         "top": top.tolist(),
+        # Where colours end: a wild draw must not wash out the rest.
+        "ends": [list(colour_range(tissue.truth[:, column])) for column in columns],
         "truth": pack(tissue.truth[:, columns], low, high),
         "methods": [{"name": name, **values} for name, values in methods.items()],
     }
