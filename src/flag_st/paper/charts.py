@@ -172,7 +172,12 @@ def structure_against_accuracy(
             if np.isfinite(level := ceilings.get((cohort, metric), np.nan)):
                 axes.axhline(level, color="black", lw=0.8, ls=":")
                 axes.annotate(
-                    "ceiling", (0.01, level), xycoords=("axes fraction", "data"), fontsize=6
+                    "ceiling",
+                    (0.01, level),
+                    (0, 2),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
+                    fontsize=6,
                 )
             x_label = labels[columns[0].metric][0]
             axes.set(xlabel=x_label, ylabel=labels[metric][0], title=cohort)
