@@ -160,7 +160,8 @@ def test_a_lead_exceeds_the_spread_over_seeds_and_holds_over_patients():
         return pd.concat(parts)
 
     def lead(table, patients, std=0.01):
-        item = {"patients": {"C": patients}}
+        traits = {"stochastic": True}
+        item = {"patients": {"C": patients}, "methods": {"m": traits, "n": traits}}
         means = table.groupby("method")["value"].mean()
         first, second = ({"mean": means[m], "std": std, "method": m} for m in "mn")
         return leads(item, table, "C", "p", column, first, second)
@@ -170,6 +171,7 @@ def test_a_lead_exceeds_the_spread_over_seeds_and_holds_over_patients():
     mixed = scores([0.9, 0.3, 0.7, 0.3], [0.3, 0.4, 0.4, 0.5])
     assert lead(clear, each)
     assert not lead(clear, each, std=0.3)  # seeds differ more
+    assert not lead(clear, each, std=float("nan"))  # one seed: nobody knows the spread
     assert not lead(mixed, each)  # better on two patients, worse on two
     assert lead(mixed, dict.fromkeys("ABCD", "1"))  # one patient gives no interval
 

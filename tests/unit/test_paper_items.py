@@ -272,6 +272,13 @@ def test_the_best_is_compared_with_the_best_other_that_competes(study, scores, r
     assert row["verdict"] == claims.HOLDS
 
 
+def test_one_seed_of_a_random_method_decides_nothing(study, scores, runs):
+    alone = scores[scores["seed"] == 0]
+    row, _ = judged(study, alone, runs, other="ridge")
+    assert np.isfinite(row["difference"])
+    assert (row["seen"], row["verdict"]) == (claims.OPEN, claims.OPEN)
+
+
 def test_a_number_is_reproduced_within_its_tolerance(study, scores, runs):
     near, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.9)
     far, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.01)

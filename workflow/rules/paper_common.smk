@@ -48,7 +48,7 @@ def method_facts(name):
         and shipped.get("params", {}) != known.get("params", {}),
         **{
             trait: known.get(trait, False)
-            for trait in ("stochastic", "needs_truth", "needs_patches")
+            for trait in ("stochastic", "seeded", "needs_truth", "needs_patches")
         },
     }
 

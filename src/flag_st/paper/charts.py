@@ -131,7 +131,8 @@ def against_ratio(
                         marker=MARKERS[widths.index(trait["width"])], ms=3.5, lw=0.9,
                         label=f"edges {trait['edges']}, width {trait['width']}",
                     )  # fmt: skip
-            axes.set_xscale("log")
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.axvline(1, color="0.6", lw=0.6, ls=":")
             axes.set_title(f"head {head}: {label}{ARROWS[direction]}")
         for axes in grid[-1]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flag_st.errors import FlagError
 from flag_st.paper.comparison import Column, labels_of, summarise
+from flag_st.paper.leads import spread_of
 from flag_st.paper.reported import cohort_in_paper, printed_value, stand_ins
 from flag_st.paper.sheet import DASH, Block, Cell, Head, Notes, Sheet
 
@@ -21,7 +22,7 @@ KEYS = {"claim", "where", "printed", "rule", "test"}
 
 @dataclass(frozen=True)
 class Test:
-    """How a claim is judged, on every cohort it speaks of.
+    """How a claim is judged, on every cohort it speaks of; with one seed nothing can be told.
 
     ``d`` is a difference whose sign is such that more is better for the claim, ``s`` its spread
     (root of the summed variances over seeds). The claim holds where d - s > margin, does not hold
@@ -82,7 +83,7 @@ def read_claims(path: str | Path, names: Sequence[str] | None = None) -> dict[st
 
 
 def verdict(difference: float, spread: float, margin: float) -> str:
-    if not isfinite(difference):
+    if not (isfinite(difference) and isfinite(spread)):
         return OPEN
     if difference - spread > margin:
         return HOLDS
@@ -143,18 +144,20 @@ def _measure(
     wanted = [m for m in (test.method, test.other) if m]
     if missing := [m for m in wanted if m not in part.index]:
         return {**row, "lacks": ", ".join(missing)}
-    ours, spread = part.loc[test.method, "mean"], part.loc[test.method, "std"]
-    theirs, their_spread = test.level, 0.0
+    known = part.reset_index().set_index("method", drop=False)
+    rows = [known.loc[test.method].to_dict()]
+    ours, theirs = rows[0]["mean"], test.level
     if test.kind in ("best", "better"):
         row["other"] = test.other or _rival(test, part, item, direction)
         if not row["other"]:
             return {**row, "lacks": "another method"}
-        theirs, their_spread = part.loc[row["other"], "mean"], part.loc[row["other"], "std"]
+        rows.append(known.loc[row["other"]].to_dict())
+        theirs = rows[1]["mean"]
     difference = (direction or 1) * (ours - theirs)
     if test.kind == "reproduces":
         theirs = printed_cell[0] if printed_cell else nan
         difference = test.level - abs(ours - theirs)
-    total = sqrt(sum(s**2 for s in (spread, their_spread) if isfinite(s)))
+    total = spread_of(item, *rows)
     seen = verdict(difference, total, test.margin)
     found = {"ours": ours, "theirs": theirs, "difference": difference, "spread": total}
     return {**row, **found, "seen": seen, "verdict": seen}

@@ -86,9 +86,13 @@ def _block(title, cohort, part, item, columns: Sequence[Column], labels, notes: 
         words = heading(column, [c for c in columns if c.metric == column.metric])
         groups.append(Head(f"{label}{ARROWS[direction]} {words}".strip(), 2))
         heads += [Head("difference"), Head("p (Holm)")]
-    told = f"{title}: {slides} slides of {people} patients"
+    told = f"{title}: {_many(slides, 'slide')} of {_many(people, 'patient')}"
     told += f", smallest possible p {smallest:.2g}" if slides > 1 else ""
     return Block(told, groups, heads, rows)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _cells(row: Mapping[str, Any] | None, direction: int, notes: Notes) -> list[Cell]:

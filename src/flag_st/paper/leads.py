@@ -16,6 +16,20 @@ def owners(item: Mapping[str, Any], cohort: str, slides: Sequence[str]) -> dict[
     return {slide: known.get(slide) or slide for slide in slides}
 
 
+def spread_of(item: Mapping[str, Any], *rows: Mapping[str, Any]) -> float:
+    """Spread over seeds of a difference, the root of the summed variances.
+
+    0 for methods without any randomness; NaN where a method that has some was run with one seed, so
+    that nobody knows.
+    """
+    total = 0.0
+    for row in rows:
+        traits = item["methods"][row["method"]]
+        random = traits.get("stochastic") or traits.get("seeded")
+        total += row["std"] ** 2 if random or isfinite(row["std"]) else 0.0
+    return sqrt(total)
+
+
 def leads(
     item: Mapping[str, Any],
     scores: "pandas.DataFrame",
@@ -32,8 +46,7 @@ def leads(
     """
     from flag_st import statistics
 
-    spread = sqrt(sum(r["std"] ** 2 for r in (first, second) if isfinite(r["std"])))
-    if not abs(first["mean"] - second["mean"]) > spread:
+    if not abs(first["mean"] - second["mean"]) > spread_of(item, first, second):
         return False
     rows = scores[
         (scores["cohort"] == cohort)

@@ -75,7 +75,6 @@ def draw(
     """A row a pathway; returns pathway, panel, gene pair and correlation of all that is drawn."""
     import pandas as pd
 
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
     heights = _heights(tissue, pathways, 1 + len(shown), 7.0)
     parts = figure.subfigures(len(pathways), 1, height_ratios=heights, squeeze=False)[:, 0]
     tables = []
@@ -84,7 +83,7 @@ def draw(
         enough = len(names) >= FEWEST
         said = f"{pathway}: {len(names)} of {len(genes)} genes are in the panel"
         said += "" if enough else ", too few to draw"
-        part.suptitle(said, fontsize=8, x=0.01, ha="left")
+        part.suptitle(f"{title}. {said}", fontsize=8, x=0.01, ha="left")
         if enough:
             table = _row(part, *pathway_matrices(tissue, shown, names))
             tables.append(table.assign(pathway=pathway))
