@@ -21,13 +21,13 @@ def main(job):
     spots = anndata.read_h5ad(job.input.spots, backed="r")
     with h5py.File(job.input.patches) as file:
         barcodes = pd.Index(file["barcode"].asstr()[:])
+        if unknown := sorted(set(barcodes) - set(spots.obs_names)):
+            raise FlagError(
+                f"{job.input.patches}: {len(unknown)} patches are of no spot of {job.input.spots}, "
+                f"such as {unknown[0]}",
+                remedy="delete both and run the same command again: prepare_slide makes them anew",
+            )
         features = encoder.encode(file["img"], progress=job.progress)
-    if unknown := sorted(set(barcodes) - set(spots.obs_names)):
-        raise FlagError(
-            f"{job.input.patches}: {len(unknown)} patches are of no spot of {job.input.spots}, such "
-            f"as {unknown[0]}",
-            remedy="delete both and run the same command again: prepare_slide makes them anew",
-        )
     position = pd.DataFrame(np.asarray(spots.obsm["spatial_um"]), index=spots.obs_names)
     table = anndata.AnnData(
         np.asarray(features, dtype=np.float32),

@@ -8,7 +8,7 @@ def main(job):
     from flag_st.methods.base import load
     from flag_st.script import device
     from flag_st.seeds import Draws
-    from flag_st.slide import read_slide, write_prediction
+    from flag_st.slide import check_slide_id, read_slide, write_prediction
 
     method, facts = load(job.input.model, device(job.gpu))
     truth = job.input.truth if "truth" in method.needs else None
@@ -20,11 +20,7 @@ def main(job):
         transform=facts["unit"],
         patches=patches[0] if patches else None,
     )
-    if slide.id != job.wildcards.slide:
-        raise FlagError(
-            f"{job.input.features[0]} holds slide {slide.id}, expected {job.wildcards.slide}",
-            remedy="delete it and run the same command again: encode_patches makes it anew",
-        )
+    check_slide_id(slide, job.wildcards.slide, job.input.features[0])
     if slide.features.shape[1] != facts["width"]:
         raise FlagError(
             f"{job.input.features[0]} has {slide.features.shape[1]} features, {job.input.model} was "

@@ -185,6 +185,19 @@ def read_expression(
     return TRANSFORMS[transform](counts.astype(np.float64), depth).astype(np.float32)  # (N, G)
 
 
+def check_slide_id(slide: Slide, name: str, path: str | Path) -> None:
+    """Refuse features of another slide.
+
+    Raises:
+        FlagError: naming the file and both slides.
+    """
+    if slide.id != name:
+        raise FlagError(
+            f"{path} holds slide {slide.id}, expected {name}",
+            remedy="delete it and run the same command again: encode_patches makes it anew",
+        )
+
+
 def open_parts(
     files, split: dict[str, list[str]], genes: Sequence[str], transform: str
 ) -> tuple[Cohort, Cohort]:
@@ -199,11 +212,7 @@ def open_parts(
     for i, name in enumerate(names):
         more = {key: paths[i] if i < len(paths) else None for key, paths in optional.items()}
         slide = read_slide(files.features[i], files.spots[i], genes, transform, **more)
-        if slide.id != name:
-            raise FlagError(
-                f"{files.features[i]} holds slide {slide.id}, expected {name}",
-                remedy="delete it and run the same command again: encode_patches makes it anew",
-            )
+        check_slide_id(slide, name, files.features[i])
         if slides and slide.features.shape[1] != slides[0].features.shape[1]:
             raise FlagError(
                 f"{files.features[i]} has {slide.features.shape[1]} features, "

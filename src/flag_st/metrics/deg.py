@@ -35,9 +35,9 @@ class Deg(Metric):
     """Overlap of the most up-regulated genes of truth and of prediction, mean over domains.
 
     Both are tested on the same spots and the same reference domains: ``domains`` in the cache, of
-    which unlabelled spots take no part, else Leiden clusters of the truth. The overlap that chance gives is K/G;
-    the ``excess`` is (overlap - K/G) / (1 - K/G). Genes of equal z are ordered by name. The
-    Spearman correlation of z over all genes needs no K.
+    which unlabelled spots take no part, else Leiden clusters of the truth. The overlap that chance
+    gives is K/G; the ``excess`` is (overlap - K/G) / (1 - K/G). Genes of equal z are ordered by
+    name. The Spearman correlation of z over all genes needs no K.
     """
 
     columns: ClassVar = {
