@@ -107,7 +107,7 @@ def train(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """Forward and backward of one tile of ``spots`` spots."""
 
     from flag_st.methods.base import Run
-    from flag_st.methods.flag import FlagTask
+    from flag_st.methods.flag_task import FlagTask
     from flag_st.seeds import torch_generator
     from flag_st.slide import Cohort
 

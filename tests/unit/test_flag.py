@@ -11,7 +11,8 @@ import toy
 from flag_st import config, training
 from flag_st.errors import FlagError
 from flag_st.methods.base import Run
-from flag_st.methods.flag import Flag, FlagTask
+from flag_st.methods.flag import Flag
+from flag_st.methods.flag_task import FlagTask
 from flag_st.nets.graph import random_tile
 from flag_st.seeds import Draws, torch_generator
 from flag_st.slide import Cohort
