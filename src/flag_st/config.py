@@ -25,6 +25,8 @@ LAYERS = [
     "metrics",
     "experiments",
 ]
+#: Layers whose entries name a class.
+PLUGINS = ("cohorts", "encoders", "gene_models", "methods", "metrics")
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -34,9 +36,7 @@ def load(overlay: dict[str, Any] | None = None, files: Iterable[str | Path] = ()
     Raises:
         FlagError: all faults of the configuration at once.
     """
-    config: dict[str, Any] = {}
-    for layer in LAYERS:
-        config = merge(config, read_yaml(ROOT / "config" / f"{layer}.yaml"))
+    config = shipped()
     for file in files:
         config = merge(config, read_yaml(file))
     config = merge(config, overlay or {})
@@ -45,6 +45,15 @@ def load(overlay: dict[str, Any] | None = None, files: Iterable[str | Path] = ()
         faults.extend(cross_faults(config))
     faults.raise_if_any("configuration")
     return resolve(config)
+
+
+@cache
+def shipped() -> dict[str, Any]:
+    """The shipped layers, neither resolved nor validated; not to be changed."""
+    config: dict[str, Any] = {}
+    for layer in LAYERS:
+        config = merge(config, read_yaml(ROOT / "config" / f"{layer}.yaml"))
+    return config
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def cross_faults(config: dict[str, Any]) -> Faults:
         if name not in (None, "default") and name not in config[layer]:
             faults.add(f"{where}: no {name!r} in {layer}", choices=sorted(config[layer]))
 
-    for layer in ("cohorts", "encoders", "gene_models", "methods", "metrics"):
+    for layer in PLUGINS:
         for name, entry in config[layer].items():
             if "base" in entry:
                 known(layer, entry["base"], f"{layer}.{name}.base")
@@ -126,6 +135,12 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     ]:
         known("encoders", entry.get("encoder"), f"{where}.encoder")
         known("gene_models", entry.get("gene_model"), f"{where}.gene_model")
+    for layer in PLUGINS:
+        for name, entry in config[layer].items():
+            for other in references(entry.get("params", {})):
+                known(layer, other, f"{layer}.{name}.params")
+                if any(references(config[layer].get(other, {}).get("params", {}))):
+                    faults.add(f"{layer}.{name}.params: {other} itself names an entry; one level")
     for name in config["defaults"]["metrics"]:
         known("metrics", name, "defaults.metrics")
     for name in config["make"]:
@@ -158,15 +173,38 @@ def plugin_exists(use: str) -> bool:
     return any(isinstance(n, ast.ClassDef) and n.name == name for n in tree.body)
 
 
+def references(params: Any) -> Iterable[str]:
+    """Entries of the same layer that params name: ``{entry: NAME}``, at any depth."""
+    if isinstance(params, dict):
+        if isinstance(params.get("entry"), str):
+            yield params["entry"]
+        for value in params.values():
+            yield from references(value)
+
+
+def embed(params: Any, entries: dict[str, Any]) -> Any:
+    """``params`` with the class and arguments of an entry in place of ``{entry: NAME}``."""
+    if not isinstance(params, dict):
+        return params
+    params = {key: embed(value, entries) for key, value in params.items()}
+    if not isinstance(name := params.pop("entry", None), str):
+        return params
+    known = entries[name]
+    return merge({"use": known["use"], "params": known.get("params", {})}, params)
+
+
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """Fill ``base`` entries (one level) and the defaults of method and experiment entries."""
+    """Fill ``base`` and ``{entry: …}`` (one level), and the defaults of methods and experiments."""
     config = copy.deepcopy(config)
-    for layer in ("cohorts", "encoders", "gene_models", "methods", "metrics"):
+    for layer in PLUGINS:
         entries = config[layer]
         for name, entry in list(entries.items()):
             if "base" in entry:
                 own = {k: v for k, v in entry.items() if k != "base"}
                 entries[name] = merge(entries[entry["base"]], own)
+        for entry in entries.values():
+            if any(references(entry.get("params", {}))):
+                entry["params"] = embed(entry["params"], entries)
     defaults = config["defaults"]
     for entry in config["methods"].values():
         for key, absent in (("encoder", "default"), ("gene_model", None)):

@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slurm
 
 SMALL = ROOT / "tests" / "cluster" / "tiny_gpu.yaml"
 MODEL = "results/tiny/tiny/tiny/ridge/seed0/model.safetensors"
-#: The profile as shipped, but for its patience.
+#: The profile as shipped, but for its patience and the size of the node.
 QUICK = [
+    "--cores",
+    str(os.cpu_count()),
     "--slurm-init-seconds-before-status-checks",
     "1",
     "--seconds-between-status-checks",

@@ -42,6 +42,21 @@ def test_base_inherits_one_level():
         config.load(extra)
 
 
+def test_an_entry_made_of_another_follows_its_overlay():
+    size = {"methods": {"triplex": {"params": {"width": 64}}}}
+    noisy = config.load(size)["methods"]["triplex_plus_gene_noise"]["params"]
+    assert noisy["base"] == {"use": "flag_st.methods.triplex.Triplex", "params": {"width": 64}}
+    own = {"methods": {"triplex_plus_gene_noise": {"params": {"base": {"params": {"width": 32}}}}}}
+    changed = config.load(config.merge(size, own))["methods"]
+    assert changed["triplex_plus_gene_noise"]["params"]["base"]["params"] == {"width": 32}
+    assert changed["triplex"]["params"] == {"width": 64}
+    for name, words in (("triplexx", "no 'triplexx' in methods"), ("two", "one level")):
+        again = {"methods": {"bad": {"use": "x.Y", "params": {"base": {"entry": name}}}}}
+        again["methods"]["two"] = {"use": "x.Y", "params": {"base": {"entry": "ridge"}}}
+        with pytest.raises(FlagError, match=words):
+            config.load(again)
+
+
 def test_all_faults_are_told_at_once():
     wrong = {
         "make": ["table_77"],

@@ -195,14 +195,10 @@ def test_concat_puts_parts_side_by_side(weights, patches):
         Concat({})
 
 
-def test_an_overlay_gives_weights_to_one_part_and_leaves_the_other(tmp_path):
+def test_an_overlay_of_an_entry_reaches_the_entries_that_are_made_of_it(tmp_path):
     """The example of config/README.md, for both kinds of nested entries."""
-    part = {"params": {"weights": str(tmp_path)}}
-    overlay = {
-        "encoders": {"uni+conch": {"params": {"parts": {"uni": part}}}},
-        "gene_models": {"geneformer_pca64": {"params": {"model": part}}},
-    }
-    changed = config.load(overlay)
+    own = {"params": {"weights": str(tmp_path)}}
+    changed = config.load({"encoders": {"uni": own}, "gene_models": {"geneformer": own}})
     parts = Concat(**changed["encoders"]["uni+conch"]["params"]).parts
     assert list(parts) == ["uni", "conch"]
     assert parts["uni"].checkpoint.local == str(tmp_path)
@@ -211,6 +207,11 @@ def test_an_overlay_gives_weights_to_one_part_and_leaves_the_other(tmp_path):
     files = Reduced(**changed["gene_models"]["geneformer_pca64"]["params"]).model.files
     assert files.weights == str(tmp_path)
     assert files.sha256 == changed["gene_models"]["geneformer"]["params"]["sha256"]
+    # One part alone can still be told otherwise.
+    parts = {"conch": {"params": {"weights": str(tmp_path)}}}
+    alone = config.load({"encoders": {"uni+conch": {"params": {"parts": parts}}}})
+    assert Concat(**alone["encoders"]["uni+conch"]["params"]).parts["uni"].checkpoint.local is None
+    assert alone["encoders"]["conch"]["params"]["weights"] is None
 
 
 def test_the_guard_makes_timm_importable():

@@ -1,6 +1,6 @@
 # What tables and figures know of their experiment, and the files they read. No rule here.
 
-SHIPPED = layers.read_yaml(ROOT / "config" / "methods.yaml")["methods"]
+SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
 ASSETS = sorted(
     str(path)
@@ -39,8 +39,6 @@ def item(experiment):
 def method_facts(name):
     """Label and traits of a method; `changed` if its settings are not the shipped ones."""
     known, shipped = entry("methods", name), SHIPPED.get(name)
-    if shipped and "base" in shipped:
-        shipped = layers.merge(SHIPPED[shipped["base"]], shipped)
     return {
         "label": known.get("label", name.replace("_", " ")),
         "params": known.get("params", {}),
