@@ -3,10 +3,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test lint speed pictures format clean
+.PHONY: help setup demo test test-slurm test-kills lint speed pictures format clean
 
 help: ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## make or update .venv (does nothing if it is up to date)
 
@@ -21,6 +21,12 @@ demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
 
 test: setup ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slurm: setup ## the SLURM profile on a one-node SLURM (as root, after: apt-get install slurm-wlm munge)
+	$(BIN)/python -m pytest -m slurm tests/cluster --durations=0
+
+test-kills: setup ## the demo killed a hundred times (half an hour)
+	$(BIN)/python -m pytest -m kills tests/workflow
 
 lint: setup ## formatter, linter, workflow linter
 	$(BIN)/ruff check .

@@ -23,3 +23,22 @@ def her2st() -> Path:
     if not (Path(given) / "st").is_dir():
         pytest.skip(f"real sections are not at {given}: set FLAG_ST_HER2ST")
     return Path(given)
+
+
+#: Marker → what its tests do. They are left out unless the marker is asked for.
+LONG = {
+    "slurm": "starts a SLURM; run by `pytest -m slurm tests/cluster`",
+    "kills": "kills the demo a hundred times; run by `pytest -m kills tests/workflow`",
+}
+
+
+def pytest_configure(config):
+    for marker, what in LONG.items():
+        config.addinivalue_line("markers", f"{marker}: {what}")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = {marker for marker in LONG if marker in config.option.markexpr}
+    out = [i for i in items if any(i.get_closest_marker(m) for m in LONG.keys() - asked)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]

@@ -1,5 +1,6 @@
 """How the tests run the workflow: as a user does, in a directory of its own."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -33,5 +34,18 @@ def snakemake(directory: Path, *words: str, **environment: str) -> subprocess.Co
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=600,
+        timeout=1800,
     )
+
+
+def digests(directory: Path, below: str = "results") -> dict[str, str]:
+    """sha256 of every result that must not differ between runs."""
+    kept = (".h5ad", ".safetensors", ".parquet", ".h5", ".csv", ".tex", ".md", ".png", ".json")
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((directory / below).rglob("*"))
+        if path.suffix in kept
+        # Times and memory belong to the run, and so does what is collected from them.
+        and not path.name.endswith(("run.json", "runs.parquet"))
+        and not {"logs", "benchmarks"} & set(path.parts)
+    }

@@ -159,6 +159,11 @@ class Record:
         """What only the job knows."""
         self.facts |= facts
 
+    def origin(self) -> str:
+        """Digest of all that decides the results: settings, inputs and versions."""
+        known = {key: self.facts[key] for key in ("wildcards", "params", "inputs", "versions")}
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
     def write(self, path: str | Path, outputs: Iterable[str] = ()) -> None:
         cuda, seconds = _cuda(), round(time.monotonic() - self.start, 3)
         used = {

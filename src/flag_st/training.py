@@ -245,15 +245,24 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
             "rows": self.rows,
+            "origin": self.run.origin,
             **{k: getattr(self, k) for k in ("epoch", "step", "stale", "best")},
         }
         with writing(self._path) as temporary:
             torch.save(state, temporary)
 
     def _resume(self) -> None:
+        """Go on from the checkpoint of a killed run, if it is of these settings and inputs."""
         if not self._path.exists():
             return
-        state = torch.load(self._path, map_location=self.run.device, weights_only=True)
+        try:
+            state = torch.load(self._path, map_location=self.run.device, weights_only=True)
+        except Exception as error:  # whatever is wrong with it: it can be made anew
+            log.warning("%s is not readable (%s): training starts anew", self._path, error)
+            return
+        if state["origin"] != self.run.origin:
+            log.info("%s is of other settings or inputs: training starts anew", self._path)
+            return
         self.module.load_state_dict(state["module"])
         self.ema.module.load_state_dict(state["ema"])
         self.ema.step = state["ema_step"]

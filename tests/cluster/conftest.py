@@ -13,18 +13,6 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 START = Path(__file__).with_name("start_slurm.sh")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slurm: starts a SLURM; run by `pytest -m slurm`")
-
-
-def pytest_collection_modifyitems(config, items):
-    """Left out unless the marker is asked for."""
-    if "slurm" not in config.option.markexpr:
-        ours = [item for item in items if item.get_closest_marker("slurm")]
-        config.hook.pytest_deselected(items=ours)
-        items[:] = [item for item in items if item not in ours]
-
-
 def missing() -> str:
     """Why no cluster can be started here, "" if one can."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -33,7 +21,7 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "starting SLURM needs root"
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
-        return "no executor: pip install -r profiles/slurm/requirements.txt"
+        return 'no executor: pip install -c constraints.txt -e ".[slurm]"'
     return ""
 
 

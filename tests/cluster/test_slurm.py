@@ -1,9 +1,10 @@
-"""The shipped profile on a real SLURM: a whole run, its faults, and the same tables as a local run.
+"""The shipped profile on a real SLURM: a whole run, its faults, and the same bytes as a local run.
 
 Not part of `make test` (marker `slurm`): pytest -m slurm tests/cluster
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from running import ROOT, TINY
 
 pytestmark = pytest.mark.slurm
 
 SMALL = ROOT / "tests" / "cluster" / "tiny_gpu.yaml"
-MODEL = "results/tiny/tiny/tiny/ridge/seed0/model.safetensors"
+#: What a GPU job makes; faults hit the job that makes it anew.
+MODEL = "results/tiny/tiny/tiny/flag/seed0/model.safetensors"
+LOG = "results/logs/train/tiny/tiny/tiny/flag/seed0.log"
+TABLES = ("paper/tables/table_1.csv", "experiments/table_1/scores.parquet")
 #: The profile as shipped, but for its patience and the size of the node.
 QUICK = [
     "--cores",
@@ -32,19 +37,19 @@ QUICK = [
 ]
 
 
-def command(directory: Path, *words: str, profile: str = "slurm") -> list[str]:
+def command(directory: Path, *words: str, profile: str = "slurm", overlay: Path | None = None):
     more = QUICK if profile == "slurm" else ["--cores", "2"]
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
         *("--workflow-profile", str(ROOT / "profiles" / profile), "--directory", str(directory)),
-        *("--configfile", str(TINY), str(SMALL), *more, *words),
+        *("--configfile", str(TINY), str(SMALL), *([str(overlay)] if overlay else [])),
+        *(*more, *words),
     ]
 
 
-def snakemake(directory: Path, *words: str, profile: str = "slurm"):
-    return subprocess.run(
-        command(directory, *words, profile=profile), capture_output=True, text=True, timeout=1800
-    )
+def snakemake(directory: Path, *words: str, **options) -> subprocess.CompletedProcess:
+    words = command(directory, *words, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=900)
 
 
 def ours(*words: str) -> list[str]:
@@ -57,25 +62,31 @@ def ours(*words: str) -> list[str]:
     raise AssertionError(f"squeue: {asked.stderr}")
 
 
-@contextmanager
-def running(directory: Path, *words: str) -> Iterator[subprocess.Popen]:
-    """A run that has a job on the node; it does not outlive the test."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(directory, MODEL, *words), **quiet)
-    try:
-        wait_for(lambda: ours("-t", "R"))
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        subprocess.run(["scancel", "--me"], check=False)
-
-
 def wait_for(condition, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.5)
+
+
+def training(directory: Path) -> bool:
+    """Whether a job of the cluster is inside the training loop."""
+    return (directory / Path(MODEL).parent / "checkpoint" / "checkpoint.pt").exists()
+
+
+@contextmanager
+def disturbed(directory: Path, *words: str) -> Iterator[subprocess.Popen]:
+    """A run whose job trains on the node; it does not outlive the test."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(directory, MODEL, *words), **quiet)
+    try:
+        wait_for(lambda: training(directory))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        subprocess.run(["scancel", "--me"], check=False)
+        wait_for(lambda: not ours())
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +99,37 @@ def done(slurm, tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture
+def again(done, tmp_path) -> Path:
+    """A copy of the finished run in which one model is still to be trained."""
+    directory = tmp_path / "run"
+    shutil.copytree(done, directory)
+    (directory / MODEL).unlink()
+    return directory
+
+
+@pytest.fixture
+def equal(done, again):
+    """Ends a test: the same command again completes, to the bytes of the undisturbed run."""
+
+    def check(*words: str) -> None:
+        ran = snakemake(again, *words)
+        assert ran.returncode == 0, ran.stderr[-4000:]
+        assert (again / MODEL).read_bytes() == (done / MODEL).read_bytes()
+        assert not training(again)
+
+    return check
+
+
+def overlay(path: Path, **entries) -> Path:
+    path.write_text(yaml.safe_dump(entries))
+    return path
+
+
 def test_tables_are_those_of_a_local_run(done, tmp_path):
     local = snakemake(tmp_path, profile="default")
     assert local.returncode == 0, local.stderr[-4000:]
-    for name in ("paper/tables/table_1.csv", "experiments/table_1/scores.parquet"):
+    for name in TABLES:
         here, there = (d / "results" / name for d in (tmp_path, done))
         assert here.read_bytes() == there.read_bytes(), name
 
@@ -100,59 +138,87 @@ def test_gpu_jobs_went_to_the_gpu_partition_and_groups_were_made(done):
     log = (done / "log").read_text()
     assert "Auto-selected partition 'gpu' for job train" in log
     assert "Auto-selected partition 'cpu' for job train" in log
-    assert "group job" in log
+    assert "Group job" in log
 
 
-def test_a_job_killed_for_memory_is_tried_again_and_then_given_up(slurm, tmp_path):
-    ran = snakemake(tmp_path, MODEL, "--set-resources", "train:mem_mb=40", "--retries", "1")
-    assert ran.returncode == 1
+def test_a_job_killed_for_memory_succeeds_with_more(again, tmp_path):
+    little = overlay(tmp_path / "little.yaml", methods={"flag": {"mem_mb": 450}})
+    ran = snakemake(again, MODEL, overlay=little)
+    assert ran.returncode == 0, ran.stderr[-4000:]
     assert ran.stderr.count("Trying to restart") >= 1
-    assert not (tmp_path / MODEL).exists()
-    assert snakemake(tmp_path, MODEL).returncode == 0
+    assert "mem_mb=450," in ran.stderr
+    assert "mem_mb=900," in ran.stderr
 
 
-def test_a_cancelled_job_is_an_error_and_the_next_run_completes(slurm, tmp_path):
-    with running(tmp_path, "--retries", "0") as process:
+def test_a_failing_job_stops_no_other(again, equal, tmp_path):
+    """A method that cannot be built fails; the model beside it is trained all the same."""
+    broken = {"base": "ridge_plus_gene_noise", "params": {"covariance": "none"}}
+    mixed = {"methods": {"broken": broken}, "defaults": {"methods": ["broken", "flag"]}}
+    ran = snakemake(again, "--retries", "0", overlay=overlay(tmp_path / "broken.yaml", **mixed))
+    assert ran.returncode == 1
+    assert "Error in rule train" in ran.stderr
+    assert "covariance 'none'" in ran.stderr  # the log of the job is shown
+    assert (again / MODEL).exists()
+    equal()
+
+
+def test_at_its_time_limit_a_job_ends_and_its_checkpoint_is_not_another_job_s(
+    again, equal, tmp_path
+):
+    endless = {"params": {"training": {"epochs": 10**6, "validate_every": 10**6}}}
+    long = overlay(tmp_path / "long.yaml", methods={"flag": endless})
+    limit = ["--set-resources", "train:runtime=1", "--retries", "0"]
+    ran = snakemake(again, MODEL, *limit, overlay=long)
+    assert ran.returncode == 1
+    assert training(again)
+    assert not (again / MODEL).exists()
+    equal()
+
+
+def test_a_cancelled_job_is_an_error_and_the_next_run_completes(again, equal):
+    with disturbed(again, "--retries", "0") as process:
         subprocess.run(["scancel", "--me"], check=True)
         assert process.wait(timeout=300) == 1
-    assert snakemake(tmp_path, MODEL).returncode == 0
+    equal()
 
 
-def test_interrupted_the_jobs_are_cancelled_and_the_lock_is_gone(slurm, tmp_path):
-    with running(tmp_path) as process:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=300) != 0
+@pytest.mark.parametrize("word", ["SIGINT", "SIGTERM"])
+def test_interrupted_nothing_is_left_and_the_lock_is_gone(again, equal, word):
+    """INT cancels the jobs; TERM waits for those that run."""
+    with disturbed(again) as process:
+        process.send_signal(getattr(signal, word))
+        process.wait(timeout=300)
         wait_for(lambda: not ours())
-    assert snakemake(tmp_path, MODEL).returncode == 0
+    equal()
 
 
-def test_killed_it_says_locked_and_completes_after_unlocking(slurm, tmp_path):
-    with running(tmp_path) as process:
+def test_killed_it_says_locked_and_completes_after_unlocking(again, equal):
+    with disturbed(again) as process:
         process.kill()
-    wait_for(lambda: not ours())
-    locked = snakemake(tmp_path, MODEL)
+    locked = snakemake(again, MODEL)
     assert locked.returncode == 1
     assert "--unlock" in locked.stdout + locked.stderr
-    assert snakemake(tmp_path, "--unlock").returncode == 0
-    assert snakemake(tmp_path, MODEL).returncode == 0
+    assert snakemake(again, "--unlock").returncode == 0
+    equal()
 
 
-def test_the_controller_may_die_and_come_back(slurm, tmp_path):
-    with running(tmp_path) as process:
+def test_the_controller_may_die_and_come_back(slurm, again, equal):
+    with disturbed(again) as process:
         os.kill(int((slurm / "slurmctld.pid").read_text()), signal.SIGKILL)
         time.sleep(5)
         subprocess.run(["slurmctld"], check=True)
-        assert process.wait(timeout=600) == 0
+        assert process.wait(timeout=300) == 0
+    equal()
 
 
-def test_a_drained_node_delays_and_loses_nothing(slurm, tmp_path):
+def test_a_drained_node_delays_and_loses_nothing(again, equal):
     node = subprocess.check_output(["sinfo", "-h", "-o", "%N", "-p", "cpu"], text=True).strip()
     update = ["scontrol", "update", f"NodeName={node}"]
-    with running(tmp_path) as process:
-        subprocess.run([*update, "State=DRAIN", "Reason=test"], check=True)
-        try:
-            wait_for(lambda: ours("-t", "PD"))
-        finally:
-            subprocess.run([*update, "State=RESUME"], check=True)
-        assert process.wait(timeout=600) == 0
-    assert (tmp_path / MODEL).exists()
+    subprocess.run([*update, "State=DRAIN", "Reason=test"], check=True)
+    process = subprocess.Popen(command(again, MODEL), stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: ours("-t", "PD"))
+    finally:
+        subprocess.run([*update, "State=RESUME"], check=True)
+    assert process.wait(timeout=300) == 0
+    equal()

@@ -84,6 +84,22 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
         assert np.array_equal(value, resumed.arrays()[name]), name
 
 
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_continued(tmp_path):
+    def fit(directory: Path, epochs: int, origin: str) -> dict[str, np.ndarray]:
+        settings = {"epochs": epochs, "validate_every": 1, "checkpoint_seconds": 0.0, "warmup": 2}
+        method = Flag(**SIZE, training=settings)
+        method.fit(toy.cohort("a"), toy.cohort("v"), Run(3, "cpu", directory, origin=origin))
+        return method.arrays()
+
+    fit(tmp_path / "c", 4, "old")  # leaves a checkpoint, as a killed run does
+    straight = fit(tmp_path / "d", 2, "new")
+    for damage in (False, True):
+        if damage:
+            (tmp_path / "c" / "checkpoint.pt").write_bytes(b"PK")
+        found = fit(tmp_path / "c", 2, "new")
+        assert all(np.array_equal(found[name], value) for name, value in straight.items())
+
+
 def test_alignment_pulls_tokens_to_the_gene_model(tmp_path):
     slides = [toy.with_targets(toy.slide(n), tmp_path) for n in "abc"]
     genes = [f"g{i}" for i in range(toy.GENES)]

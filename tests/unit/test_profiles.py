@@ -1,6 +1,7 @@
 """Profiles and container recipes: what they name exists, and they tell one story."""
 
 import re
+import tomllib
 
 import pytest
 import yaml
@@ -28,12 +29,14 @@ def test_every_key_is_an_option(profile, name):
 
 
 def test_every_slurm_key_is_a_setting_of_the_pinned_plugin(profile, root):
-    plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
     from importlib.metadata import version
 
-    lines = (root / "profiles/slurm/requirements.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if "==" in line)
-    assert version("snakemake-executor-plugin-slurm") == pins["snakemake-executor-plugin-slurm"]
+    import snakemake_executor_plugin_slurm as plugin
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    for pin in project["optional-dependencies"]["slurm"]:
+        name, pinned = pin.split("==")
+        assert version(name) == pinned
     known = plugin.ExecutorSettings.__dataclass_fields__
     for key in profile("slurm"):
         if key.startswith("slurm-"):

@@ -30,6 +30,7 @@ class Run:
         log: takes one row of the training history (dict of numbers); it is written as CSV.
         progress: wraps an iterable in a progress bar with a description.
         events: folder for TensorBoard's event files, if any are wanted.
+        origin: digest of settings and inputs; a checkpoint of another one is not continued.
     """
 
     seed: int = 0
@@ -38,6 +39,7 @@ class Run:
     log: Callable[[dict[str, float]], None] = lambda row: None
     progress: Callable[..., Iterable] = lambda items, **_: items
     events: Path | None = None
+    origin: str = ""
 
     def finish(self) -> None:
         """Drop the checkpoints: the model file replaces them."""
