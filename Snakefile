@@ -9,6 +9,9 @@ min_version("9.20")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 
+from flag_st.ending import ending
+
+
 report: "workflow/report/workflow.rst"
 
 
@@ -42,12 +45,8 @@ rule all:
 
 
 onsuccess:
-    print(f"Done. The page: {RESULTS}/report/index.html")
+    print(ending(log, CONFIG))
 
 
 onerror:
-    print(
-        f"Some jobs failed: their logs are in {RESULTS}/logs. The same command goes on where this one "
-        "stopped. What cannot be run here is left out with its reason by the key `missing` "
-        "(config/README.md)."
-    )
+    print(ending(log, CONFIG))

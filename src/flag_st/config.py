@@ -27,6 +27,8 @@ LAYERS = [
 ]
 #: Layers whose entries name a class.
 PLUGINS = ("cohorts", "encoders", "gene_models", "methods", "metrics")
+#: Plain values alone, as ``yaml.safe_load``; ten times as fast where PyYAML has its C part.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -63,7 +65,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         FlagError: missing, unreadable, not YAML, or not a mapping.
     """
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = LOADER(Path(path).read_text(encoding="utf-8"))
+        value = loader.get_single_data()
+        loader.dispose()
     except (OSError, UnicodeDecodeError) as error:
         raise FlagError(f"cannot read configuration file {path} ({error})") from None
     except yaml.YAMLError as error:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from flag_st.io import CONTRACT, digest, write_json
@@ -48,6 +50,7 @@ def code_digest(*sources: str | Path) -> str:
         if path is not None and path not in seen and path.name not in SILENT:
             seen.add(path)
             todo += [_locate(name) for name in _parsed(path)[1]]
+    _memory().keep()
     digests = sorted(f"{p.name}:{_parsed(p)[0]}" for p in seen)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
 
@@ -70,7 +73,17 @@ def _locate(source: str | Path) -> Path | None:
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
     """(digest of the code without docstrings, dotted names of what it imports from flag_st)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_bytes()
+    key = hashlib.sha256(text).hexdigest()
+    memory = _memory()
+    if key not in memory:
+        memory[key] = _parse(text)
+    code, names = memory[key]
+    return code, tuple(names)
+
+
+def _parse(text: bytes) -> tuple[str, list[str]]:
+    tree = ast.parse(text)
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -81,7 +94,35 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body[0].value = ast.Constant("")
     code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return code, tuple(n for n in names if n.startswith("flag_st."))
+    return code, [n for n in names if n.startswith("flag_st.")]
+
+
+#: What earlier starts of Snakemake in this folder parsed: on a cluster every job starts it twice.
+MEMORY = Path(".snakemake") / "flag_st_code.json"
+
+
+class _Memory(dict):
+    """sha256 of a file → what ``_parse`` found in it; ``kept`` entries are in the file."""
+
+    def __init__(self) -> None:
+        try:
+            super().__init__(json.loads(MEMORY.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            super().__init__()
+        self.kept = len(self)
+
+    def keep(self) -> None:
+        """Write what is new, where Snakemake has its folder. Several jobs may do so at once."""
+        if self.kept == len(self) or not MEMORY.parent.is_dir():
+            return
+        with suppress(OSError):  # it saves time and decides nothing
+            with NamedTemporaryFile("w", dir=MEMORY.parent, delete=False) as file:
+                json.dump(self, file)
+            os.replace(file.name, MEMORY)
+        self.kept = len(self)
+
+
+_memory = cache(_Memory)
 
 
 def _is_docstring(node: ast.AST) -> bool:

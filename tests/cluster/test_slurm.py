@@ -154,7 +154,9 @@ def test_a_failing_job_stops_no_other(again, equal, tmp_path):
     """A method that cannot be built fails; the model beside it is trained all the same."""
     broken = {"base": "ridge_plus_gene_noise", "params": {"covariance": "none"}}
     mixed = {"methods": {"broken": broken}, "defaults": {"methods": ["broken", "flag"]}}
-    ran = snakemake(again, "--retries", "0", overlay=overlay(tmp_path / "broken.yaml", **mixed))
+    both = (MODEL.replace("flag", "broken"), MODEL)
+    path = overlay(tmp_path / "broken.yaml", **mixed)
+    ran = snakemake(again, *both, "--retries", "0", overlay=path)
     assert ran.returncode == 1
     assert "Error in rule train" in ran.stderr
     assert "covariance 'none'" in ran.stderr  # the log of the job is shown

@@ -184,6 +184,25 @@ def test_code_digest_sees_behaviour_and_nothing_else(tmp_path):
     assert digest('"""Doc."""\nfrom flag_st.io import digest\nx = 1\n') != base
 
 
+def test_code_digest_is_the_same_from_memory_and_with_a_broken_one(tmp_path, monkeypatch):
+    """What is kept between starts of Snakemake saves time and changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    train = provenance.ROOT / "scripts" / "train.py"
+
+    def found():
+        provenance._memory.cache_clear()
+        provenance._parsed.cache_clear()
+        return provenance.code_digest(train, "flag_st.methods.ridge.Ridge")
+
+    fresh = found()
+    assert not provenance.MEMORY.exists()  # Snakemake has no folder here
+    provenance.MEMORY.parent.mkdir()
+    assert [found(), found()] == [fresh, fresh]
+    assert provenance.MEMORY.exists()
+    provenance.MEMORY.write_text("{")
+    assert found() == fresh
+
+
 def test_code_digest_follows_imports_and_plugins():
     train = provenance.ROOT / "scripts" / "train.py"
     ridge = provenance.code_digest(train, "flag_st.methods.ridge.Ridge")
