@@ -154,6 +154,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(rows)
 
     def _api(self, path: str) -> None:
+        if path.endswith("/auth-check"):
+            repo = path.removesuffix("/auth-check")
+            if self._known(repo, "main") and self._allowed(repo):
+                self._json({})
+            return
         for verb in ("/revision/", "/tree/"):
             if verb in path:
                 repo, _, rest = path.partition(verb)

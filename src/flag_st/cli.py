@@ -29,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--no-data", action="store_true", help="check the configuration alone")
     check.set_defaults(run=run_check)
 
+    downloads = commands.add_parser(
+        "downloads", help="what a run would download, and whether it may; transfers nothing"
+    )
+    _config_arguments(downloads)
+    downloads.set_defaults(run=run_downloads)
+
     plan = commands.add_parser("plan", help="jobs, GPU-hours, CPU-hours and disk, per stage")
     _config_arguments(plan)
     plan.add_argument(
@@ -104,6 +110,12 @@ def run_check(arguments: argparse.Namespace) -> int:
     from flag_st.check_all import check_all
 
     return check_all(load_config(arguments), data=not arguments.no_data)
+
+
+def run_downloads(arguments: argparse.Namespace) -> int:
+    from flag_st.downloads import downloads
+
+    return downloads(load_config(arguments))
 
 
 def run_plan(arguments: argparse.Namespace) -> int:

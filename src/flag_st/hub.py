@@ -61,6 +61,17 @@ class Hub:
         """
         return self.store.plan(self._listed(paths, self._commit()))
 
+    def check_access(self) -> None:
+        """Ask whether this login may download; a gated repository lists its files to all.
+
+        Raises:
+            FlagError: no login, gate not accepted, unknown repository, hub out of reach.
+        """
+        from huggingface_hub import HfApi
+
+        with self._explained("the question for access"):
+            HfApi(self.endpoint).auth_check(self.repo, repo_type=self.kind)
+
     def fetch(self, paths: Sequence[str]) -> list[Path]:
         """Bring the files ``paths``; those here already are verified and not asked for again.
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flag_st import registry
 from flag_st.errors import FlagError
 from flag_st.io import digest, read_json
-from flag_st.weights import Checkpoint
+from flag_st.weights import Checkpoint, checkpoints
 
 #: State of a file → what it means.
 STATES = {
@@ -161,46 +160,18 @@ def _sources(records: Records, link: Link) -> list[Link]:
 
 
 def weights(params: Any) -> Iterator[Link]:
-    """Files of published models that plug-ins among ``params`` name, parts of parts included."""
-    if isinstance(params, list):
-        for value in params:
-            yield from weights(value)
-    elif isinstance(params, dict):
-        if isinstance(params.get("use"), str):
-            yield from _published(params["use"], params.get("params", {}))
-        for value in params.values():
-            yield from weights(value)
-
-
-def _published(use: str, params: dict[str, Any]) -> Iterator[Link]:
-    known = {**_defaults(use), **params}
-    if not known.get("repo"):
-        return
-    pins = known.get("sha256")
-    files = pins if isinstance(pins, dict) else {known.get("file"): pins}
-    for file, pinned in files.items():
-        if file is None:
-            continue
-        revision = str(known.get("revision", "main"))
-        link = Link(f"{known['repo']}@{revision}/{file}", "weights")
-        if pinned:
-            link.recorded[str(pinned).lower()] = "the configuration"
-        place = Checkpoint(known["repo"], file, revision, local=known.get("weights"))
+    """Files of published models that plug-ins among ``params`` name."""
+    for place in checkpoints(params):
+        link = Link(f"{place.repo}@{place.revision}/{place.file}", "weights")
+        if place.sha256:
+            link.recorded[place.sha256.lower()] = "the configuration"
         link.state, link.note = _judge_weights(place, link)
         yield link
 
 
-def _defaults(use: str) -> dict[str, Any]:
-    """Arguments that an entry leaves to its class; none if the class is gone."""
-    try:
-        return registry.defaults(use)
-    except (FlagError, ImportError):
-        return {}
-
-
 def _judge_weights(place: Checkpoint, link: Link) -> tuple[str, str]:
     try:
-        path = place._given() if place.local is not None else place._placed() or place._cached()
+        path = place.here()
     except FlagError:
         path = None
     if path is None:

@@ -5,16 +5,20 @@ torch's restricted unpickler.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flag_st import registry
 from flag_st.errors import FlagError
 from flag_st.io import digest
 
 if TYPE_CHECKING:
     import torch
+
+    from flag_st.download import Plan
+    from flag_st.hub import Hub
 
 #: Downloaded weights come to this folder, one below it per repository.
 FOLDER_VARIABLE = "FLAG_ST_MODELS"
@@ -48,9 +52,32 @@ class Checkpoint:
         Raises:
             FlagError: it is not there; says where to ask for it and which key to set.
         """
-        if self.local is not None:
-            return self._given()
-        return self._placed() or self._cached() or self._downloaded()
+        return self.here() or self._downloaded()
+
+    def here(self) -> Path | None:
+        """The file if it is on this machine; the hub is not asked.
+
+        Raises:
+            FlagError: ``local`` names a file that is not there.
+        """
+        return self._given() if self.local is not None else self._placed() or self._cached()
+
+    def plan(self) -> "Plan | None":
+        """What a download would transfer; None if the file is here."""
+        return None if self.here() else self.hub.plan([self.file])
+
+    def check_access(self) -> None:
+        """Raise FlagError where a download would be refused, with what to do about it."""
+        self.hub.check_access()
+
+    @property
+    def hub(self) -> "Hub":
+        """Where the file comes from, and the folder that it comes to."""
+        from flag_st.hub import Hub
+
+        pins = {self.file: self.sha256.lower()} if self.sha256 else {}
+        place = self.folder / self.revision
+        return Hub(self.repo, place, kind="model", revision=self.revision, sha256=pins)
 
     @property
     def folder(self) -> Path:
@@ -77,13 +104,8 @@ class Checkpoint:
         return Path(found) if isinstance(found, str) else None
 
     def _downloaded(self) -> Path:
-        from flag_st.hub import Hub
-
-        root = self.folder / self.revision
-        pins = {self.file: self.sha256.lower()} if self.sha256 else {}
-        hub = Hub(self.repo, root, kind="model", revision=self.revision, sha256=pins)
         try:
-            return hub.fetch([self.file])[0]
+            return self.hub.fetch([self.file])[0]
         except FlagError as error:
             raise FlagError(
                 str(error),
@@ -105,6 +127,35 @@ class Checkpoint:
                 "params.sha256 to the file you mean (null accepts any)",
             )
         return found
+
+
+def checkpoints(params: Any) -> Iterator[Checkpoint]:
+    """Files of published models that plug-ins among ``params`` name, parts of parts included.
+
+    Args:
+        params: a configuration entry, or anything that holds some.
+    """
+    values = params if isinstance(params, list) else []
+    if isinstance(params, dict):
+        values = list(params.values())
+        if isinstance(params.get("use"), str):
+            yield from _published(params["use"], params.get("params") or {})
+    for value in values:
+        yield from checkpoints(value)
+
+
+def _published(use: str, params: dict[str, Any]) -> Iterator[Checkpoint]:
+    try:
+        known = {**registry.defaults(use), **params}
+    except (FlagError, ImportError):
+        known = params  # the class is gone: what the entry says itself is all there is
+    if not known.get("repo"):
+        return
+    pins = known.get("sha256")
+    for file, pin in (pins if isinstance(pins, dict) else {known.get("file"): pins}).items():
+        if file is not None:
+            revision = str(known.get("revision", "main"))
+            yield Checkpoint(known["repo"], file, revision, pin, known.get("weights"))
 
 
 def read_state(path: Path) -> dict[str, "torch.Tensor"]:

@@ -3,6 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flag_st.download import Plan
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,13 @@ class Source(ABC):
     def local(self, slide: str) -> SlideFiles | None:
         """The files of ``slide`` if they are on this machine without any fetching, else None."""
         return None
+
+    def plan(self) -> "Plan | None":
+        """What a download of all slides would transfer; None for sources that download nothing."""
+        return None
+
+    def check_access(self) -> None:
+        """Raise FlagError where a download would be refused, with what to do about it."""
 
     @abstractmethod
     def fetch(self, slide: str, directory: Path) -> SlideFiles:

@@ -91,6 +91,9 @@ class Hest(Source):
         names = [n for row in self.slides() for n in self._names(row.id).values()]
         return self.hub.plan(names)
 
+    def check_access(self) -> None:
+        self.hub.check_access()
+
     @property
     def hub(self) -> "Hub":
         from flag_st.hub import Hub
