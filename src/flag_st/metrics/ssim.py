@@ -115,11 +115,13 @@ class Ssim(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, prediction = policy.checked(case)
         genes, by_gene = policy.usable(case), np.full(len(case.genes), np.nan)
-        nothing = {"ssim": float("nan"), "ssim_gene": by_gene}
+        nothing: dict[str, float | np.ndarray] = {"ssim": float("nan"), "ssim_gene": by_gene}
         if len(truth) < MIN_SPOTS or not genes.any():
             return nothing
         raster = policy.of_truth(
-            case, "raster", lambda: Raster.of(cells(case.position, case.cache.get("grid")))
+            case,
+            "raster",
+            lambda: Raster.of(cells(policy.position_of(case), case.cache.get("grid"))),
         )
         if not raster.valid.any():
             return nothing

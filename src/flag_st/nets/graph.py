@@ -155,8 +155,8 @@ class Tiles:
     y: Tensor | None = None
 
     def to(self, device: str) -> "Tiles":
-        values = (getattr(self, field.name) for field in fields(self))
-        return Tiles(*(None if value is None else value.to(device) for value in values))
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Tiles(**{k: v.to(device) for k, v in held.items() if v is not None})
 
 
 def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True) -> Tiles:

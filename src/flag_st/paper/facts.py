@@ -81,8 +81,8 @@ def cohort_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "pa
     for key, path in zip(keys, paths, strict=True):
         table = anndata.read_h5ad(path)
         depth = np.asarray(table.X.sum(axis=1)).ravel()
-        genes = set(table.var_names)
-        slides.setdefault(key["cohort"], []).append((table.uns["patient"], depth, genes))
+        names = set(table.var_names)
+        slides.setdefault(key["cohort"], []).append((table.uns["patient"], depth, names))
     rows = []
     for cohort, found in slides.items():
         patients, depths, genes = zip(*found, strict=True)
@@ -160,7 +160,11 @@ def _value(node: ast.expr, tree: ast.Module) -> Any:
     for known in tree.body:
         if isinstance(known, ast.Assign) and node.id in [ast.unparse(t) for t in known.targets]:
             return _value(known.value, tree)
-        if isinstance(known, ast.ImportFrom) and node.id in [a.name for a in known.names]:
+        if (
+            isinstance(known, ast.ImportFrom)
+            and known.module
+            and node.id in [a.name for a in known.names]
+        ):
             return _value(node, _parsed(known.module))
     raise ValueError(f"{node.id} is no literal")
 
