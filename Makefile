@@ -22,9 +22,10 @@ demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
 test: setup ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: setup ## formatter, linter, workflow linter
+lint: setup ## formatter, linter, types, workflow linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
 

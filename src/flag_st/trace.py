@@ -200,7 +200,7 @@ def _defaults(use: str) -> dict[str, Any]:
 
 def _judge_weights(place: Checkpoint, link: Link) -> tuple[str, str]:
     try:
-        path = place._given() if place.local is not None else place._placed() or place._cached()
+        path = place._given() or place._placed() or place._cached()
     except FlagError:
         path = None
     if path is None:

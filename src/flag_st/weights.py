@@ -48,9 +48,7 @@ class Checkpoint:
         Raises:
             FlagError: it is not there; says where to ask for it and which key to set.
         """
-        if self.local is not None:
-            return self._given()
-        return self._placed() or self._cached() or self._downloaded()
+        return self._given() or self._placed() or self._cached() or self._downloaded()
 
     @property
     def folder(self) -> Path:
@@ -60,7 +58,9 @@ class Checkpoint:
         places = self.folder / self.file, self.folder / self.revision / self.file
         return next((p for p in places if p.is_file()), None)
 
-    def _given(self) -> Path:
+    def _given(self) -> Path | None:
+        if self.local is None:
+            return None
         path = Path(self.local).expanduser()
         path = path / self.file if path.is_dir() else path
         if not path.is_file():

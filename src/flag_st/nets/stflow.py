@@ -34,6 +34,12 @@ class Regions:
     geometry: Tensor
     y: Tensor | None = None
 
+    @property
+    def truth(self) -> Tensor:
+        """``y``, by those who were given it."""
+        assert self.y is not None
+        return self.y
+
     def to(self, device: str) -> "Regions":
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         return Regions(**{k: t.to(device) for k, t in held.items() if t is not None})

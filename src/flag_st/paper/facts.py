@@ -157,15 +157,11 @@ def _value(node: ast.expr, tree: ast.Module) -> Any:
         return {**_value(node.left, tree), **_value(node.right, tree)}
     if not isinstance(node, ast.Name):
         return ast.literal_eval(node)
-    for known in tree.body:
-        if isinstance(known, ast.Assign) and node.id in [ast.unparse(t) for t in known.targets]:
-            return _value(known.value, tree)
-        if (
-            isinstance(known, ast.ImportFrom)
-            and known.module
-            and node.id in [a.name for a in known.names]
-        ):
-            return _value(node, _parsed(known.module))
+    for n in tree.body:
+        if isinstance(n, ast.Assign) and node.id in [ast.unparse(t) for t in n.targets]:
+            return _value(n.value, tree)
+        if isinstance(n, ast.ImportFrom) and n.module and node.id in [a.name for a in n.names]:
+            return _value(node, _parsed(n.module))
     raise ValueError(f"{node.id} is no literal")
 
 

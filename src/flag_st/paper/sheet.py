@@ -53,7 +53,7 @@ class Block:
     title: str
     groups: Sequence[Head]
     columns: Sequence[Head]
-    rows: Sequence[Sequence[Cell]]
+    rows: list[list[Cell]]
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in self.rows} | {len(self.columns)}
