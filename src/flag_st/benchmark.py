@@ -214,7 +214,7 @@ def measure(case: str, entry: str, spots: int, **more: Any) -> dict[str, float]:
 
 #: What is compared: title, case and arguments of the release's side and of ours, the number, and
 #: whether a large ratio (theirs / ours) is good.
-PAIRS = {
+PAIRS: dict[str, tuple] = {
     "One draw, 300 spots (small network)": (
         ("draw", "flag_released", 300, {}),
         ("draw", "flag", 300, {}),

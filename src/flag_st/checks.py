@@ -147,8 +147,10 @@ def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
         fault = f"{path}: {PIXEL_KEY} is {size}, outside {low} to {high} µm per pixel"
     if fault:
         faults.add(fault, remedy="write there the µm per pixel of the slide image's level 0")
-    bounds = facts.get("fullres_px_width"), facts.get("fullres_px_height")
-    return bounds if all(isinstance(b, int) and b > 0 for b in bounds) else None
+    width, height = facts.get("fullres_px_width"), facts.get("fullres_px_height")
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return width, height
+    return None
 
 
 def _table(path: Path, faults: Faults, unique_genes: bool) -> tuple[Any, np.ndarray | None]:
@@ -237,7 +239,7 @@ def _inside(path: Path, position: np.ndarray, bounds: tuple[int, int], faults: F
         swapped = ((position >= 0) & (position < bounds[::-1])).all()
         remedy = "swap the columns, x comes first" if swapped else "give pixels of its level 0"
         faults.add(
-            f"{path}: {out.sum()} of {len(out)} spots lie outside the image of {bounds[0]} x "
+            f"{path}: {out.sum()} of {len(position)} spots lie outside the image of {bounds[0]} x "
             f"{bounds[1]} px; x is {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f}",
             remedy=f"mend obsm['spatial']: {remedy}",
         )
@@ -298,8 +300,8 @@ def _features(path: Path, faults: Faults) -> None:
 
 
 def _repeats(path: Path, names: Sequence[str], what: str, faults: Faults) -> None:
-    names, number = np.unique(np.asarray(names, dtype=str), return_counts=True)
-    repeated = names[number > 1]
+    distinct, number = np.unique(np.asarray(names, dtype=str), return_counts=True)
+    repeated = distinct[number > 1]
     if len(repeated):
         number_them = ", or let them be numbered: prepare: {unique_genes: false} of the cohort"
         remedy = "make them unique" + number_them * (what == "gene")

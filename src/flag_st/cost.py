@@ -68,7 +68,8 @@ class Cost:
 
 def list_jobs(config: dict[str, Any]) -> list[Job]:
     """Every job that the experiments to make stand for, each once. No data is touched."""
-    plan, found = Plan(config), {}
+    plan = Plan(config)
+    found: dict[Job, None] = {}
     runs = {name: plan.runs(name) for name in config["make"]}
     grid = list(dict.fromkeys(run for several in runs.values() for run in several))
 

@@ -45,9 +45,9 @@ class RemoteFile:
 
     def fault(self, file: Path) -> str | None:
         """What is wrong with ``file``, or None if it is this file."""
-        found = file.stat().st_size
-        if found != self.size:
-            return f"{found} bytes instead of {self.size}"
+        size = file.stat().st_size
+        if size != self.size:
+            return f"{size} bytes instead of {self.size}"
         if self.sha256 and (found := digest(file)) != self.sha256:
             return f"sha256 {found} instead of {self.sha256}"
         if not self.sha256 and self.git and (found := git_digest(file)) != self.git:
@@ -112,7 +112,8 @@ class Store:
 
     def plan(self, files: Iterable[RemoteFile]) -> Plan:
         """Part ``files`` into those here and those to bring, with the bytes still needed."""
-        here, wanted = [], []
+        here: list[RemoteFile] = []
+        wanted: list[RemoteFile] = []
         for file in files:
             (here if self._has(file) else wanted).append(file)
         need = sum(max(f.size - _size(self._partial(f)), 0) for f in wanted)

@@ -6,7 +6,7 @@ What was learned is named arrays; they are saved, restored and identified in one
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Fitted:
             belongs to one split. The entry in the configuration says the same.
     """
 
-    fits: ClassVar[bool] = False
+    fits: bool = False
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What ``fit`` learned, for those with ``fits``: what ``save`` writes."""

@@ -102,8 +102,12 @@ class Hub:
             if self.store.origin not in known:
                 with self._explained(f"revision {self.revision}"):
                     info = HfApi(self.endpoint).repo_info(
-                        self.repo, repo_type=self.kind, revision=self.revision, expand=["sha"]
+                        self.repo,
+                        repo_type=self.kind,
+                        revision=self.revision,
+                        expand=["sha"],  # type: ignore[arg-type]  # a list, as its docstring says
                     )
+                assert info.sha is not None, "the one fact that was asked for"
                 write_json(pins, known | {self.store.origin: info.sha})
                 return info.sha
             return known[self.store.origin]
@@ -112,7 +116,8 @@ class Hub:
         """Size and digest of each of ``paths`` as the hub lists them."""
         from huggingface_hub import HfApi, RepoFile
 
-        api, found = HfApi(self.endpoint), {}
+        api = HfApi(self.endpoint)
+        found: dict[str, RemoteFile] = {}
         for start in range(0, len(paths), LISTED_AT_ONCE):
             block = list(paths[start : start + LISTED_AT_ONCE])
             with self._explained("the list of files"):

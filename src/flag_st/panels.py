@@ -1,7 +1,6 @@
 """Gene panels: the intersection of genes, and highly-mean-highly-variable genes (HMHVG)."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ MITO_RIBO = ("MT-", "mt-", "RPS", "RPL")
 
 def common_genes(names: Sequence[Sequence[str]]) -> list[str]:
     """Genes present in every slide, sorted, so that slide order cannot matter."""
-    return sorted(reduce(lambda a, b: a & set(b), names[1:], set(names[0])))
+    return sorted(set(names[0]).intersection(*names[1:]))
 
 
 def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -25,12 +24,12 @@ def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray
         counts: CSR (N, all genes) per slide.
         columns: per slide, the positions of the common genes.
     """
-    n, total, square = 0, 0.0, 0.0
+    n, total, square = 0, np.zeros(len(columns[0])), np.zeros(len(columns[0]))
     for matrix, index in zip(counts, columns, strict=True):
         part = matrix[:, index].astype(np.float64)
         n += part.shape[0]
-        total = total + np.asarray(part.sum(0)).ravel()
-        square = square + np.asarray(part.multiply(part).sum(0)).ravel()
+        total += np.asarray(part.sum(0)).ravel()
+        square += np.asarray(part.multiply(part).sum(0)).ravel()
     mean = total / n
     return mean, np.sqrt(np.maximum(square / n - mean**2, 0))
 

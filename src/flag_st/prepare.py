@@ -69,12 +69,13 @@ def prepare(
     facts = read_json(files.metadata)
     pixel = float(facts[PIXEL_KEY])
     table = _read_table(files.st, min_counts)
-    ready = patches_from == "hest" or (patches_from == "auto" and files.patches is not None)
+    ready = None if patches_from == "wsi" else files.patches
     with writing(out_patches) as temporary:
         layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
-        if ready:
-            table = _copy_patches(files.patches, table, temporary, layout, progress)
+        if ready is not None:
+            table = _copy_patches(ready, table, temporary, layout, progress)
         else:
+            assert files.wsi is not None, "check_slide refuses a slide without an image"
             _cut_patches(files.wsi, table, temporary, layout, progress)
         picture, scale = _thumbnail(files.wsi, table, temporary, facts)
         known = facts.get("patient")
@@ -178,7 +179,7 @@ def _cut_patches(
 
 def _flat(region: Image.Image) -> Image.Image:
     """RGB; what lies beyond the slide becomes white, like the glass."""
-    if region.getextrema()[3][0] == 255:
+    if region.getchannel("A").getextrema()[0] == 255:
         return region.convert("RGB")
     white = Image.new("RGBA", region.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, region).convert("RGB")

@@ -8,7 +8,7 @@ from typing import Any
 from flag_st.errors import FlagError
 
 
-def load(use: str) -> type:
+def load(use: str) -> type[Any]:
     """Import the class that ``use`` names, such as ``flag_st.methods.ridge.Ridge``.
 
     Raises:

@@ -130,7 +130,8 @@ def _score(
     pair: Pair, metrics: Mapping[str, Metric], facts: Mapping[str, Any], each_draw: bool
 ) -> list[tuple]:
     """Rows (slide, estimator, metric, gene, value) of one slide."""
-    truth, of_truth = np.asarray(pair.truth, dtype=np.float64), {}
+    truth = np.asarray(pair.truth, dtype=np.float64)
+    of_truth: dict = {}
 
     def case(prediction: np.ndarray, draws: np.ndarray | None = None) -> Case:
         known = {**facts, **pair.facts, "slide": pair.slide, "truth": of_truth}
@@ -188,7 +189,7 @@ def _rows(pair: Pair, estimator: str, values: Mapping[str, float | np.ndarray]) 
             rows.append((pair.slide, estimator, name, "", float(value)))
         else:
             name = name.removesuffix(OF_GENE)
-            named = zip(pair.genes, value, strict=True)
+            named = zip(pair.genes, np.asarray(value), strict=True)
             rows += [(pair.slide, estimator, name, gene, float(v)) for gene, v in named]
     return rows
 

@@ -51,8 +51,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     )
     try:
         check_inputs(snakemake.input)
-        named = (dict(values.items()) for values in (snakemake.wildcards, snakemake.params))
-        job.record = Record(snakemake.rule, *named, snakemake.input)
+        wildcards, params = (dict(v.items()) for v in (snakemake.wildcards, snakemake.params))
+        job.record = Record(snakemake.rule, wildcards, params, snakemake.input)
         main(job)
         if path:
             job.record.write(Path(path).with_suffix(".json"), snakemake.output)

@@ -63,6 +63,17 @@ class Slide:
     def __len__(self) -> int:
         return len(self.spots)
 
+    @property
+    def truth(self) -> np.ndarray:
+        """``expression``, for those who may see it.
+
+        Raises:
+            FlagError: it is out of reach.
+        """
+        if self.expression is None:
+            raise FlagError(f"slide {self.id}: its expression is out of reach here")
+        return self.expression
+
     def without_truth(self) -> "Slide":
         return replace(self, expression=None, targets=None)
 
@@ -110,7 +121,7 @@ class Cohort(Sequence):
     @property
     def expression(self) -> np.ndarray:
         """(sum of N, G) of all slides, in slide order."""
-        return np.concatenate([s.expression for s in self.slides])  # (M, G)
+        return np.concatenate([s.truth for s in self.slides])  # (M, G)
 
     @property
     def features(self) -> np.ndarray:
@@ -208,7 +219,7 @@ def open_parts(
         "targets": list(files.get("targets") or []),
         "patches": list(files.get("patches") or []),
     }
-    slides = []
+    slides: list[Slide] = []
     for i, name in enumerate(names):
         more = {key: paths[i] if i < len(paths) else None for key, paths in optional.items()}
         slide = read_slide(files.features[i], files.spots[i], genes, transform, **more)

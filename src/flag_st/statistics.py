@@ -226,11 +226,11 @@ def _flip(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's step-down correction; NaN takes no part in the family."""
-    p = np.asarray(p, dtype=np.float64)
-    result, known = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
+    values = np.asarray(p, dtype=np.float64)
+    result, known = np.full(len(values), np.nan), np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known], kind="stable")]
     factors = np.arange(len(order), 0, -1)
-    result[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1)
+    result[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
     return result
 
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from flag_st.methods.base import Run
 from flag_st.seeds import entropy, torch_generator
 
 log = logging.getLogger("flag_st")
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass
@@ -81,11 +82,11 @@ class Training:
         return cls(**values)
 
 
-class Task(ABC):
+class Task(ABC, Generic[Net]):
     """What a method gives the loop."""
 
     #: All that has parameters; the averaged copy of it is what ``validate`` receives.
-    module: nn.Module
+    module: Net
 
     @abstractmethod
     def batches(self, generator: torch.Generator) -> Iterator[Any]:
@@ -96,7 +97,7 @@ class Task(ABC):
         """Scalar loss of a batch, and its parts for the history."""
 
     @abstractmethod
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: Net) -> dict[str, float]:
         """All validation slides with fixed seeds; ``loss`` decides, lower is better."""
 
 
@@ -104,7 +105,8 @@ class History:
     """Rows of the training history, written as CSV."""
 
     def __init__(self, path: str | Path):
-        self.path, self.rows = Path(path), []
+        self.path = Path(path)
+        self.rows: list[dict[str, float]] = []
 
     def __call__(self, row: dict[str, float]) -> None:
         self.rows.append(row)
@@ -182,7 +184,8 @@ class Loop:
     def _train_epoch(self) -> dict[str, float]:
         self.module.train()
         order = torch_generator(self.run.seed, "epoch", self.epoch)
-        sums, count, waiting = {}, 0, []
+        sums: dict[str, float] = {}
+        count, waiting = 0, []
         for batch in self.task.batches(order):
             waiting.append(batch)
             if len(waiting) == self.settings.accumulate:

@@ -60,7 +60,7 @@ class Checkpoint:
         Raises:
             FlagError: ``local`` names a file that is not there.
         """
-        return self._given() if self.local is not None else self._placed() or self._cached()
+        return self._given() or self._placed() or self._cached()
 
     def plan(self) -> "Plan | None":
         """What a download would transfer; None if the file is here."""
@@ -87,7 +87,9 @@ class Checkpoint:
         places = self.folder / self.file, self.folder / self.revision / self.file
         return next((p for p in places if p.is_file()), None)
 
-    def _given(self) -> Path:
+    def _given(self) -> Path | None:
+        if self.local is None:
+            return None
         path = Path(self.local).expanduser()
         path = path / self.file if path.is_dir() else path
         if not path.is_file():

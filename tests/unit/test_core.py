@@ -110,7 +110,10 @@ def test_files_are_joined_by_name(tmp_path):
     counts, order = write_slide(tmp_path)
     slide = read_slide(tmp_path / "features.h5ad", tmp_path / "spots.h5ad", ["C", "A"], "log1p")
     assert np.allclose(slide.expression, np.log1p(counts[order][:, [2, 0]]))
+    assert slide.truth is slide.expression
     assert slide.without_truth().expression is None
+    with pytest.raises(FlagError, match="expression is out of reach"):
+        _ = slide.without_truth().truth
     assert np.allclose(slide.subset(np.array([3, 1])).expression, slide.expression[[3, 1]])
 
 

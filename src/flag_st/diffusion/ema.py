@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -21,7 +21,8 @@ class Ema:
     def update(self, module: nn.Module) -> None:
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.module.parameters()), list(module.parameters())
+        averaged: list[Tensor] = list(self.module.parameters())
+        current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for kept, new in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(new)

@@ -95,6 +95,9 @@ class CovarianceEdm(nn.Module):
         floor: smallest variance of a component, of z-scored genes.
     """
 
+    basis: Tensor
+    variance: Tensor
+
     def __init__(self, genes: int, floor: float = 0.01):
         super().__init__()
         self.floor = floor
@@ -126,5 +129,5 @@ class CovarianceEdm(nn.Module):
         """(..., G) squared errors, weighted as for unit variance."""
         return edm_loss(denoised, clean, sigma)
 
-    def _along(self, x: Tensor, factor: Tensor) -> Tensor:
+    def _along(self, x: Tensor, factor: Tensor | float) -> Tensor:
         return (x @ self.basis * factor) @ self.basis.T  # (..., G)

@@ -48,18 +48,19 @@ def heun_log(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); n evaluations."""
-    previous, step_before = None, None
+    before: tuple[Tensor, Tensor] | None = None  # of the last step: clean x, step
     for sigma, after in zip(sigmas[:-1].to(x.device), sigmas[1:].to(x.device), strict=True):
         clean = denoise(x, sigma.to(x.dtype))
         if after == 0:
             return clean
         step = torch.log(sigma / after)
         target = clean
-        if previous is not None:
+        if before is not None:
+            previous, step_before = before
             ratio = step_before / step
             target = (1 + 1 / (2 * ratio)) * clean - previous / (2 * ratio)
         x = ((after / sigma) * x - torch.expm1(-step) * target).to(x.dtype)
-        previous, step_before = clean, step
+        before = clean, step
     return x
 
 

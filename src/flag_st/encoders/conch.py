@@ -4,7 +4,7 @@ Only the image tower is built. Patches of 224 px at 0.5 µm/px are enlarged to t
 networks were trained with, so that they see the same 112 µm of tissue as the other encoders.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
@@ -21,12 +21,13 @@ class Conch(Published):
     """
 
     resize = crop = 448
-    mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as in factory.py of mahmoodlab/CONCH
-    std = (0.26862954, 0.26130258, 0.27577711)
+    # CLIP's, as in factory.py of mahmoodlab/CONCH
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     pooling = "attentional pooling before the projection"
     prefix: ClassVar[str] = "visual."
     #: Of the whole vision-language file, the caption branch and the projection are not needed.
-    ignore = ("attn_pool_caption.", "ln_caption.", "proj_contrast")
+    ignore: ClassVar[tuple[str, ...]] = ("attn_pool_caption.", "ln_caption.", "proj_contrast")
     arch: ClassVar[str] = "vit_base_patch16_224"
     options: ClassVar[dict] = {}
 
@@ -40,8 +41,9 @@ class Conch(Published):
         cut = len(self.prefix)
         state = {k[cut:]: v for k, v in state.items() if k.startswith(self.prefix)}
         key = "trunk.pos_embed"
-        if key in state and state[key].shape != net.trunk.pos_embed.shape:
-            side = net.trunk.patch_embed.grid_size
+        trunk: Any = net.get_submodule("trunk")
+        if key in state and state[key].shape != trunk.pos_embed.shape:
+            side = trunk.patch_embed.grid_size
             state[key] = resample_abs_pos_embed(state[key], side, num_prefix_tokens=1)
         return state
 
@@ -123,8 +125,8 @@ class PackedPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         keys, values = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)  # (B, N, width) each
         query = self.to_q(self.ln_q(self.query)).expand(len(tokens), 1, -1)  # (B, 1, width)
-        heads = [self.split(x) for x in (query, keys, values)]  # (B, h, 1 or N, width / h)
-        pooled = F.scaled_dot_product_attention(*heads)  # (B, h, 1, width / h)
+        q, k, v = (self.split(x) for x in (query, keys, values))  # (B, h, 1 or N, width / h)
+        pooled = F.scaled_dot_product_attention(q, k, v)  # (B, h, 1, width / h)
         return self.to_out(pooled.flatten(1))  # (B, width)
 
     def split(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -37,7 +38,11 @@ class Network(Encoder):
     interpolation: str = "bicubic"
     pooling: str = "class token"
     net: nn.Module
-    weights_digest: str
+
+    @property
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """sha256 of the weights."""
 
     def __init__(self, precision: str = "fp32", batch: int = 32):
         if precision not in PRECISIONS:

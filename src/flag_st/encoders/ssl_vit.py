@@ -10,7 +10,6 @@ depends on which slides train, so its features belong to one split.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class SslVit(Network):
         precision, batch: as ``Network``, when encoding.
     """
 
-    fits: ClassVar[bool] = True
+    fits: bool = True
     resize = crop = 112
     interpolation = "bilinear"
     pooling = "mean and standard deviation of tokens"
@@ -69,7 +68,8 @@ class SslVit(Network):
         super().__init__(precision, batch)
         self.width, self.depth, self.heads = width, depth, heads
         self.steps, self.views, self.rate = steps, views, rate
-        self.crop_area, self.jitter, self.limit = tuple(crop_area), jitter, limit
+        smallest, largest = crop_area
+        self.crop_area, self.jitter, self.limit = (smallest, largest), jitter, limit
         self._net: nn.Module | None = None
 
     @property
@@ -77,6 +77,10 @@ class SslVit(Network):
         if self._net is None:
             raise unfitted("ssl_vit")
         return self._net
+
+    @net.setter
+    def net(self, net: nn.Module) -> None:
+        self._net = net
 
     def open(self, device: str) -> None:
         """Only notes the device: weights come from ``fit`` or ``load``."""
@@ -140,7 +144,7 @@ class SslVit(Network):
             two = [projector(self.forward(self._view(images, random))) for _ in range(2)]
             terms = vicreg(*two)
             optimizer.zero_grad()
-            sum(terms.values()).backward()
+            sum(terms.values(), start=images.new_zeros(())).backward()
             optimizer.step()
             plan.step()
             if step % 10 == 0 or step == self.steps - 1:
@@ -175,13 +179,15 @@ class SslVit(Network):
     # -- files ----------------------------------------------------------------------------------
 
     def _take(self, net: nn.Module, mean: np.ndarray, std: np.ndarray) -> None:
-        self._net = net
+        self.net = net
         # In float32, so that a saved encoder has the digest of the one it was saved from.
-        self.mean, self.std = (tuple(np.float32(v).tolist()) for v in (mean, std))
+        self.mean, self.std = (tuple(np.asarray(v, np.float32).tolist()) for v in (mean, std))
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = {k: v.cpu().numpy() for k, v in self.net.state_dict().items()}
-        return state | {"mean": np.float32(self.mean), "std": np.float32(self.std)}
+        return state | {
+            name: np.asarray(getattr(self, name), np.float32) for name in ("mean", "std")
+        }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         require(arrays, ("mean", "std"), "ssl_vit")

@@ -154,9 +154,9 @@ def haar_energies(plane: np.ndarray) -> np.ndarray:
         corner = ((a - b - c + d) ** 2).mean()
         out += [across + along, corner, abs(across - along) / (across + along + 1e-5)]
         plane = (a + b + c + d) / 4
-    out = np.array(out).reshape(LEVELS, 3)
-    out[:, :2] = np.log(out[:, :2] + 1e-6)
-    return out.ravel()
+    energies = np.array(out).reshape(LEVELS, 3)
+    energies[:, :2] = np.log(energies[:, :2] + 1e-6)
+    return energies.ravel()
 
 
 def blobs(haematoxylin: np.ndarray, width: float) -> np.ndarray:

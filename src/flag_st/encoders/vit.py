@@ -32,7 +32,9 @@ class Timm(Published):
         import timm
         from timm.layers import SwiGLUPacked
 
-        layers = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if self.gated else {}
+        layers: dict[str, Any] = (
+            {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if self.gated else {}
+        )
         return timm.create_model(self.arch, num_classes=0, **layers, **self.options | self.sizes)
 
 
@@ -142,10 +144,10 @@ class ResNet50(Timm):
     def forward(self, images: Tensor) -> Tensor:
         if self.pooling == "last":
             return self.net(images)  # (B, 2048)
-        net = self.net
-        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))  # (B, 64, 56, 56)
-        x = net.layer3(net.layer2(net.layer1(x)))  # (B, 1024, 14, 14)
-        return x.mean((2, 3))  # (B, 1024)
+        x = images
+        for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
+            x = self.net.get_submodule(name)(x)
+        return x.mean((2, 3))  # (B, 1024), of (B, 1024, 14, 14)
 
 
 def one_of(value: str, choices: tuple[str, ...]) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class GeneModel(Fitted, ABC):
             ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def open(self, device: str) -> None:
         """Load weights onto ``device``; called once."""

@@ -68,8 +68,12 @@ def ready(model: "BertModel") -> "BertModel":
     import torch
 
     size = model.config.max_position_embeddings
-    model.embeddings.position_ids = torch.arange(size)[None]
-    model.embeddings.token_type_ids = torch.zeros(1, size, dtype=torch.long)
+    buffers = {
+        "position_ids": torch.arange(size)[None],
+        "token_type_ids": torch.zeros(1, size, dtype=torch.long),
+    }
+    for name, value in buffers.items():
+        model.embeddings.register_buffer(name, value, persistent=False)
     return model.eval().requires_grad_(False)
 
 

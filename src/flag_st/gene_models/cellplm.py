@@ -14,7 +14,7 @@ more than tensors and numbers, convert it once, where nothing can be harmed::
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,15 +96,16 @@ class Latent(nn.Module):
         self.inference_qzyx = nn.ModuleDict({"0": nn.Linear(width + clusters, 512), "2": mean})
 
     def forward(self, x: Tensor) -> Tensor:
-        share = self.inference_qyx["0"]["logits"](x).softmax(-1)  # (N, C)
+        share = self.get_submodule("inference_qyx.0.logits")(x).softmax(-1)  # (N, C)
         first = self.inference_qzyx["0"]
+        assert isinstance(first, nn.Linear)
         width = x.shape[1]
         base = nn.functional.linear(x, first.weight[:, :width], first.bias)  # (N, 512)
         hidden = sum(
             share[:, c, None] * (base + first.weight[:, width + c]).relu()
             for c in range(share.shape[1])
         )  # (N, 512)
-        return self.inference_qzyx["2"]["mu"](hidden)  # (N, K)
+        return self.get_submodule("inference_qzyx.2.mu")(hidden)  # (N, K)
 
 
 class CellPLMEncoder(nn.Module):
@@ -127,13 +128,13 @@ class CellPLMEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log counts (N, P) of the P genes of the model, sparse, to (N, K)."""
-        x = torch.sparse.mm(x, self.embedder["feat_enc"].emb)  # (N, d)
-        linear = self.embedder["extra_linear"]
-        x = linear["3"](linear["0"](x).relu())  # (N, d)
-        for layer in self.encoder["layers"]:
+        x = torch.sparse.mm(x, self.get_parameter("embedder.feat_enc.emb"))  # (N, d)
+        x = self.get_submodule("embedder.extra_linear.0")(x)  # (N, d)
+        x = self.get_submodule("embedder.extra_linear.3")(x.relu())  # (N, d)
+        for layer in self.encoder["layers"].children():
             x = layer(x)  # (N, d)
         x = self.pre_latent_norm["norm"](x)  # (N, d)
-        return self.latent["layers"]["1"]["inference"](x)  # (N, K)
+        return self.get_submodule("latent.layers.1.inference")(x)  # (N, K)
 
 
 class CellPLM(GeneModel):
@@ -146,7 +147,7 @@ class CellPLM(GeneModel):
         symbols: table (columns symbol, ensembl) for slides without ids.
     """
 
-    kind: ClassVar[str] = "spot"
+    kind: str = "spot"
 
     def __init__(
         self,
@@ -244,7 +245,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def numpy_numbers() -> list:
     """What a pickled numpy number consists of; scores beside the weights are often such."""
-    scalar = np._core.multiarray.scalar
+    scalar: Any = np.float64(0).__reduce__()[0]  # which numpy keeps in a private module
     return [
         scalar,
         (scalar, "numpy.core.multiarray.scalar"),

@@ -1,7 +1,6 @@
 """Genes as vectors of co-expression, learned from the training slides' counts alone."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -30,8 +29,8 @@ class Coexpression(GeneModel):
             Panel genes always are.
     """
 
-    kind: ClassVar[str] = "static"
-    fits: ClassVar[bool] = True
+    kind: str = "static"
+    fits: bool = True
 
     def __init__(self, width: int = 64, scale: float = 1e4, min_fraction: float = 0.01):
         if width < 1:

@@ -5,7 +5,6 @@ The model is a stock BERT over rank-value tokens, so transformers is all that it
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class Geneformer(GeneModel):
         dtype: ``float32``, or ``bfloat16`` for half the memory and time.
     """
 
-    kind: ClassVar[str] = "contextual"
+    kind: str = "contextual"
 
     def __init__(
         self,
@@ -118,7 +117,8 @@ class Geneformer(GeneModel):
             if self.symbols is None
             else read_symbols(self.symbols)
         )
-        self.model = self.model.to(device, getattr(torch, self.dtype))
+        dtype = getattr(torch, self.dtype)
+        self.model = self.model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides self
 
     def embed(
         self,

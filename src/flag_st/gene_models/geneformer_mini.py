@@ -5,7 +5,7 @@ and the sizes are small. It needs no download, and its weights have never seen a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from flag_st.gene_models.token_states import contextual
 from flag_st.io import pack_names, unpack_names
 
 if TYPE_CHECKING:
-    from transformers import BertConfig
+    from transformers import BertConfig, BertModel
 
 SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
 
@@ -37,8 +37,8 @@ class GeneformerMini(GeneModel):
         batch_tokens: tokens of one step, padding included.
     """
 
-    kind: ClassVar[str] = "contextual"
-    fits: ClassVar[bool] = True
+    kind: str = "contextual"
+    fits: bool = True
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class GeneformerMini(GeneModel):
         self.width, self.layers, self.heads, self.inner = width, layers, heads, inner
         self.vocabulary, self.context, self.epochs = vocabulary, context, epochs
         self.learning_rate, self.batch_tokens = learning_rate, batch_tokens
-        self.device, self.model, self.history = "cpu", None, []
+        self.device = "cpu"
+        self.model: BertModel | None = None
+        self.history: list[float] = []
 
     def open(self, device: str) -> None:
         self.device = device
@@ -106,7 +108,8 @@ class GeneformerMini(GeneModel):
         progress: Callable[..., Iterable] = lambda items, **_: items,
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield (rows, (n, G, K) float32, (n, G) mask of the genes expressed and in context)."""
-        if self.model is None:
+        model = self.model
+        if model is None:
             raise unfitted("geneformer_mini")
         wanted = np.array([self.ranks.token(gene) for gene in panel], dtype=np.int64)  # (G,)
         report_unknown(panel, wanted >= 0, "the fitted geneformer_mini")
@@ -114,7 +117,7 @@ class GeneformerMini(GeneModel):
             self.ranks.encode(counts, genes),
             wanted,
             self.width,
-            lambda tokens, present, _: bert_states(self.model, tokens, present),
+            lambda tokens, present, _: bert_states(model, tokens, present),
             self.batch_tokens,
             self.ranks.tokens["<pad>"],
             progress,
@@ -137,12 +140,12 @@ class GeneformerMini(GeneModel):
         self.ranks = self._ranks(unpack_names(arrays["genes"]), arrays["medians"])
         model = empty_bert(self._config())
         refill(model, arrays, "geneformer_mini")
-        self.model = ready(model).to(self.device)
+        self.model = ready(model).to(self.device)  # type: ignore[arg-type]  # its wrapper hides self
 
-    def _ranks(self, genes: Sequence[str], medians: Sequence[float]) -> RankValues:
+    def _ranks(self, genes: Sequence[str], medians: Iterable[float]) -> RankValues:
         tokens = {name: token for token, name in enumerate([*SPECIAL, *genes])}
-        medians = dict(zip(genes, map(float, medians), strict=True))
-        return RankValues(tokens, medians, self.context, special=True)
+        known = dict(zip(genes, map(float, medians), strict=True))
+        return RankValues(tokens, known, self.context, special=True)
 
     def _vocabulary(self, table, genes: Sequence[str], panel: np.ndarray) -> RankValues:
         """Tokens of the panel and of the genes detected most, with their non-zero medians."""

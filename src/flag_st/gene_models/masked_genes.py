@@ -43,14 +43,16 @@ def pretrain(
     # Layers are initialised from torch's global generator; the caller's state is given back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "geneformer_mini", "weights"))
-        model = BertForMaskedLM(config).to(device).train()
+        model = BertForMaskedLM(config)
+    model = model.to(device).train()  # type: ignore[arg-type]  # its wrapper hides self
     rng = numpy_generator(seed, "geneformer_mini", "batches")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     steps = [batch for _ in range(epochs) for batch in shuffled(sequences, batch_tokens, rng)]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: ramp(i, len(steps)))
-    losses = []
+    losses, padding = [], config.pad_token_id
+    assert padding is not None, "batches are padded"
     for batch in steps:
-        tokens, present = pad([sequences[i] for i in batch], config.pad_token_id)
+        tokens, present = pad([sequences[i] for i in batch], padding)
         inputs, labels = mask(tokens, special, config.vocab_size, rng)
         loss = model(
             input_ids=torch.from_numpy(inputs).to(device),

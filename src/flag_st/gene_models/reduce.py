@@ -5,7 +5,7 @@ A PCA without centring: alignment compares directions by cosine, and it keeps th
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Reduced(GeneModel):
         spots: most training spots of a slide to fit on, evenly spaced.
     """
 
-    fits: ClassVar[bool] = True
+    fits: bool = True
 
     def __init__(self, model: Mapping[str, Any], width: int = 64, spots: int = 256):
         self.model = registry.build(model["use"], model.get("params"))

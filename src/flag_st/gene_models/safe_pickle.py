@@ -252,7 +252,7 @@ def _check_plain(value: Any, path: Path) -> None:
     """Walk level by level; what was seen once is not walked again, so that cycles end."""
     level, seen = [value], set()
     for _ in range(MAX_DEPTH):
-        below = []
+        below: list[Any] = []
         for item in level:
             if type(item) not in _PLAIN:
                 raise _refused(path, f"holding {type(item).__name__}")

@@ -7,7 +7,6 @@ names of the published keys.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -99,7 +98,7 @@ class Encoder(nn.Module):
 
     def forward(self, genes: Tensor, values: Tensor, present: Tensor) -> Tensor:
         x = self.encoder(genes) + self.value_encoder(values)  # (B, L, d)
-        for layer in self.transformer_encoder["layers"]:
+        for layer in self.transformer_encoder["layers"].children():
             x = layer(x, present)  # (B, L, d)
         return x  # (B, L, d)
 
@@ -123,7 +122,7 @@ class ScGPT(GeneModel):
         batch_tokens: tokens of one forward pass, padding included.
     """
 
-    kind: ClassVar[str] = "contextual"
+    kind: str = "contextual"
 
     def __init__(
         self,
@@ -230,7 +229,7 @@ class ScGPTGenes(ScGPT):
     It is what the authors use for gene networks. Genes without a token are masked.
     """
 
-    kind: ClassVar[str] = "static"
+    kind: str = "static"
 
     def embed(self, counts, genes, ensembl, panel, progress=lambda items, **_: items):
         """Yield the (G, K) table of the panel and the (G,) mask of the genes with a token."""

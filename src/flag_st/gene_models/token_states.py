@@ -14,17 +14,17 @@ def blocks(spots: int, genes: int, width: int) -> list[slice]:
     return [slice(start, min(start + size, spots)) for start in range(0, spots, size)]
 
 
-def by_length(lengths: Sequence[int], tokens: int) -> Iterator[np.ndarray]:
+def by_length(lengths: Sequence[int] | np.ndarray, tokens: int) -> Iterator[np.ndarray]:
     """Indices in batches of similar length, longest first, padded to ``tokens`` at most.
 
     Empty sequences are in no batch; a sequence longer than ``tokens`` is a batch of its own.
     """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
+    sizes = np.asarray(lengths)
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
     start = 0
     while start < len(order):
-        size = max(1, tokens // int(lengths[order[start]]))
+        size = max(1, tokens // int(sizes[order[start]]))
         yield order[start : start + size]
         start += size
 

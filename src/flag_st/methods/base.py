@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Prediction:
     """
 
     samples: np.ndarray
-    point: np.ndarray = field(default=None)  # type: ignore[assignment]
+    point: np.ndarray = field(default=None)  # type: ignore[arg-type]  # set below
 
     def __post_init__(self) -> None:
         if self.point is None:
@@ -72,8 +72,8 @@ class Method(ABC):
             alone may declare it: ``predict`` then sees slides with expression).
     """
 
-    stochastic: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset()
+    stochastic: bool = False
+    needs: frozenset[str] = frozenset()
 
     def build(self, genes: int, features: int, targets: int = 0) -> "nn.Module | None":
         """The network at the sizes G, D and K (0: no alignment), or None if there is none."""

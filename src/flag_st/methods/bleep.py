@@ -44,7 +44,7 @@ class BleepNet(nn.Module):
     def __init__(self, genes: int, features: int, width: int, dropout: float, network: str | None):
         super().__init__()
         self.image = ImageNetwork(network, pooled=True) if network else None
-        inputs = self.image.channels if network else features
+        inputs = features if self.image is None else self.image.channels
         self.image_head = Projection(inputs, width, dropout)
         self.expression_head = Projection(genes, width, dropout)
 
@@ -69,7 +69,7 @@ def contrastive_loss(image: Tensor, expression: Tensor, temperature: float) -> T
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target.T)) / 2
 
 
-class BleepTask(Task):
+class BleepTask(Task[BleepNet]):
     """Contrast sets of random spots of all training slides."""
 
     def __init__(self, method: "Bleep", train: Cohort, valid: Cohort, run: Run):
@@ -93,7 +93,7 @@ class BleepTask(Task):
             self.module.embed_image(images), self.module.embed_expression(y)
         ), {}
 
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: BleepNet) -> dict[str, float]:
         """Contrastive loss and retrieval from the training spots; the two can disagree."""
         m, losses, pairs = self.method, [], []
         bank = self.y.to(self.device)  # (M, G)
@@ -131,6 +131,7 @@ class Bleep(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
+    net: BleepNet
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
         "epochs": 150,
         "lr": 1e-3,
@@ -165,11 +166,11 @@ class Bleep(Network):
         self.neighbours, self.batch, self.temperature = neighbours, batch, temperature
         self.normalise, self.select, self.as_released = normalise, select, as_released
 
-    def network_of(self, genes: int, inputs: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> BleepNet:
         return BleepNet(genes, inputs, self.width, self.dropout, self.network)
 
     def start(self) -> None:
-        if self.network:
+        if self.net.image is not None:
             load_weights(self.net.image, self.weights)
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:

@@ -1,7 +1,5 @@
 """Controls: together with the means they bound every metric from both sides."""
 
-from typing import ClassVar
-
 import numpy as np
 
 from flag_st.io import pack_names, unpack_names
@@ -17,7 +15,7 @@ class ShuffledProfiles(Method):
     means nothing.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         self.profiles = train.expression  # (M, G)
@@ -47,13 +45,13 @@ class ShuffledProfiles(Method):
 class Oracle(Method):
     """Returns the truth: every metric at its best. Declared as in need of truth, and alone in it."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+    needs: frozenset[str] = frozenset({"truth"})
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         """Nothing to learn."""
 
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        return Prediction(slide.expression[None])  # (1, N, G)
+        return Prediction(slide.truth[None])  # (1, N, G)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"none": np.zeros(1, dtype=np.float32)}

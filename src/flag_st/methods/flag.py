@@ -7,12 +7,13 @@ embeddings while training. Nothing of the gene model is needed for prediction.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flag_st.diffusion.precond import CovarianceEdm
 from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
 from flag_st.errors import FlagError
@@ -92,7 +93,8 @@ class Flag(Network):
         training: settings of the loop (``flag_st.training.Training``).
     """
 
-    stochastic: ClassVar[bool] = True
+    net: FlagNet
+    stochastic: bool = True
 
     def __init__(
         self,
@@ -155,9 +157,9 @@ class Flag(Network):
         first, last = (align_at, align_at) if isinstance(align_at, int) else align_at
         if not 1 <= first <= last <= depth:
             raise FlagError(f"flag: align_at {align_at}: give blocks from 1 to depth {depth}")
-        known = {"fused": EDGES, "paper": PAPER_EDGES, "released": {edges: ()}}[graph]
-        self.channels = known[edges]
-        self.size = dict(
+        known = {"fused": EDGES, "paper": PAPER_EDGES}
+        self.channels = known[graph][edges] if graph in known else ()
+        self.size: dict[str, Any] = dict(
             channels=len(self.channels),
             graph=graph,
             precondition=precondition,
@@ -199,16 +201,20 @@ class Flag(Network):
     def collate(self, graphs: list) -> Tiles:
         return collate(graphs, self.channels, loops=self.size["graph"] == "fused")
 
-    def tiles_of(self, slide: Slide) -> list[np.ndarray | None]:
+    def squares_of(self, slide: Slide) -> list[np.ndarray]:
+        """The spots of each tile of the grid."""
+        return grid_tiles(slide.position, self.tile_px * pixel_of(slide))
+
+    def tiles_of(self, slide: Slide) -> Sequence[np.ndarray | None]:
         """One epoch of a slide: the spots of each tile; None for a random one."""
         if self.tiles == "grid":
-            return grid_tiles(slide.position, self.tile_px * pixel_of(slide))
+            return self.squares_of(slide)
         return [None] * max(1, round(len(slide) / self.tile_spots))
 
     def windows(self, slide: Slide, device: str) -> list[Window]:
         """The graphs that prediction sees: the whole slide, or the squares of the grid."""
         grid = self.tiles == "grid"
-        parts = self.tiles_of(slide) if grid else [np.arange(len(slide))]
+        parts = self.squares_of(slide) if grid else [np.arange(len(slide))]
         u = self.features_of(slide)
         return [
             Window(self.collate([self.graph_of(slide, i, u)]).to(device), torch.as_tensor(i))
@@ -264,15 +270,13 @@ class Flag(Network):
         c, readout = encoded or net.encode(tiles, scaled, noise.flatten())  # (B, N, d), (B, N, G)
         spread = sigma.expand(*x.shape[:2], 1)  # (B, N, 1)
 
-        def of(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
+        def of(values: Tensor) -> Tensor:
             values = values.flatten(0, 1)  # (B N, ...)
             return values if chosen is None else values[chosen]  # (M, ...)
 
         level = of(spread)  # (M, 1)
         told = net.precond.noise(level).squeeze(-1)  # (M,)
-        parts = of(scaled), told, of(c), of(readout)
+        parts = of(scaled), told, of(c), None if readout is None else of(readout)
         raw, tokens = net.decode(*parts) if torch.is_grad_enabled() else chunked(net, *parts)
         own = None if readout is None else net.precond.clean(x, readout, sigma)  # (B, N, G)
         return net.precond.clean(of(x), raw, level), tokens, own
@@ -304,11 +308,12 @@ class Flag(Network):
         return FlagNet(genes, inputs, targets, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
-        if self.precondition == "covariance":
+        precond = self.net.precond
+        if self.precondition == "covariance" and isinstance(precond, CovarianceEdm):
             # Within slides: what differs between slides is not how genes go together in one.
-            values = [self.expression_of(s).astype(np.float64) for s in train]
-            values = np.concatenate([v - v.mean(0) for v in values])  # (M, G)
-            self.net.precond.fit(torch.as_tensor(values))
+            each = [self.expression_of(s).astype(np.float64) for s in train]
+            values = np.concatenate([v - v.mean(0) for v in each])  # (M, G)
+            precond.fit(torch.as_tensor(values))
         return FlagTask(self, train, valid, run)
 
     @torch.inference_mode()
@@ -346,10 +351,13 @@ class Flag(Network):
         return {k: v for k, v in arrays.items() if not k.startswith("net.projector.")}
 
 
-def chunked(net: FlagNet, *parts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+def chunked(
+    net: FlagNet, x: Tensor, noise: Tensor, c: Tensor, readout: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
     """``net.decode`` a few spots at a time; aligned tokens are of no use here."""
-    raw = [
-        net.decode(*(None if part is None else part[start : start + CHUNK] for part in parts))[0]
-        for start in range(0, len(parts[0]), CHUNK)
-    ]
+    raw = []
+    for start in range(0, len(x), CHUNK):
+        rows = slice(start, start + CHUNK)
+        known = None if readout is None else readout[rows]
+        raw.append(net.decode(x[rows], noise[rows], c[rows], known)[0])
     return torch.cat(raw), []  # (M, G)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.methods.base import Run
+from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import Tiles, random_tile
 from flag_st.nets.graph_transformer import alignment_loss
 from flag_st.seeds import torch_generator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from flag_st.methods.flag import Flag
 
 
-class FlagTask(Task):
+class FlagTask(Task[FlagNet]):
     """Tiles of the training slides; denoising loss and alignment."""
 
     def __init__(self, method: "Flag", train: Cohort, valid: Cohort, run: Run):
@@ -45,10 +46,10 @@ class FlagTask(Task):
     def loss(self, batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tiles, places = batch
         tiles, m, net = tiles.to(self.device), self.method, self.module
-        sigma, x = m.noised(tiles.y, generator)  # (B, 1, 1), (B, N, G)
+        sigma, x = m.noised(tiles.truth, generator)  # (B, 1, 1), (B, N, G)
         chosen = self._chosen(tiles.mask, generator)  # (M,) flat indices of real spots
         denoised, tokens, readout = m.denoise(net, x, sigma, tiles, chosen)
-        clean = tiles.y.flatten(0, 1)  # (B N, G)
+        clean = tiles.truth.flatten(0, 1)  # (B N, G)
         spread = sigma.expand(*tiles.mask.shape, 1).flatten(0, 1)  # (B N, 1)
         loss = net.precond.loss(denoised, clean[chosen], spread[chosen]).mean()
         parts = {"denoise": loss.item()}
@@ -82,11 +83,11 @@ class FlagTask(Task):
             if slide.targets.kind == "spot":
                 vectors = vectors[:, None]  # (n, 1, K): one vector for all genes of a spot
             found.append(np.broadcast_to(vectors, (len(rows), *vectors.shape[-2:])))
-            masks.append(known & (slide.expression[rows] > 0))
+            masks.append(known & (slide.truth[rows] > 0))
         target = torch.as_tensor(np.concatenate(found)).to(self.device)
         return target, torch.as_tensor(np.concatenate(masks)).to(self.device)
 
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: FlagNet) -> dict[str, float]:
         """Denoising loss at fixed levels with fixed noise, on every spot of every slide.
 
         ``pcc`` is of the posterior mean from pure noise: noisy truth, even at high σ, still tells

@@ -16,7 +16,7 @@ from flag_st.slide import Cohort, Slide
 from flag_st.training import Task
 
 
-class GraphTask(Task):
+class GraphTask(Task[GraphTransformer]):
     """Random tiles of the training slides, as many as it takes to see each spot about once."""
 
     def __init__(self, method: "GraphRegressor", train: Cohort, valid: Cohort, run: Run):
@@ -42,11 +42,13 @@ class GraphTask(Task):
 
     def loss(self, batch: Tiles, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tiles = batch.to(self.device)
-        error = self.method.forward(self.module, tiles) - tiles.y  # (B, N, G)
+        error = self.method.forward(self.module, tiles) - tiles.truth  # (B, N, G)
         return error[tiles.mask].square().mean(), {}
 
-    def validate(self, module: nn.Module) -> dict[str, float]:
-        return regression_scores([(self.method.forward(module, t)[0], t.y[0]) for t in self.valid])
+    def validate(self, module: GraphTransformer) -> dict[str, float]:
+        return regression_scores(
+            [(self.method.forward(module, t)[0], t.truth[0]) for t in self.valid]
+        )
 
 
 class GraphRegressor(Network):
@@ -61,6 +63,7 @@ class GraphRegressor(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
+    net: GraphTransformer
     scaling = "standard"
     recipe: ClassVar[dict[str, Any]] = {"epochs": 300, "validate_every": 5}
 
@@ -81,12 +84,12 @@ class GraphRegressor(Network):
         super().__init__(centre, training)
         if edges not in EDGES:
             raise FlagError(f"graph_regressor: edges {edges!r}", choices=EDGES)
-        self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
+        self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)
         self.edges, self.sigma_um = EDGES[edges], sigma_um
         self.neighbours = neighbours if self.edges else 0
         self.tile_spots, self.batch = tile_spots, batch
 
-    def network_of(self, genes: int, inputs: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> GraphTransformer:
         channels = len(self.edges)
         return GraphTransformer(genes, inputs, channels=channels, see_x=False, **self.size)
 
@@ -96,7 +99,8 @@ class GraphRegressor(Network):
     def tiles(self, parts: list) -> Tiles:
         """Position (N, 2), features (N, D) and expression (N, G) or None of each tile, padded."""
         graphs = [
-            spot_graph(*part, neighbours=self.neighbours, sigma_um=self.sigma_um) for part in parts
+            spot_graph(position, u, y, neighbours=self.neighbours, sigma_um=self.sigma_um)
+            for position, u, y in parts
         ]
         return collate(graphs, self.edges)
 

@@ -125,7 +125,7 @@ class HisToGene(Network):
         super().__init__(centre, training)
         self.choose_inputs(inputs)
         self.pixels, self.positions, self.as_released = pixels, positions, as_released
-        self.size = {
+        self.size: dict[str, Any] = {
             "width": width,
             "depth": depth,
             "heads": heads,

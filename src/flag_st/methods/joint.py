@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.diffusion.losses import edm_loss, score_matching_loss
 from flag_st.diffusion.samplers import heun_log
@@ -23,7 +23,7 @@ from flag_st.nets.graph import (
     random_tile,
     spot_graph,
 )
-from flag_st.nets.joint import EDGE_TARGETS, HEADS, JointNet, average, pairs_of
+from flag_st.nets.joint import EDGE_TARGETS, EDGES, HEADS, JointNet, average, pairs_of
 from flag_st.seeds import Draws, torch_generator
 from flag_st.slide import UNITS, Cohort, Slide, pixel_of
 from flag_st.training import Task, precise
@@ -41,7 +41,7 @@ STATIC = PAPER_EDGES["both"]
 Opened = list[tuple[np.ndarray, Tiles]]
 
 
-class JointTask(Task):
+class JointTask(Task[JointNet]):
     """Tiles of the training slides; score matching of nodes and edges, and their consistency."""
 
     def __init__(self, method: "Joint", train: Cohort, valid: Cohort, run: Run):
@@ -100,7 +100,8 @@ class JointTask(Task):
         ``nodes_σ`` and ``edges_σ`` are errors of the noise at single levels; 1 is that of a
         network that returns its input.
         """
-        m, pairs, errors = self.method, [], {}
+        m, pairs = self.method, []
+        errors: dict[str, list[float]] = {}
         for slide, opened, truth in self.valid:
             drawn = m.draw(module, opened, torch_generator("validation", slide))  # (N, G)
             pairs.append((drawn, torch.as_tensor(truth, device=self.device)))
@@ -148,7 +149,8 @@ class Joint(Network):
             are taken as they are, as the paper does.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
+    net: JointNet
     recipe: ClassVar[dict[str, Any]] = {
         "epochs": 2000,
         "lr": 1e-4,
@@ -187,7 +189,7 @@ class Joint(Network):
         super().__init__("training" if centre == "none" else centre, training)
         for name, value, choices in (
             ("head", head, HEADS),
-            ("edges", edges, EDGE_TARGETS),
+            ("edges", edges, EDGES),
             ("scaling", scaling, (None, "standard", *UNITS)),
             ("tiles", tiles, ("nearest", "grid")),
         ):
@@ -206,7 +208,7 @@ class Joint(Network):
         self.tiles_per_step = tiles_per_step
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.sigma_low = sigma_min * (sigma_max / sigma_min) ** LAST_T
-        self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
+        self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)
 
     # --- data ----------------------------------------------------------------------------------
 
@@ -220,8 +222,8 @@ class Joint(Network):
 
     def _known_edges(self, slide: Slide, index: np.ndarray) -> Tensor:
         """Edges of all pairs of a tile, each once."""
-        e = EDGE_TARGETS[self.edges](torch.as_tensor(slide.expression[index])[None])[0]  # (N, N)
-        return e[*torch.triu_indices(*e.shape, offset=1)]  # (pairs,)
+        e = EDGE_TARGETS[self.edges](torch.as_tensor(slide.truth[index])[None])[0]  # (N, N)
+        return e[*torch.triu_indices(len(e), len(e), offset=1)]  # (pairs,)
 
     def tiling(self, slide: Slide) -> list[np.ndarray]:
         """Indices of the tiles of a whole slide, each spot once."""
@@ -258,7 +260,7 @@ class Joint(Network):
 
     # --- fit and predict -------------------------------------------------------------------------
 
-    def network_of(self, genes: int, inputs: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> JointNet:
         graph = EdgeGraph(
             genes,
             inputs,
@@ -270,8 +272,7 @@ class Joint(Network):
             **self.size,
         )
         limits = (self.sigma_min, self.sigma_max)
-        options = (self.edges, self.oracle, self.as_released)
-        return JointNet(graph, genes, self.head, *limits, *options)
+        return JointNet(graph, genes, self.head, *limits, self.edges, self.oracle, self.as_released)
 
     def start(self) -> None:
         for name in ("mean", "scale", "edge_mean", "edge_scale"):

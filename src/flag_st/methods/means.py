@@ -34,7 +34,7 @@ class PatientMean(TrainingMean):
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         super().fit(train, valid, run)
         self.patients = sorted({s.patient for s in train} - {""})
-        groups = [[s.expression for s in train if s.patient == p] for p in self.patients]
+        groups = [[s.truth for s in train if s.patient == p] for p in self.patients]
         self.means = np.stack(
             [np.concatenate(g).mean(0, dtype=np.float64) for g in groups] or [self.mean]
         )  # (P, G)

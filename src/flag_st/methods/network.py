@@ -102,7 +102,7 @@ class Network(Method):
 
     def expression_of(self, slide: Slide) -> np.ndarray:
         """(N, G) float32 as the network sees it."""
-        return ((slide.expression - self.mean) / self.scale).astype(np.float32)
+        return ((slide.truth - self.mean) / self.scale).astype(np.float32)
 
     def in_unit(self, z: Tensor) -> np.ndarray:
         """(..., G) from the network's scale back to the panel's unit."""

@@ -1,7 +1,7 @@
 """Any method plus Gaussian noise of the size of its errors: the generative control."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class PlusNoise(Method):
         covariance: ``diagonal`` (independent per gene) or ``genes`` (Ledoit-Wolf G × G).
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
 
     def __init__(self, base: Mapping[str, Any], covariance: str = "genes"):
         if covariance not in COVARIANCES:
@@ -43,7 +43,7 @@ class PlusNoise(Method):
         from sklearn.covariance import LedoitWolf
 
         self.base.fit(train, valid, run)
-        residual = np.concatenate([self._mean(s, run.seed) - s.expression for s in valid])
+        residual = np.concatenate([self._mean(s, run.seed) - s.truth for s in valid])
         residual = residual - residual.mean(0)  # (M, G)
         if self.covariance == "diagonal":
             self.factor = np.diag(residual.std(0))  # (G, G)

@@ -4,8 +4,6 @@ The published HEST probe has no intercept and alpha = 100 / (components × G), w
 least squares; here alpha is chosen on the validation slides, one for all genes.
 """
 
-from typing import ClassVar
-
 import numpy as np
 
 from flag_st.errors import FlagError
@@ -102,7 +100,7 @@ class RidgeNoise(Ridge):
         covariance: ``diagonal`` (independent per gene) or ``genes`` (Ledoit-Wolf G × G).
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
 
     def __init__(
         self,

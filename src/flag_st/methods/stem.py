@@ -127,7 +127,7 @@ class Stem(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
         "epochs": 4000,
         "lr": 1e-4,
@@ -190,6 +190,6 @@ class Stem(Network):
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
         u = torch.as_tensor(self.condition([slide]), device=self.device)  # (N, D)
         wanted = range(max(samples, self.point_draws))
-        drawn = [self.draw(self.net, u, self.sampling, draws.torch(k)) for k in wanted]
-        drawn = torch.stack(drawn)  # (max(S, P), N, G)
+        each = [self.draw(self.net, u, self.sampling, draws.torch(k)) for k in wanted]
+        drawn = torch.stack(each)  # (max(S, P), N, G)
         return Prediction(self.in_unit(drawn[:samples]), self.in_unit(drawn.mean(0)))

@@ -37,7 +37,7 @@ def prior_noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -
     return torch.log1p(counts * kept)
 
 
-class StFlowTask(Task):
+class StFlowTask(Task[StFlowNet]):
     """Random regions of random size; the network estimates their clean expression."""
 
     def __init__(self, method: "StFlow", train: Cohort, valid: Cohort, run: Run):
@@ -61,15 +61,15 @@ class StFlowTask(Task):
     def loss(self, batch: Regions, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         b, m = batch.to(self.device), self.method
         t = torch.rand(len(b.u), generator=generator).to(self.device)  # (B,)
-        start = prior_noise(m.prior, b.y.shape, generator).to(self.device)  # (B, N, G)
-        x = torch.lerp(start, b.y, t.view(-1, 1, 1))  # (B, N, G)
-        error = (m.clean(self.module, x, t, b) - b.y).square()  # (B, N, G)
+        start = prior_noise(m.prior, b.truth.shape, generator).to(self.device)  # (B, N, G)
+        x = torch.lerp(start, b.truth, t.view(-1, 1, 1))  # (B, N, G)
+        error = (m.clean(self.module, x, t, b) - b.truth).square()  # (B, N, G)
         return error[b.mask].mean(), {}
 
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: StFlowNet) -> dict[str, float]:
         """One draw of every slide, always from the same start."""
         pairs = [
-            (self.method.flow(module, r, torch_generator("validation", name)), r.y[0])
+            (self.method.flow(module, r, torch_generator("validation", name)), r.truth[0])
             for name, r in self.valid
         ]
         return regression_scores(pairs)
@@ -93,7 +93,8 @@ class StFlow(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
+    net: StFlowNet
     # Without a change to the flow: the network sees differences between spots alone, in which the
     # training mean cancels.
     scaling = "centred"
@@ -126,13 +127,13 @@ class StFlow(Network):
             raise FlagError(f"stflow: prior {prior!r}", choices=PRIORS)
         if steps < 2:
             raise FlagError(f"stflow: steps {steps}", remedy="give at least 2 points of time")
-        self.size = {"width": width, "depth": depth, "heads": heads, "dropout": dropout}
+        self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)
         self.neighbours, self.prior, self.see_x = neighbours, prior, see_x
         self.steps, self.regions, self.batch = steps, regions, batch
         self.as_released = as_released
         self.stochastic = see_x
 
-    def network_of(self, genes: int, inputs: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> StFlowNet:
         return StFlowNet(genes, inputs, as_released=self.as_released, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:

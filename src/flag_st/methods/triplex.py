@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.errors import FlagError
 from flag_st.methods.base import Prediction, Run
@@ -34,8 +34,14 @@ class Section:
     patches: Patches | None
     y: Tensor | None = None
 
+    @property
+    def truth(self) -> Tensor:
+        """``y``, by those who were given it."""
+        assert self.y is not None
+        return self.y
 
-class TriplexTask(Task):
+
+class TriplexTask(Task[TriplexNet]):
     """A batch is random spots of one slide: then its global branch runs once for all of them."""
 
     def __init__(self, method: "Triplex", train: Cohort, valid: Cohort, run: Run):
@@ -63,15 +69,15 @@ class TriplexTask(Task):
         heads = m.heads(net, section, slide, rows, generator)  # (4, B, G)
         if m.as_released:
             heads = torch.maximum(heads, self.floor)  # (4, B, G)
-        y = section.y[rows.to(section.y.device)]  # (B, G)
+        y = section.truth[rows.to(section.truth.device)]  # (B, G)
         errors = (heads - y).square().mean((1, 2))  # (4,)
         # No gradient is stopped: the branches also pull the fusion towards them.
         apart = (heads[:1] - heads[1:]).square().mean((1, 2))  # (3,)
         loss = errors[0] + ((1 - m.alpha) * errors[1:] + m.alpha * apart).sum()
         return loss, {"fusion": errors[0].item(), "distill": apart.mean().item()}
 
-    def validate(self, module: nn.Module) -> dict[str, float]:
-        pairs = [(self.method.forward(module, section), section.y) for section in self.valid]
+    def validate(self, module: TriplexNet) -> dict[str, float]:
+        pairs = [(self.method.forward(module, section), section.truth) for section in self.valid]
         return regression_scores(pairs)
 
 
@@ -98,6 +104,7 @@ class Triplex(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
+    net: TriplexNet
     recipe: ClassVar[dict[str, Any]] = PLAIN | {
         "epochs": 200,
         "lr": 1e-4,
@@ -124,7 +131,7 @@ class Triplex(Network):
         super().__init__(centre, training)
         self.choose_inputs(inputs)
         self.network, self.weights = network if inputs == "patches" else None, weights
-        self.size = {
+        self.size: dict[str, Any] = {
             "width": width,
             "fusion": branch("fusion", FUSION, fusion),
             "slide": branch("slide", SLIDE, slide),
@@ -132,13 +139,13 @@ class Triplex(Network):
         }
         self.alpha, self.batch, self.as_released = alpha, batch, as_released
 
-    def network_of(self, genes: int, inputs: int) -> nn.Module:
+    def network_of(self, genes: int, inputs: int) -> TriplexNet:
         return TriplexNet(
             genes, inputs, **self.size, network=self.network, as_released=self.as_released
         )
 
     def start(self) -> None:
-        if self.network:
+        if self.net.image is not None:
             load_weights(self.net.image, self.weights)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:

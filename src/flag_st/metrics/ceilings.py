@@ -88,7 +88,7 @@ def thin_counts(
     def halves() -> Iterator[tuple[Look, Look]]:
         for repeat in range(repeats):
             one = numpy_generator("thin counts", slide, repeat).binomial(counts, 0.5)
-            yield tuple((change(x, total / 2), position) for x in (one, counts - one))
+            yield (change(one, total / 2), position), (change(counts - one, total / 2), position)
 
     return _ceilings(halves(), k, transform if depth else None)
 

@@ -50,7 +50,7 @@ class Coverage(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, _ = policy.checked(case)
         draws = policy.draws_of(case)
-        result = dict.fromkeys(self.columns, float("nan"))
+        result: dict[str, float | np.ndarray] = dict.fromkeys(self.columns, float("nan"))
         count = len(draws)
         if count < 2:
             return result

@@ -52,7 +52,7 @@ class Deg(Metric):
 
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, prediction = policy.checked(case)
-        result = dict.fromkeys(self.columns, float("nan"))
+        result: dict[str, float | np.ndarray] = dict.fromkeys(self.columns, float("nan"))
         labels = self._domains(case)
         if labels is None:
             return result

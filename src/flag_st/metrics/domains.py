@@ -119,7 +119,7 @@ class Domains(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, _ = policy.checked(case)
         prediction = policy.prediction_of(case)
-        result = dict.fromkeys(self.columns, float("nan"))
+        result: dict[str, float | np.ndarray] = dict.fromkeys(self.columns, float("nan"))
         genes = policy.usable(case)
         if not policy.structure_defined(case):
             return result

@@ -38,7 +38,7 @@ class Energy(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, _ = policy.checked(case)
         draws = policy.draws_of(case)
-        result = dict.fromkeys(self.columns, float("nan"))
+        result: dict[str, float | np.ndarray] = dict.fromkeys(self.columns, float("nan"))
         variance = case.cache.get("train_variance")
         if variance is not None:
             result["energy"] = energy_score(truth, draws, np.sqrt(np.asarray(variance)))

@@ -113,10 +113,17 @@ def draws_of(case: Case) -> np.ndarray:
     """(S, N, G) draws, known to be finite; in the type they came in, since they are many."""
 
     def draws() -> np.ndarray:
+        assert case.draws is not None, "only a metric that says `ensemble` is given draws"
         check_finite(case.draws, "a draw", case)
         return case.draws
 
     return of_prediction(case, "draws", draws)
+
+
+def position_of(case: Case) -> np.ndarray:
+    """(N, 2) µm, for metrics that no pooled case reaches."""
+    assert case.position is not None, "only a metric that says `pooled` is given no positions"
+    return case.position
 
 
 def truth_of(case: Case) -> Centred:

@@ -113,5 +113,5 @@ class Ssc(Metric):
 def graph_of(case: Case, k: int, ties: bool) -> csr_array:
     """The neighbour graph of the case, made once for all predictions of a slide."""
     return policy.of_truth(
-        case, ("graph", k, ties), lambda: neighbour_graph(case.position, k, ties)
+        case, ("graph", k, ties), lambda: neighbour_graph(policy.position_of(case), k, ties)
     )

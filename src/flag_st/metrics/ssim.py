@@ -16,7 +16,7 @@ WINDOW, K1, K2 = 7, 0.01, 0.03
 MIN_SPOTS, MIN_MEASURED = WINDOW**2, 0.5
 
 
-def cells(position: np.ndarray, grid: np.ndarray | None = None) -> np.ndarray:
+def cells(position: np.ndarray | None, grid: np.ndarray | None = None) -> np.ndarray:
     """(N, 2) non-negative integer cell of each spot.
 
     Args:
@@ -26,6 +26,7 @@ def cells(position: np.ndarray, grid: np.ndarray | None = None) -> np.ndarray:
             which leaves no hole here.
     """
     if grid is None:
+        assert position is not None, "one of the two is known"
         distinct = np.unique(position, axis=0)
         pitch = np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1])
         grid = np.rint((position - position.min(axis=0)) / pitch).astype(np.int64)
@@ -115,11 +116,13 @@ class Ssim(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, prediction = policy.checked(case)
         genes, by_gene = policy.usable(case), np.full(len(case.genes), np.nan)
-        nothing = {"ssim": float("nan"), "ssim_gene": by_gene}
+        nothing: dict[str, float | np.ndarray] = {"ssim": float("nan"), "ssim_gene": by_gene}
         if len(truth) < MIN_SPOTS or not genes.any():
             return nothing
         raster = policy.of_truth(
-            case, "raster", lambda: Raster.of(cells(case.position, case.cache.get("grid")))
+            case,
+            "raster",
+            lambda: Raster.of(cells(case.position, case.cache.get("grid"))),
         )
         if not raster.valid.any():
             return nothing

@@ -8,6 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def zero(layer: nn.Module) -> None:
+    """Let a linear layer return 0 at the start."""
+    assert isinstance(layer, nn.Linear)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """(M, T, d) by the (M, d) shift and scale of its row."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
@@ -21,6 +28,8 @@ class NoiseEmbedding(nn.Module):
         low, high: angular frequencies, evenly spaced in logarithm; they must resolve the range
             that the noise feature moves in (ln(σ)/4 spans about ±1).
     """
+
+    frequencies: Tensor
 
     def __init__(self, width: int, features: int = 128, low: float = 0.5, high: float = 64.0):
         super().__init__()
@@ -121,9 +130,11 @@ class GeneDiT(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.kaiming_uniform_(self.gene, a=math.sqrt(5))
         # adaLN-Zero: every block starts as the identity and the head as zero.
-        for layer in [*(b.modulation[-1] for b in self.blocks), self.modulation[-1], self.head]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for module in self.modules():
+            if isinstance(module, Block):
+                zero(module.modulation[-1])
+        zero(self.modulation[-1])
+        zero(self.head)
 
     def forward(self, values: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """values (M, G, channels), condition (M, d) → (M, G) and aligned tokens (M, G, d) each."""

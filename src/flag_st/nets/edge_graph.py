@@ -238,7 +238,7 @@ class EdgeBlock(nn.Module):
         pooled: tuple[Tensor, Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, N, d), e (B, N, N, d); ``pooled`` is what ``Context`` takes."""
-        z = None if self.context is None else self.context(*pooled)  # (B, d)
+        z = None if self.context is None or pooled is None else self.context(*pooled)  # (B, d)
         seen = None if self.stream is None else self.stream.before(e, z)  # (B, N, N, d)
         h, s = self.attention(self.before(x, z), seen, u, edges, allowed)  # (B, N, d), (B, N, N, L)
         x = x + self.dropout(self.out(h))  # (B, N, d)
@@ -319,18 +319,18 @@ class EdgeGraph(nn.Module):
         own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)  # (N, N)
         allowed = mask.unsqueeze(1) | own  # (B, N, N): no row is empty
         pooled = None
-        if self.has_context:
+        if self.has_context and self.time is not None:
             pooled = (self.time(time), mean(u, mask), mean(edges, pairs))  # (B, d), (B, D), (B, C)
         h, e = self.x_in(x), None  # (B, N, d)
         if self.u_in is not None:
             h = h + self.u_in(u)  # (B, N, d)
-        if self.edge_state:
+        if self.e_in is not None:
             state = x.new_zeros(*pairs.shape, 1) if state is None else state  # (B, N, N, 1)
             e = self.e_in(state)  # (B, N, N, d)
         for block in self.blocks:
             h, e = block(h, e, u, edges, allowed, pooled)  # (B, N, d), (B, N, N, d)
         nodes = self.x_out(h) * mask.unsqueeze(-1)  # (B, N, G)
-        if e is None:
+        if e is None or self.e_out is None:
             return nodes, None
         e = self.e_out(e)  # (B, N, N, 1)
         e = (e + e.transpose(1, 2)) / 2  # (B, N, N, 1)

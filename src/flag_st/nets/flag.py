@@ -1,6 +1,7 @@
 """The network of FLAG: a graph backbone that conditions a transformer over gene tokens."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from flag_st.nets.graph import Tiles
 from flag_st.nets.graph_transformer import GraphTransformer, Projector
 
 #: Time features of the release, t ∈ [0, 1]: most of them are constant to three digits.
-RELEASED_TIME = {"features": 256, "low": 10 ** (-4 * 127 / 128), "high": 1.0}
+RELEASED_TIME: dict[str, Any] = {"features": 256, "low": 10 ** (-4 * 127 / 128), "high": 1.0}
 
 
 class FlagNet(nn.Module):
@@ -53,7 +54,10 @@ class FlagNet(nn.Module):
     ):
         super().__init__()
         self.fused, self.see_x = graph == "fused", see_x
-        size = dict(width=graph_width, depth=graph_depth, heads=graph_heads, dropout=dropout)
+        size: dict[str, Any] = dict(
+            width=graph_width, depth=graph_depth, heads=graph_heads, dropout=dropout
+        )
+        self.graph: GraphTransformer | EdgeGraph
         if self.fused:
             self.graph = GraphTransformer(genes, features, channels=channels, see_x=see_x, **size)
             self.condition = mlp(graph_width, 512, width)
@@ -75,8 +79,9 @@ class FlagNet(nn.Module):
             self.label = mlp(features, features, width)
             released_start(self)
 
-    def encode(self, tiles: Tiles, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scaled x (B, N, G), noise (B,) → condition (B, N, d) and, if fused, an estimate."""
+    def encode(self, tiles: Tiles, x: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scaled x (B, N, G), unseen by some, and noise (B,) → condition (B, N, d), and an estimate
+        if fused."""
         if self.fused:
             h, readout = self.graph(tiles, x, noise)  # (B, N, g), (B, N, G)
             return self.condition(h), readout  # (B, N, d), (B, N, G)
@@ -138,5 +143,6 @@ def released_start(net: FlagNet) -> None:
                 nn.init.zeros_(module.bias)
     for head in (net.noise.mlp, net.label):
         for layer in (head[0], head[-1]):
+            assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=0.02)
     net.dit.reset()

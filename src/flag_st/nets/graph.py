@@ -13,7 +13,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_dense_batch
 
 #: Edge attributes by the name of a choice (paper Table 14), in the order in which they are stacked.
-EDGES = {
+EDGES: dict[str, tuple[str, ...]] = {
     "both": ("rbf", "log_distance", "hop", "similarity"),
     "distance": ("rbf", "log_distance", "hop"),
     "histology": ("similarity",),
@@ -21,7 +21,7 @@ EDGES = {
 }
 
 #: What the paper's edges know: its kernel and the similarity, nothing else (Eq. 58-60).
-PAPER_EDGES = {
+PAPER_EDGES: dict[str, tuple[str, ...]] = {
     "both": ("rbf", "similarity"),
     "distance": ("rbf",),
     "histology": ("similarity",),
@@ -154,9 +154,15 @@ class Tiles:
     near: Tensor | None = None
     y: Tensor | None = None
 
+    @property
+    def truth(self) -> Tensor:
+        """``y``, by those who were given it."""
+        assert self.y is not None
+        return self.y
+
     def to(self, device: str) -> "Tiles":
-        values = (getattr(self, field.name) for field in fields(self))
-        return Tiles(*(None if value is None else value.to(device) for value in values))
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Tiles(**{k: v.to(device) for k, v in held.items() if v is not None})
 
 
 def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True) -> Tiles:

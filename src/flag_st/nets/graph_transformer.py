@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.nets.dit import Attention, Block, NoiseEmbedding
+from flag_st.nets.dit import Attention, Block, NoiseEmbedding, zero
 from flag_st.nets.graph import Tiles, gather
 
 
@@ -22,10 +22,11 @@ class EdgeBias(nn.Module):
 class SpotAttention(Attention):
     """Attention of every spot to all, or to its nearest alone: then linear in the spots."""
 
-    def forward(self, x: Tensor, bias: Tensor, near: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, near: Tensor | None = None) -> Tensor:
         """x (B, N, d), bias (B, H or 1, N, K), near (B, N, K)."""
         if near is None:
             return super().forward(x, bias)  # (B, N, d)
+        assert bias is not None, "it also says which of the nearest are there"
         b, n, d = x.shape
         shape = (b * n, near.shape[-1], 2, self.heads, d // self.heads)
         q, kv = self.qkv(x).split([d, 2 * d], dim=-1)  # (B, N, d), (B, N, 2 d)
@@ -67,21 +68,20 @@ class GraphTransformer(nn.Module):
         self.biases = nn.ModuleList(
             EdgeBias(channels, heads) for _ in range(depth if channels else 0)
         )
-        self.blocks = nn.ModuleList(
+        blocks = [
             Block(width, heads, dropout=dropout, attention=SpotAttention) for _ in range(depth)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, genes)
-        for block in self.blocks:
-            nn.init.zeros_(block.modulation[-1].weight)
-            nn.init.zeros_(block.modulation[-1].bias)
-        nn.init.zeros_(self.readout.weight)
-        nn.init.zeros_(self.readout.bias)
+        for block in blocks:
+            zero(block.modulation[-1])
+        zero(self.readout)
 
     def forward(self, tiles: Tiles, x: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Tiles of B graphs with N spots, x (B, N, G), noise (B,) → (B, N, d) and (B, N, G)."""
         h = self.features(tiles.x)  # (B, N, d)
-        if self.see_x:
+        if self.x_in is not None:
             h = h + self.x_in(x)  # (B, N, d)
         c = self.noise(noise if self.see_x else torch.zeros_like(noise))  # (B, d)
         for i, block in enumerate(self.blocks):

@@ -32,8 +32,9 @@ def constant(y: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2)  # (B, N, N)
 
 
-#: What may stand between two spots, by name.
-EDGE_TARGETS = {"none": None, "constant": constant, "pearson": pearson}
+#: What may stand between two spots, by name; or nothing.
+EDGE_TARGETS = {"constant": constant, "pearson": pearson}
+EDGES = ("none", *EDGE_TARGETS)
 
 
 def pairs_of(mask: Tensor) -> Tensor:
@@ -63,10 +64,15 @@ class JointNet(nn.Module):
 
     Args:
         head: ``raw``, the graph emits the score, or ``edm``. low, high: σ of the SDE.
-        edges: of ``EDGE_TARGETS``.
+        edges: of ``EDGES``.
         oracle: true edges are the graph's state, and are not diffused.
         as_released: edge noise is symmetric at the start of sampling alone.
     """
+
+    mean: Tensor
+    scale: Tensor
+    edge_mean: Tensor
+    edge_scale: Tensor
 
     def __init__(
         self,
@@ -81,7 +87,7 @@ class JointNet(nn.Module):
     ):
         super().__init__()
         self.graph, self.genes, self.head, self.low, self.high = graph, genes, head, low, high
-        self.target, self.oracle, self.as_released = EDGE_TARGETS[edges], oracle, as_released
+        self.edges, self.oracle, self.as_released = edges, oracle, as_released
         self.joint = edges != "none" and not oracle
         for name, size in (("mean", (genes,)), ("edge_mean", ())):
             self.register_buffer(name, torch.zeros(size))
@@ -105,15 +111,15 @@ class JointNet(nn.Module):
 
     def clean(self, tiles: Tiles) -> Tensor:
         """z of tiles with known expression, free of noise."""
-        return torch.cat([tiles.y, self._edges(tiles)], -1) if self.joint else tiles.y
+        return torch.cat([tiles.truth, self._edges(tiles)], -1) if self.joint else tiles.truth
 
     def _edges(self, tiles: Tiles) -> Tensor:
-        e = (self.correlations(tiles.y) - self.edge_mean) / self.edge_scale  # (B, N, N)
+        e = (self.correlations(tiles.truth) - self.edge_mean) / self.edge_scale  # (B, N, N)
         return e * pairs_of(tiles.mask)  # (B, N, N)
 
     def correlations(self, x: Tensor) -> Tensor:
         """What expression x (B, N, G) says of the edges → (B, N, N)."""
-        return self.target(x * self.scale + self.mean)  # (B, N, N)
+        return EDGE_TARGETS[self.edges](x * self.scale + self.mean)  # (B, N, N)
 
     def disagreement(self, z: Tensor, stop_gradient: bool) -> Tensor:
         """|edges − correlations of the nodes| of an estimate z → (B, N, N)."""

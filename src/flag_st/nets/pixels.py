@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ log = logging.getLogger("flag_st")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 
 
-class Patches(Sequence):
+class Patches:
     """The patches of some slides' spots, read from disk in any order.
 
     Raises:
@@ -41,7 +42,7 @@ class Patches(Sequence):
             index = np.arange(len(self))[index]
         index = np.asarray(index)
         which = np.searchsorted(self.ends, index, side="right")  # (n,)
-        found = None
+        found: np.ndarray | None = None
         for s in np.unique(which):
             place = np.flatnonzero(which == s)
             rows = self.rows[s][index[place] - self.ends[s] + len(self.rows[s])]
@@ -52,6 +53,7 @@ class Patches(Sequence):
             if found is None:
                 found = np.empty((len(index), *block.shape[1:]), dtype=np.uint8)
             found[place] = block
+        assert found is not None, "some spot is asked for"
         return found
 
 
@@ -79,7 +81,7 @@ def _rows(path: Path, slide: Slide) -> np.ndarray:
     return np.array([where[s] for s in slide.spots], dtype=np.int64)
 
 
-def normalise(block: np.ndarray, device: str, as_released: bool = False) -> Tensor:
+def normalise(block: np.ndarray, device: str | torch.device, as_released: bool = False) -> Tensor:
     """(B, H, W, 3) uint8 RGB → (B, 3, H, W) by ImageNet's mean and deviation.
 
     ``as_released`` leaves 0-255 in the order blue, green, red, as some releases did.
@@ -116,14 +118,15 @@ class ImageNetwork(nn.Module):
 
         pooling = "avg" if pooled else ""
         try:
-            self.net = timm.create_model(
+            net: Any = timm.create_model(
                 network, pretrained=False, num_classes=0, global_pool=pooling
             )
         except RuntimeError as error:
             raise FlagError(
                 f"params.network: {error}", choices=timm.list_models("resnet*")
             ) from None
-        self.channels, self.pooled = self.net.num_features, pooled
+        self.net, self.pooled = net, pooled
+        self.channels: int = net.num_features
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, C), or (B, T, C) if not pooled."""

@@ -34,9 +34,15 @@ class Regions:
     geometry: Tensor
     y: Tensor | None = None
 
+    @property
+    def truth(self) -> Tensor:
+        """``y``, by those who were given it."""
+        assert self.y is not None
+        return self.y
+
     def to(self, device: str) -> "Regions":
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Regions(**{k: None if t is None else t.to(device) for k, t in moved.items()})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Regions(**{k: t.to(device) for k, t in held.items() if t is not None})
 
 
 def geometry(position: np.ndarray, index: np.ndarray, as_released: bool = False) -> np.ndarray:
@@ -93,14 +99,14 @@ def collate(
         found.append((index, known, np.pad(where, ((0, rows), (0, short), (0, 0)))))
     index, known, where = (np.stack(group) for group in zip(*found, strict=True))
     counts = torch.tensor([len(p) for p, _, _ in parts])
-    y = None if parts[0][2] is None else _padded([y for _, _, y in parts])
+    known_y = [y for _, _, y in parts if y is not None]
     return Regions(
         u=_padded([u for _, u, _ in parts]),
         mask=torch.arange(size) < counts.unsqueeze(1),
         index=torch.as_tensor(index),
         known=torch.as_tensor(known),
         geometry=torch.as_tensor(where, dtype=torch.float32),
-        y=y,
+        y=_padded(known_y) if len(known_y) == len(parts) else None,
     )
 
 
@@ -132,6 +138,8 @@ class Gated(nn.Module):
 
 class LocalAttention(nn.Module):
     """Attention to K neighbours whose logits are an MLP of query, key, edge and expression."""
+
+    frames: Tensor
 
     def __init__(self, genes: int, width: int, heads: int, dropout: float):
         super().__init__()

@@ -64,7 +64,7 @@ class GlobalEncoder(nn.Module):
         super().train(mode)
         if self.as_released:  # the release's attention never leaves training mode
             for layer in self.layers:
-                layer.drop.train()
+                layer.get_submodule("drop").train()
         return self
 
     def forward(self, u: Tensor, around: Tensor) -> Tensor:
@@ -78,6 +78,8 @@ class GlobalEncoder(nn.Module):
 
 class NeighbourEncoder(nn.Module):
     """The spots of the 5 × 5 window attend to each other, biased by |Δrow| and |Δcolumn|."""
+
+    apart: Tensor
 
     def __init__(self, features: int, width: int, sizes: Branch):
         super().__init__()
@@ -150,7 +152,7 @@ class TriplexNet(nn.Module):
     ):
         super().__init__()
         self.image = ImageNetwork(network, pooled=False) if network else None
-        self.target = nn.Linear(self.image.channels if network else features, width)
+        self.target = nn.Linear(features if self.image is None else self.image.channels, width)
         self.slide = GlobalEncoder(features, width, slide, as_released)
         self.neighbour = NeighbourEncoder(features, width, neighbour)
         self.fusion = Fusion(width, fusion)

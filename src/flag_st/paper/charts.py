@@ -44,7 +44,7 @@ def bars(
 
 def _bars(axes: "Axes", part: "pandas.DataFrame") -> None:
     places = np.arange(len(part))
-    colours = [style.colour(i) for i in places]
+    colours = [style.colour(i) for i in range(len(part))]
     axes.barh(
         places, part["mean"], xerr=part["std"].fillna(0), color=colours, alpha=0.85, height=0.7
     )

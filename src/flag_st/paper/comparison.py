@@ -236,11 +236,11 @@ def _block(title, part, item, columns, labels, notes: Notes, ahead: Callable) ->
             for m, r in zip(methods, found, strict=True)
         ]
         rivals = dict(zip(competing, found, strict=True))
-        shown = marks(
-            competing,
-            labels[column.metric][1],
-            lambda a, b, column=column, rivals=rivals: ahead(column, rivals[a], rivals[b]),
-        )
+
+        def clear(a: float, b: float, column: Column = column, rivals: dict = rivals) -> bool:
+            return ahead(column, rivals[a], rivals[b])
+
+        shown = marks(competing, labels[column.metric][1], clear)
         for method, row, mark in zip(methods, found, shown, strict=True):
             made = number(row["mean"], row["std"], notes, mark) if row["n_seeds"] else None
             rows[method].append(made or Cell(DASH, notes=(notes.key(ABSENT),)))
@@ -276,7 +276,9 @@ def _absent_row(
     return _not_run(label, reason, place, columns, printed_numbers, notes)
 
 
-def _not_run(label, reason, place, columns, printed_numbers, notes: Notes) -> list[Cell]:
+def _not_run(
+    label, reason, place: tuple[str, str, str], columns, printed_numbers, notes: Notes
+) -> list[Cell]:
     cells = [
         Cell(label, kind="name"),
         Cell("not run", kind="name", notes=(notes.key(reason),)),

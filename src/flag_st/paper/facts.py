@@ -81,8 +81,8 @@ def cohort_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "pa
     for key, path in zip(keys, paths, strict=True):
         table = anndata.read_h5ad(path)
         depth = np.asarray(table.X.sum(axis=1)).ravel()
-        genes = set(table.var_names)
-        slides.setdefault(key["cohort"], []).append((table.uns["patient"], depth, genes))
+        names = set(table.var_names)
+        slides.setdefault(key["cohort"], []).append((table.uns["patient"], depth, names))
     rows = []
     for cohort, found in slides.items():
         patients, depths, genes = zip(*found, strict=True)
@@ -157,11 +157,11 @@ def _value(node: ast.expr, tree: ast.Module) -> Any:
         return {**_value(node.left, tree), **_value(node.right, tree)}
     if not isinstance(node, ast.Name):
         return ast.literal_eval(node)
-    for known in tree.body:
-        if isinstance(known, ast.Assign) and node.id in [ast.unparse(t) for t in known.targets]:
-            return _value(known.value, tree)
-        if isinstance(known, ast.ImportFrom) and node.id in [a.name for a in known.names]:
-            return _value(node, _parsed(known.module))
+    for n in tree.body:
+        if isinstance(n, ast.Assign) and node.id in [ast.unparse(t) for t in n.targets]:
+            return _value(n.value, tree)
+        if isinstance(n, ast.ImportFrom) and n.module and node.id in [a.name for a in n.names]:
+            return _value(node, _parsed(n.module))
     raise ValueError(f"{node.id} is no literal")
 
 

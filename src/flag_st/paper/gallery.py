@@ -1,7 +1,7 @@
 """Gene maps of one section side by side: picture, truth, predictions, one colour scale a gene."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,7 +81,12 @@ def numbers(
         place = tissue.genes.index(gene)
         panels = [("truth", "", tissue.truth)] + [(s.method, s.kind, s.values) for s in shown]
         for method, kind, values in panels:
-            table = {"slide": tissue.slide, "gene": gene, "method": method, "kind": kind}
+            table: dict[str, Any] = {
+                "slide": tissue.slide,
+                "gene": gene,
+                "method": method,
+                "kind": kind,
+            }
             table |= {"spot": tissue.spots, "x_um": tissue.position[:, 0]}
             table |= {"y_um": tissue.position[:, 1], "value": values[:, place]}
             parts.append(pd.DataFrame({**facts, **table}))

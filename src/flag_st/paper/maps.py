@@ -13,6 +13,7 @@ from flag_st.slide import read_expression
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
 
 #: Pitch and spot diameter in µm of the arrays in use: Visium, legacy ST, its second generation.
 ARRAYS = ((100.0, 55.0), (200.0, 100.0), (150.0, 110.0))
@@ -167,7 +168,11 @@ def draw_image(axes: "Axes", tissue: Tissue, alpha: float = 1.0) -> None:
 
 
 def draw_spots(
-    axes: "Axes", tissue: Tissue, values: np.ndarray, limits: tuple[float, float], cmap: str
+    axes: "Axes",
+    tissue: Tissue,
+    values: np.ndarray,
+    limits: tuple[float, float],
+    cmap: "str | Colormap",
 ):
     """Discs of the spots' true size over the faint picture; returns what a colour bar needs."""
     from matplotlib.collections import EllipseCollection

@@ -29,7 +29,8 @@ def of_draws(
     """
     import pandas as pd
 
-    parts, seen = [], {}
+    parts = []
+    seen: dict[tuple, Any] = {}
     for key, slides in _runs(found):
         model = tuple(key[name] for name in KEYS if name != "seed")
         if seen.setdefault(model, key["seed"]) != key["seed"]:

@@ -53,7 +53,7 @@ class Block:
     title: str
     groups: Sequence[Head]
     columns: Sequence[Head]
-    rows: Sequence[Sequence[Cell]]
+    rows: list[list[Cell]]
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in self.rows} | {len(self.columns)}
@@ -135,7 +135,8 @@ def marks(
     ranks: dict[float, list[float]] = {}
     for value in sorted((v for v in values if isfinite(v)), reverse=direction > 0):
         ranks.setdefault(round(value, digits), []).append(value)
-    groups, names = list(ranks.values()), {}
+    groups: list[list[float]] = list(ranks.values())
+    names: dict[float, str] = {}
     for place, name in enumerate(("best", "second")[: len(groups) if direction else 0]):
         behind = groups[place + 1 : place + 2]
         if behind and not ahead(groups[place][-1], behind[0][0]):

@@ -3,7 +3,7 @@
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flag_st.io import writing
 
@@ -20,7 +20,7 @@ SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 #: A figure is at most so wide: two columns of a paper, in inches.
 WIDTH = 7.2
 PNG_BYTES = 1_500_000
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,

@@ -37,13 +37,14 @@ class Folder(Source):
         if self.sheet is not None:
             return read_sheet(self.sheet)
         # Hidden files are no slides: file managers and interrupted copies leave some behind.
-        names = sorted(p.stem for p in self._root().glob("st/*.h5ad") if p.name[0] != ".")
+        root = self._root()
+        names = sorted(p.stem for p in root.glob("st/*.h5ad") if p.name[0] != ".")
         if not names:
             raise FlagError(
-                f"{self.root}/st holds no .h5ad file",
+                f"{root}/st holds no .h5ad file",
                 remedy="point root at a folder in HEST-1k layout: st/, metadata/, wsis/, patches/",
             )
-        return [SlideRow(check_id(n, self.root / "st"), self._patient(n)) for n in names]
+        return [SlideRow(check_id(n, root / "st"), _patient(root, n)) for n in names]
 
     def inputs(self, slide: str) -> list[Path]:
         """The files of ``slide`` that are there."""
@@ -56,12 +57,13 @@ class Folder(Source):
             FlagError: counts, metadata or both image files are absent.
         """
         found = {
-            kind: next((p for p in paths if p.exists()), None)
+            kind: there[0]
             for kind, paths in self._candidates(slide).items()
+            if (there := [p for p in paths if p.exists()])
         }
         places = {kind: paths[0] for kind, paths in self._candidates(slide).items()}
-        missing = [str(places[kind]) for kind in ("st", "metadata") if found[kind] is None]
-        if found["wsi"] is None and found["patches"] is None:
+        missing = [str(places[kind]) for kind in ("st", "metadata") if kind not in found]
+        if "wsi" not in found and "patches" not in found:
             missing.append(f"{places['wsi']} (or {places['patches']})")
         if missing:
             raise FlagError(
@@ -97,13 +99,14 @@ class Folder(Source):
             )
         return self.root
 
-    def _patient(self, slide: str) -> str:
-        path = self.root / "metadata" / f"{slide}.json"
-        if not path.is_file():
-            return ""
-        facts = read_json(path)
-        patient = facts.get("patient") if isinstance(facts, dict) else None
-        return "" if patient is None else str(patient).strip()
+
+def _patient(root: Path, slide: str) -> str:
+    path = root / "metadata" / f"{slide}.json"
+    if not path.is_file():
+        return ""
+    facts = read_json(path)
+    patient = facts.get("patient") if isinstance(facts, dict) else None
+    return "" if patient is None else str(patient).strip()
 
 
 def check_id(slide: str, where: str | Path) -> str:

@@ -57,7 +57,8 @@ class Her2stOpen(Source):
         """The files of a local clone; none where they are fetched or the clone is incomplete."""
         if self.checkout is None:
             return []
-        names = published(self._row(slide), self._local_files(self._row(slide)))
+        row = self._row(slide)
+        names = published(row, _local_files(self.checkout, row))
         return [self.checkout / name for name in names.values()]
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
@@ -70,7 +71,7 @@ class Her2stOpen(Source):
 
         row = self._row(slide)
         if self.checkout is not None:
-            names, base = published(row, self._local_files(row)), self.checkout
+            names, base = published(row, _local_files(self.checkout, row)), self.checkout
         else:
             hub = self._github()
             names, base = published(row, list(hub.tree())), self.root / "raw"
@@ -95,12 +96,13 @@ class Her2stOpen(Source):
             raise FlagError(f"{self.sheet} has no slide {slide}", choices=rows)
         return rows[slide]
 
-    def _local_files(self, row: SlideRow) -> list[str]:
-        """Files of the clone that may belong to ``row``."""
-        images = self.checkout / "data" / "ST-imgs" / row.patient / section(row)
-        there = [p for p in images.glob("*") if p.is_file()]
-        there += [self.checkout / name for name in _tables(row).values()]
-        return [p.relative_to(self.checkout).as_posix() for p in there if p.is_file()]
+
+def _local_files(checkout: Path, row: SlideRow) -> list[str]:
+    """Files of the clone that may belong to ``row``."""
+    images = checkout / "data" / "ST-imgs" / row.patient / section(row)
+    there = [p for p in images.glob("*") if p.is_file()]
+    there += [checkout / name for name in _tables(row).values()]
+    return [p.relative_to(checkout).as_posix() for p in there if p.is_file()]
 
 
 def section(row: SlideRow) -> str:

@@ -15,14 +15,15 @@ from flag_st.synthetic.tissue import DOMAINS, PITCH_UM, SPOT_UM, Section
 def write_slide(place: Section, directory: str | Path) -> SlideFiles:
     """Make ``st``, ``wsis`` and ``metadata`` of one section in ``directory``."""
     root = Path(directory)
+    image = root / "wsis" / f"{place.name}.tif"
     files = SlideFiles(
         st=root / "st" / f"{place.name}.h5ad",
         metadata=root / "metadata" / f"{place.name}.json",
-        wsi=root / "wsis" / f"{place.name}.tif",
+        wsi=image,
     )
     known = truth(place.design, place.patient, place.section)
     picture = draw(place)
-    _write_pyramid(files.wsi, picture)
+    _write_pyramid(image, picture)
     table = _table(place, known, picture)
     with writing(files.st) as temporary:
         table.write_h5ad(temporary, compression="gzip")
