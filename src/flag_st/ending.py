@@ -57,7 +57,7 @@ def read(text: str) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     rule = job = ""
     for line in text.splitlines():
         if found := FINISHED.match(line):
-            ran[found[1]] = found[2]
+            ran |= {found[1]: found[2]} if found[2] != "all" else {}  # the target is no job
         elif found := FAILED.match(line):
             rule, job = found[1], ""
         elif rule and (found := re.match(r"^\s+jobid: (\d+)$", line)):

@@ -19,6 +19,7 @@ Error in rule train:
         jobid: 15
         log: results/logs/predict/b.log (check log file(s) for error details)
 Finished jobid: 15 (Rule: predict)
+Finished jobid: 0 (Rule: all)
 """
 
 
