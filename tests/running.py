@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +52,25 @@ def digests(directory: Path, below: str = "results") -> dict[str, str]:
         and not path.name.endswith(("run.json", "runs.parquet"))
         and not {"logs", "benchmarks"} & set(path.parts)
     }
+
+
+def kill(directory: Path, config: Path, times: int, within: tuple[float, float], seed: int) -> None:
+    """Start a run and kill it with all its jobs, again and again; a finished one starts anew."""
+    moments = random.Random(seed)
+    while times:
+        process = subprocess.Popen(
+            command(directory, "--configfile", str(config), "--quiet", "all"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(moments.uniform(*within))
+            assert process.returncode == 0
+            shutil.rmtree(directory / "results")
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            times -= 1
+        left = list((directory / "results").rglob("*.part.*"))
+        assert all(path.name.startswith(".") for path in left)  # never under a final name

@@ -10,7 +10,7 @@ import anndata
 import pandas as pd
 import pytest
 import yaml
-from running import ROOT, TINY, snakemake
+from running import ROOT, TINY, digests, kill, snakemake
 
 from flag_st.io import read_json
 from flag_st.provenance import Record
@@ -148,3 +148,10 @@ def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
     assert checked.returncode == 1
     assert checked.stderr.count("metadata") >= 3  # every slide's fault, at once
     assert "Traceback" not in checked.stderr
+
+
+def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_path):
+    kill(tmp_path, TINY, 4, (6, 20), seed=4)
+    done = snakemake(tmp_path, "--configfile", str(TINY))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert digests(tmp_path) == digests(tiny_run)
