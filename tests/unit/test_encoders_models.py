@@ -6,16 +6,14 @@ reference below is plain numpy in double precision and shares no code with timm 
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 from scipy.special import erf
 
-from flag_st import registry
+from flag_st import config, registry
 from flag_st.encoders.conch import Conch, ConchV15
 from flag_st.encoders.phikon import PhikonV2
 from flag_st.encoders.published import Published
@@ -441,8 +439,7 @@ def test_all_are_frozen_networks():
 
 
 def test_every_shipped_entry_builds_and_is_pinned():
-    path = Path(__file__).parents[2] / "config" / "encoders.yaml"
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["encoders"]
+    entries = config.load()["encoders"]
     built = {name: registry.build(e["use"], e["params"]) for name, e in entries.items()}
     parts = [p for e in built.values() for p in getattr(e, "parts", [e])]
     networks = [p for p in parts if isinstance(p, Published)]
