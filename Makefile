@@ -28,10 +28,11 @@ test-slurm: setup ## the SLURM profile on a one-node SLURM (as root, after: apt-
 test-kills: setup ## the demo killed a hundred times (half an hour)
 	$(BIN)/python -m pytest -m kills tests/workflow
 
-lint: setup ## formatter, linter, types, workflow linter
+lint: setup ## formatter, linter, types, dependencies, workflow linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pip check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
 
