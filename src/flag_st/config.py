@@ -1,7 +1,7 @@
 """Configuration: layered YAML, validated by schema, cross-checked, resolved."""
 
-import ast
 import copy
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -173,8 +173,7 @@ def plugin_exists(use: str) -> bool:
         return True  # somebody's own package; the registry will tell when it is built
     if path is None or path.stem != module.rpartition(".")[2]:
         return False
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(n, ast.ClassDef) and n.name == name for n in tree.body)
+    return bool(re.search(rf"^class {name}\b", path.read_text(encoding="utf-8"), re.M))
 
 
 def references(params: Any) -> Iterable[str]:
