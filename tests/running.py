@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -55,26 +54,18 @@ def digests(directory: Path, below: str = "results") -> dict[str, str]:
     }
 
 
-def kill(directory: Path, config: Path, times: int, within: float, seed: int) -> None:
-    """Start a run and kill it with all its jobs, again and again; a finished one starts anew.
-
-    The moments are random, up to ``within`` seconds after the first job of each start.
-    """
-    moments, logs = random.Random(seed), directory / ".snakemake" / "log"
+def kill(directory: Path, config: Path, times: int, within: tuple[float, float], seed: int) -> None:
+    """Start a run and kill it with all its jobs, again and again; a finished one starts anew."""
+    moments = random.Random(seed)
     while times:
-        known = set(logs.glob("*"))
         process = subprocess.Popen(
             command(directory, "--configfile", str(config), "--quiet", "all"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        while process.poll() is None and not any(
-            "Execute " in log.read_text() for log in set(logs.glob("*")) - known
-        ):
-            time.sleep(0.1)
         try:
-            process.wait(moments.uniform(0, within))
+            process.wait(moments.uniform(*within))
             assert process.returncode == 0
             shutil.rmtree(directory / "results")
         except subprocess.TimeoutExpired:

@@ -151,7 +151,7 @@ def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
 
 
 def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_path):
-    kill(tmp_path, TINY, 4, within=12, seed=4)
+    kill(tmp_path, TINY, 4, (6, 20), seed=4)
     done = snakemake(tmp_path, "--configfile", str(TINY))
     assert done.returncode == 0, done.stderr[-4000:]
     assert digests(tmp_path) == digests(tiny_run)
