@@ -57,7 +57,8 @@ def read(text: str) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     rule = job = ""
     for line in text.splitlines():
         if found := FINISHED.match(line):
-            ran |= {found[1]: found[2]} if found[2] != "all" else {}  # the target is no job
+            if found[2] != "all":  # the target is no job
+                ran[found[1]] = found[2]
         elif found := FAILED.match(line):
             rule, job = found[1], ""
         elif rule and (found := re.match(r"^\s+jobid: (\d+)$", line)):
