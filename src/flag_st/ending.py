@@ -10,6 +10,8 @@ from flag_st.rules import paths, read_rules
 
 FINISHED = re.compile(r"^Finished jobid: (\d+) \(Rule: (\w+)\)$")
 FAILED = re.compile(r"^\s*Error in rule (\w+):$")
+#: Snakemake writes no job into its log under `--quiet all`, and says so nowhere.
+SILENT = "no job finished, or `--quiet all` kept the log silent: `--quiet rules` tells"
 #: Failed jobs that are named; of more, their number is enough.
 NAMED = 10
 
@@ -29,7 +31,7 @@ def ending(logs: list[str], config: dict[str, Any]) -> str:
         for j in jobs
     )
     told = ", ".join(f"{name} {number}" for name, number in Counter(ran.values()).items())
-    lines = [f"{_jobs(len(ran))} ran" + f" ({told})" * bool(told)]
+    lines = [f"{_jobs(len(ran))} ran ({told})" if ran else SILENT]
     lines += [f"{_jobs(len(failed))} failed:"] * bool(failed)
     lines += [f"  {rule}: {log}" for rule, log in list(failed.values())[:NAMED]]
     lines += [f"  and {len(failed) - NAMED} more"] * (len(failed) > NAMED)

@@ -39,6 +39,9 @@ QUICK = [
 ]
 
 
+CANCEL = ["scancel", "--me", "--partition", "gpu"]
+
+
 def command(directory: Path, *words: str, profile: str = "slurm", overlay: Path | None = None):
     more = QUICK if profile == "slurm" else ["--cores", "2"]
     return [
@@ -54,10 +57,12 @@ def snakemake(directory: Path, *words: str, **options) -> subprocess.CompletedPr
     return subprocess.run(words, capture_output=True, text=True, timeout=900)
 
 
-def ours(*words: str) -> list[str]:
-    """Lines of squeue about jobs that wait or run; asked again where the controller is busy."""
+def on_gpu(*words: str) -> list[str]:
+    """Lines of squeue about GPU jobs that wait or run; asked again where the controller is busy."""
     for _ in range(10):
-        asked = subprocess.run(["squeue", "-h", *words], capture_output=True, text=True)
+        asked = subprocess.run(
+            [*["squeue", "-h", "-p", "gpu"], *words], capture_output=True, text=True
+        )
         if asked.returncode == 0:
             return asked.stdout.splitlines()
         time.sleep(1)
@@ -87,21 +92,23 @@ def disturbed(directory: Path, *words: str) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
-        subprocess.run(["scancel", "--me"], check=False)
-        wait_for(lambda: not ours())
+        subprocess.run(CANCEL, check=False)
+        wait_for(lambda: not on_gpu())
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory) -> Path:
-    """A finished run without the cluster."""
+def local(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A run without the cluster, in what the cluster's run leaves of the processor."""
     directory = tmp_path_factory.mktemp("local")
-    ran = snakemake(directory, profile="default")
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    return directory
+    words = ["nice", "-n", "19", *command(directory, profile="default")]
+    with open(directory / "log", "w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log)
+        yield directory, process
+        process.kill()
 
 
 @pytest.fixture(scope="module")
-def done(slurm, tmp_path_factory) -> Path:
+def done(slurm, local, tmp_path_factory) -> Path:
     """A finished run through the cluster, from the raw slides to the report."""
     directory = tmp_path_factory.mktemp("cluster")
     ran = snakemake(directory)
@@ -110,26 +117,38 @@ def done(slurm, tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture
-def again(done, tmp_path) -> Path:
+def untrained(done: Path, directory: Path) -> Path:
     """A copy of the finished run in which one model is still to be trained."""
-    directory = tmp_path / "run"
     shutil.copytree(done, directory)
     (directory / MODEL).unlink()
     return directory
 
 
 @pytest.fixture
-def equal(done, again):
+def again(done, tmp_path) -> Path:
+    return untrained(done, tmp_path / "run")
+
+
+def completes(directory: Path, done: Path, profile: str = "default") -> None:
     """Ends a test: another run completes, to the bytes of the undisturbed one."""
+    ran = snakemake(directory, MODEL, profile=profile)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert (directory / MODEL).read_bytes() == (done / MODEL).read_bytes()
+    assert not training(directory)
 
-    def check(profile: str = "default") -> None:
-        ran = snakemake(again, MODEL, profile=profile)
-        assert ran.returncode == 0, ran.stderr[-4000:]
-        assert (again / MODEL).read_bytes() == (done / MODEL).read_bytes()
-        assert not training(again)
 
-    return check
+@pytest.fixture(scope="module")
+def limited(done, tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A run without end on a CPU core, under a limit of one minute: the others go on beside it."""
+    base = tmp_path_factory.mktemp("limited")
+    endless = {"params": {"training": {"epochs": 10**6, "validate_every": 10**6}}}
+    long = overlay(base / "long.yaml", methods={"flag": {"gpu": 0, **endless}})
+    directory = untrained(done, base / "run")
+    limit = ["--set-resources", "train:runtime=1", "--retries", "0"]
+    with open(base / "log", "w") as log:
+        process = subprocess.Popen(command(directory, MODEL, *limit, overlay=long), stderr=log)
+        yield directory, process
+        process.kill()
 
 
 def overlay(path: Path, **entries) -> Path:
@@ -138,8 +157,10 @@ def overlay(path: Path, **entries) -> Path:
 
 
 def test_tables_are_those_of_a_local_run(done, local):
+    directory, process = local
+    assert process.wait(timeout=600) == 0, (directory / "log").read_text()[-4000:]
     for name in TABLES:
-        here, there = (d / "results" / name for d in (local, done))
+        here, there = (d / "results" / name for d in (directory, done))
         assert here.read_bytes() == there.read_bytes(), name
 
 
@@ -150,77 +171,66 @@ def test_gpu_jobs_went_to_the_gpu_partition_and_groups_were_made(done):
     assert "Group job" in log
 
 
-def test_a_job_killed_for_memory_succeeds_with_more(again, tmp_path):
-    little = overlay(tmp_path / "little.yaml", methods={"flag": {"mem_mb": 450}})
-    ran = snakemake(again, MODEL, overlay=little)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    assert ran.stderr.count("Trying to restart") >= 1
-    assert "mem_mb=450," in ran.stderr
-    assert "mem_mb=900," in ran.stderr
-
-
-def test_a_failing_job_stops_no_other(again, equal, tmp_path):
+def test_a_failing_job_stops_no_other_and_one_killed_for_memory_succeeds_with_more(
+    limited, done, again, tmp_path
+):
     """A method that cannot be built fails; the model beside it is trained all the same."""
     broken = {"base": "ridge_plus_gene_noise", "params": {"covariance": "none"}}
-    mixed = {"methods": {"broken": broken}, "defaults": {"methods": ["broken", "flag"]}}
-    both = (MODEL.replace("flag", "broken"), MODEL)
-    path = overlay(tmp_path / "broken.yaml", **mixed)
-    ran = snakemake(again, *both, "--retries", "0", overlay=path)
+    mixed = {"flag": {"mem_mb": 450}, "broken": broken}
+    path = overlay(tmp_path / "mixed.yaml", methods=mixed, defaults={"methods": [*mixed]})
+    ran = snakemake(again, MODEL.replace("flag", "broken"), MODEL, "--retries", "1", overlay=path)
     assert ran.returncode == 1
     assert "Error in rule train" in ran.stderr
     assert "covariance 'none'" in ran.stderr  # the log of the job is shown
+    assert "mem_mb=450," in ran.stderr
+    assert "mem_mb=900," in ran.stderr
     assert (again / MODEL).exists()
-    equal()
+    completes(again, done)
 
 
-def test_at_its_time_limit_a_job_ends_and_its_checkpoint_is_not_another_job_s(
-    again, equal, tmp_path
-):
-    endless = {"params": {"training": {"epochs": 10**6, "validate_every": 10**6}}}
-    long = overlay(tmp_path / "long.yaml", methods={"flag": endless})
-    limit = ["--set-resources", "train:runtime=1", "--retries", "0"]
-    ran = snakemake(again, MODEL, *limit, overlay=long)
-    assert ran.returncode == 1
-    assert training(again)
-    assert not (again / MODEL).exists()
-    equal()
-
-
-def test_a_cancelled_job_is_an_error_and_the_next_run_completes(again, equal):
+def test_a_cancelled_job_is_an_error_and_the_next_run_completes(done, again):
     with disturbed(again, "--retries", "0") as process:
-        subprocess.run(["scancel", "--me"], check=True)
+        subprocess.run(CANCEL, check=True)
         assert process.wait(timeout=300) == 1
-    equal()
+    completes(again, done)
 
 
 @pytest.mark.parametrize("word", ["SIGINT", "SIGTERM"])
-def test_interrupted_nothing_is_left_and_the_lock_is_gone(again, equal, word):
+def test_interrupted_nothing_is_left_and_the_lock_is_gone(done, again, word):
     """INT cancels the jobs; TERM waits for those that run."""
     with disturbed(again) as process:
         process.send_signal(getattr(signal, word))
         process.wait(timeout=300)
-        wait_for(lambda: not ours())
+        wait_for(lambda: not on_gpu())
     assert not list(again.glob(".snakemake/locks/*"))
-    equal()
+    completes(again, done)
 
 
-def test_killed_it_says_locked_and_completes_after_unlocking(again, equal):
+def test_killed_it_says_locked_and_completes_after_unlocking(done, again):
     with disturbed(again) as process:
         process.kill()
     locked = snakemake(again, MODEL)
     assert locked.returncode == 1
     assert "--unlock" in locked.stdout + locked.stderr
     assert snakemake(again, "--unlock").returncode == 0
-    equal(profile="slurm")
+    completes(again, done, profile="slurm")
 
 
-def test_a_drained_node_and_a_killed_controller_delay_and_lose_nothing(slurm, again, equal):
+def test_at_its_time_limit_a_job_ends_and_its_checkpoint_is_not_another_job_s(limited, done):
+    directory, process = limited
+    assert process.wait(timeout=300) == 1
+    assert training(directory)
+    assert not (directory / MODEL).exists()
+    completes(directory, done)
+
+
+def test_a_drained_node_and_a_killed_controller_delay_and_lose_nothing(slurm, done, again):
     node = subprocess.check_output(["sinfo", "-h", "-o", "%N", "-p", "cpu"], text=True).strip()
     update = ["scontrol", "update", f"NodeName={node}"]
     subprocess.run([*update, "State=DRAIN", "Reason=test"], check=True)
     process = subprocess.Popen(command(again, MODEL), stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: ours("-t", "PD"))
+        wait_for(lambda: on_gpu("-t", "PD"))
     finally:
         subprocess.run([*update, "State=RESUME"], check=True)
     wait_for(lambda: training(again))
@@ -228,4 +238,4 @@ def test_a_drained_node_and_a_killed_controller_delay_and_lose_nothing(slurm, ag
     time.sleep(5)
     subprocess.run(["slurmctld"], check=True)
     assert process.wait(timeout=300) == 0
-    equal()
+    completes(again, done)

@@ -48,3 +48,5 @@ def test_it_tells_what_ran_what_is_there_and_what_is_next(tmp_path, root):
     told = ending([str(log)], known)
     assert f"{len(jobs)} of the {len(jobs)} jobs" in told
     assert told.endswith("report/index.html")
+    log.write_text("")
+    assert "`--quiet all`" in ending([str(log)], known)
