@@ -20,7 +20,7 @@ demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
 	@$(BIN)/python -m flag_st.summary results/demo
 
 test: setup ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: setup ## the SLURM profile on a one-node SLURM (as root, after: apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m slurm tests/cluster --durations=0

@@ -54,12 +54,14 @@ def digests(directory: Path, below: str = "results") -> dict[str, str]:
     }
 
 
-def kill(directory: Path, config: Path, times: int, within: tuple[float, float], seed: int) -> None:
+def kill(
+    directory: Path, words: list[str], times: int, within: tuple[float, float], seed: int
+) -> None:
     """Start a run and kill it with all its jobs, again and again; a finished one starts anew."""
     moments = random.Random(seed)
     while times:
         process = subprocess.Popen(
-            command(directory, "--configfile", str(config), "--quiet", "all"),
+            command(directory, *words, "--quiet", "all"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

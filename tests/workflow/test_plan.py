@@ -1,13 +1,22 @@
 """What is planned, without any data."""
 
 import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from running import ROOT, snakemake
+from running import ROOT, TINY, snakemake
 
-from flag_st import config
+from flag_st import config, cost
 from flag_st.errors import FlagError
 from flag_st.plan import Plan
+from flag_st.rules import read_rules
+
+DEMO = ROOT / "config" / "demo.yaml"
+#: A job in what a dry run prints.
+BLOCK = re.compile(r"^(?:local)?rule (\w+):\n((?: +.*\n)+)", re.M)
 
 
 def counts(text: str) -> dict[str, int]:
@@ -15,9 +24,27 @@ def counts(text: str) -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", text, re.M)}
 
 
-def test_default_configuration_plans_the_paper_without_data(tmp_path):
-    done = snakemake(tmp_path, "-n", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory) -> Callable[[Path | None], subprocess.CompletedProcess]:
+    """Dry runs of an overlay (None: the shipped configuration), each once."""
+    known: dict[Path | None, subprocess.CompletedProcess] = {}
+
+    def plan(overlay: Path | None) -> subprocess.CompletedProcess:
+        if overlay not in known:
+            words = ["--configfile", str(overlay)] if overlay else []
+            directory = tmp_path_factory.mktemp("plan")
+            # Enough cores that no job's threads are lowered to them.
+            done = snakemake(directory, "-n", "--cores", "64", *words, HF_HUB_OFFLINE="1")
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert not list(directory.glob("results/**/*.h5ad"))
+            known[overlay] = done
+        return known[overlay]
+
+    return plan
+
+
+def test_default_configuration_plans_the_paper_without_data(plans):
+    done = plans(None)
     jobs = counts(done.stdout)
     assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23 + 9
     stages = (
@@ -32,14 +59,35 @@ def test_default_configuration_plans_the_paper_without_data(tmp_path):
     for cohort in ("HER2ST", "KIDNEY", "PRAD"):
         assert f"results/{cohort}/random/hmhvg200/flag/seed2/model.safetensors" in done.stdout
     assert re.search(r"rule train:(?:(?!rule ).)*?gpu=1", done.stdout, re.S)
-    assert not list(tmp_path.glob("results/**/*.h5ad"))
 
 
-@pytest.mark.parametrize("overlay", ["demo.yaml"])
-def test_shipped_overlays_plan(overlay, tmp_path):
-    done = snakemake(tmp_path, "-n", "--configfile", str(ROOT / "config" / overlay))
-    assert done.returncode == 0, done.stderr[-3000:]
+def planned(text: str) -> Counter:
+    """(rule, threads, gpu, mem_mb, runtime) of every job that a dry run prints."""
+    found = Counter()
+    for rule, body in BLOCK.findall(text):
+        if rule == "all":
+            continue
+        known = dict(re.findall(r"(gpu|mem_mb|runtime)=(\d+)", body))
+        threads = re.search(r"^ +threads: (\d+)$", body, re.M)
+        amounts = [int(known[key]) for key in ("gpu", "mem_mb", "runtime")]
+        found[rule, int(threads[1]) if threads else 1, *amounts] += 1
+    return found
+
+
+def estimated(overlay) -> Counter:
+    loaded, found = config.load({}, [overlay] if overlay else []), Counter()
+    for job in cost.list_jobs(loaded):
+        amounts = read_rules()[job.rule].amounts
+        keys = ("threads", "gpu", "mem_mb", "runtime")
+        found[job.rule, *(amounts[key].of(loaded, job.wildcards) for key in keys)] += 1
+    return found
+
+
+@pytest.mark.parametrize("overlay", [None, TINY, DEMO], ids=["paper", "tiny", "demo"])
+def test_the_estimate_knows_the_jobs_and_resources_that_are_planned(overlay, plans):
+    done = plans(overlay)
     assert counts(done.stdout)["report"] == 1
+    assert estimated(overlay) == planned(done.stdout + done.stderr)
 
 
 def test_unknown_keys_are_refused_before_planning(tmp_path):
