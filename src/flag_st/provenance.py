@@ -31,7 +31,6 @@ PACKAGES = [
     "scikit-image",
     "anndata",
     "scanpy",
-    "torch-geometric",
     "snakemake",
 ]
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One-node SLURM with one pretended GPU, without systemd and without accounting. As root, once:
 #   tests/cluster/start_slurm.sh FOLDER        stop: kill the two processes of FOLDER/*.pid
-# Writes /etc/slurm: the executor's inner step does not see SLURM_CONF. Overwrites nothing there.
+# Writes /etc/slurm: the executor's inner step does not see SLURM_CONF. Overwrites nothing there; who
+# stops it removes slurm.conf and gres.conf, since each start of Snakemake asks that controller.
 set -euo pipefail
 base=$(realpath -m "${1:?a folder for state and logs}")
 if [ -e /etc/slurm/slurm.conf ] && ! grep -q '^ClusterName=flagst$' /etc/slurm/slurm.conf; then

@@ -7,7 +7,7 @@ import yaml
 from running import ROOT
 
 #: conda's name → the name on the Python index.
-ALIAS = {"pytorch": "torch", "pytorch_geometric": "torch-geometric", "python-igraph": "igraph"}
+ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 

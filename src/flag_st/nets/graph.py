@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch_geometric.data import Batch, Data
-from torch_geometric.utils import to_dense_batch
+from torch.nn.utils.rnn import pad_sequence
 
 #: Edge attributes by the name of a choice (paper Table 14), in the order in which they are stacked.
 EDGES: dict[str, tuple[str, ...]] = {
@@ -103,6 +102,24 @@ def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) ->
     return np.sort(np.argsort(distance, kind="stable")[:spots])
 
 
+@dataclass(frozen=True)
+class SpotGraph:
+    """One tile, or a whole slide.
+
+    Attributes:
+        x: (N, D) features. pos: (N, 2) µm. y: (N, G) normalised expression, or None.
+        near: (N, K) spots that a spot sees, first itself, or None for all.
+        scale: pitch of the spots in µm. sigma: width of the distance kernel in µm.
+    """
+
+    x: Tensor
+    pos: Tensor
+    scale: float
+    sigma: float
+    near: Tensor | None = None
+    y: Tensor | None = None
+
+
 def spot_graph(
     position: np.ndarray,
     features: np.ndarray,
@@ -110,30 +127,29 @@ def spot_graph(
     neighbours: int | None = None,
     far: int = 0,
     sigma_um: float = 154.0,
-) -> Data:
-    """One tile (or slide) as a torch-geometric graph.
+) -> SpotGraph:
+    """The graph of a tile (or slide).
 
     Args:
         position: (N, 2) µm. features: (N, D). y: (N, G) normalised expression, if known.
-        neighbours, far: each spot sees itself and so many as ``around`` gives (``near`` (N, K), its
+        neighbours, far: each spot sees itself and so many as ``around`` gives (K = 1 + near + far, its
             own index where the tile is smaller); None lets all spots see each other.
         sigma_um: width of the distance kernel, which may differ between slides.
     """
-    data = Data(
-        x=torch.as_tensor(features, dtype=torch.float32),
-        pos=torch.as_tensor(position, dtype=torch.float32),
-        scale=torch.tensor([max(pitch(position), 1e-3)]),
-        sigma=torch.tensor([float(sigma_um)]),
-    )
+    near = None
     if neighbours is not None:
         own = np.arange(len(position))[:, None]
         near = np.concatenate([own, around(position, neighbours, far)], 1)
         missing = 1 + neighbours + far - near.shape[1]
         near = np.concatenate([near, np.repeat(own, missing, 1)], 1)  # (N, 1 + near + far)
-        data.near = torch.as_tensor(near)
-    if y is not None:
-        data.y = torch.as_tensor(y, dtype=torch.float32)
-    return data
+    return SpotGraph(
+        x=torch.as_tensor(features, dtype=torch.float32),
+        pos=torch.as_tensor(position, dtype=torch.float32),
+        scale=max(pitch(position), 1e-3),
+        sigma=float(sigma_um),
+        near=None if near is None else torch.as_tensor(near),
+        y=None if y is None else torch.as_tensor(y, dtype=torch.float32),
+    )
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ class Tiles:
         return Tiles(**{k: v.to(device) for k, v in held.items() if v is not None})
 
 
-def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True) -> Tiles:
+def collate(graphs: Sequence[SpotGraph], channels: Sequence[str], loops: bool = True) -> Tiles:
     """Batch graphs of different size.
 
     Args:
@@ -173,18 +189,20 @@ def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True)
         loops: spots have attributes with themselves, too; the paper's edges are between two
             different spots.
     """
-    batch = Batch.from_data_list(list(graphs))
 
-    def padded(values: Tensor) -> tuple[Tensor, Tensor]:
-        if len(graphs) == 1:  # a whole slide is not copied
-            return values.unsqueeze(0), torch.ones(1, len(values), dtype=torch.bool)
-        return to_dense_batch(values, batch.batch)
+    def padded(name: str) -> Tensor | None:
+        values = [value for graph in graphs if (value := getattr(graph, name)) is not None]
+        if not values:
+            return None
+        # A whole slide is not copied.
+        return values[0].unsqueeze(0) if len(graphs) == 1 else pad_sequence(values, True)
 
-    x, mask = padded(batch.x)  # (B, N, D), (B, N)
-    pos, _ = padded(batch.pos)  # (B, N, 2)
-    y = padded(batch.y)[0] if "y" in batch else None  # (B, N, G)
-    if "near" in batch:
-        near, _ = padded(batch.near)  # (B, N, K)
+    x, pos, near, y = (padded(name) for name in ("x", "pos", "near", "y"))
+    assert x is not None
+    assert pos is not None  # (B, N, D), (B, N, 2), (B, N, K), (B, N, G)
+    sizes = torch.tensor([len(graph.x) for graph in graphs])  # (B,)
+    mask = torch.arange(x.shape[1]) < sizes.unsqueeze(1)  # (B, N)
+    if near is not None:
         own = torch.arange(mask.shape[1]).view(1, -1, 1)  # (1, N, 1)
         # Padded spots would see spot 0; they see themselves, so that no softmax is empty.
         near = torch.where(mask.unsqueeze(-1), near, own)  # (B, N, K)
@@ -192,9 +210,11 @@ def collate(graphs: Sequence[Data], channels: Sequence[str], loops: bool = True)
         first = torch.arange(near.shape[-1]) == 0  # (K,): the spot itself, once
         seen = first | ~itself  # (B, N, K)
     else:
-        near, itself = None, torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
+        itself = torch.eye(mask.shape[1], dtype=torch.bool)  # (N, N)
         seen = mask.unsqueeze(1) & mask.unsqueeze(2) | itself  # (B, N, N)
-    edges = edge_attributes(pos, x, near, seen, batch.scale, batch.sigma, channels)  # (B, N, K, C)
+    scale = torch.tensor([graph.scale for graph in graphs])  # (B,)
+    sigma = torch.tensor([graph.sigma for graph in graphs])  # (B,)
+    edges = edge_attributes(pos, x, near, seen, scale, sigma, channels)  # (B, N, K, C)
     known = seen if loops else seen & ~itself  # (B, N, K)
     return Tiles(x, mask, seen, edges * known.unsqueeze(-1), near, y)
 
