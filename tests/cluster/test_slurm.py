@@ -22,30 +22,26 @@ pytestmark = pytest.mark.slurm
 SMALL = ROOT / "tests" / "cluster" / "tiny_gpu.yaml"
 #: What a GPU job makes; faults hit the job that makes it anew.
 MODEL = "results/tiny/tiny/tiny/flag/seed0/model.safetensors"
-LOG = "results/logs/train/tiny/tiny/tiny/flag/seed0.log"
 TABLES = ("paper/tables/table_1.csv", "experiments/table_1/scores.parquet")
-#: The profile as shipped, but for the size of the node and its patience: a job takes about twelve
-#: seconds here, and each look that finds none finished puts the next off by ten more.
-LOOK = "13"
-QUICK = [
-    "--cores",
-    str(os.cpu_count()),
-    "--slurm-init-seconds-before-status-checks",
-    LOOK,
-    "--seconds-between-status-checks",
-    LOOK,
-    "--latency-wait",
-    "10",
-]
-
-
+#: Snakemake as it is, but for its patience: between two looks at the queue the executor waits longer and
+#: longer, as is right for jobs of hours. A job takes some twelve seconds here.
+IMPATIENT = """
+import sys
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda self: 3, lambda self, value: None)
+sys.exit(main())
+"""
+#: The profile as shipped, but for the size of the node and of its file system.
+SMALL_NODE = ["--cores", str(os.cpu_count()), "--latency-wait", "10"]
 CANCEL = ["scancel", "--me", "--partition", "gpu"]
 
 
 def command(directory: Path, *words: str, profile: str = "slurm", overlay: Path | None = None):
-    more = QUICK if profile == "slurm" else ["--cores", "2"]
+    start = ["-c", IMPATIENT] if profile == "slurm" else ["-m", "snakemake"]
+    more = SMALL_NODE if profile == "slurm" else ["--cores", "2"]
     return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *(sys.executable, *start, "--snakefile", str(ROOT / "Snakefile")),
         *("--workflow-profile", str(ROOT / "profiles" / profile), "--directory", str(directory)),
         *("--configfile", str(TINY), str(SMALL), *([str(overlay)] if overlay else [])),
         *(*more, *words),
@@ -61,7 +57,7 @@ def on_gpu(*words: str) -> list[str]:
     """Lines of squeue about GPU jobs that wait or run; asked again where the controller is busy."""
     for _ in range(10):
         asked = subprocess.run(
-            [*["squeue", "-h", "-p", "gpu"], *words], capture_output=True, text=True
+            ["squeue", "-h", "-p", "gpu", *words], capture_output=True, text=True
         )
         if asked.returncode == 0:
             return asked.stdout.splitlines()
