@@ -18,7 +18,7 @@ def test_a_hundred_kills_of_the_demo_change_nothing(tmp_path):
     undisturbed = Path(os.environ.get("FLAG_ST_DEMO", tmp_path / "undisturbed"))
     if not (undisturbed / "results" / "demo" / "report" / "index.html").exists():
         assert snakemake(undisturbed, "--configfile", str(DEMO)).returncode == 0
-    kill(tmp_path / "killed", ["--configfile", str(DEMO)], 100, (4, 13), seed=0)
+    kill(tmp_path / "killed", ["--configfile", str(DEMO)], 100, (2, 22), seed=0)
     done = snakemake(tmp_path / "killed", "--configfile", str(DEMO))
     assert done.returncode == 0, done.stderr[-4000:]
     # A checkout may hold other results beside the demo's.
