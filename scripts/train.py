@@ -9,11 +9,11 @@ def main(job):
     import pandas as pd
 
     from flag_st import registry
+    from flag_st.history import History
     from flag_st.io import read_json
     from flag_st.methods.base import Run
     from flag_st.script import device
     from flag_st.slide import open_parts
-    from flag_st.training import History
 
     plugin, transform = job.params.method, job.params.panel.get("transform", "log1p")
     genes, split = list(pd.read_parquet(job.input.panel)["gene"]), read_json(job.input.split)

@@ -88,7 +88,7 @@ def predict(truth: np.ndarray, method: str, seed: int) -> Prediction:
 
 
 def write_history(path: Path, method: str, seed: int) -> None:
-    from flag_st.training import History
+    from flag_st.history import History
 
     history = History(path)
     if METHODS[method][2]:

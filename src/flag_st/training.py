@@ -5,7 +5,6 @@ so a run that was killed continues from its last checkpoint to the same bytes.
 """
 
 import contextlib
-import csv
 import logging
 import math
 import time
@@ -99,24 +98,6 @@ class Task(ABC, Generic[Net]):
     @abstractmethod
     def validate(self, module: Net) -> dict[str, float]:
         """All validation slides with fixed seeds; ``loss`` decides, lower is better."""
-
-
-class History:
-    """Rows of the training history, written as CSV."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.rows: list[dict[str, float]] = []
-
-    def __call__(self, row: dict[str, float]) -> None:
-        self.rows.append(row)
-
-    def write(self) -> None:
-        names = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
-        with writing(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
 
 
 class Loop:
