@@ -70,15 +70,18 @@ def check_cohort(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults
         faults.add(str(error))
         return
     files: dict[str, SlideFiles] = {}
+    waiting = 0
     for slide in slides:
         try:
             found = source.local(slide)
         except FlagError as error:
             faults.add(f"cohorts.{cohort}: {error}")
             continue
-        if found is not None:
+        if found is None:
+            waiting += 1
+        else:
             files[slide] = found
-    if waiting := len(slides) - len(files):
+    if waiting:
         print(f"{cohort}: {waiting} of {len(slides)} slides are not here yet; retrieve brings them")
     faults.extend(check_slides(files, panels, plan.config["cohorts"][cohort].get("prepare", {})))
 

@@ -122,7 +122,11 @@ def cross_faults(config: dict[str, Any]) -> Faults:
                 if "base" in config[layer].get(entry["base"], {}):
                     faults.add(f"{layer}.{name}.base: {entry['base']} itself has a base; one level")
             elif not plugin_exists(entry["use"]):
-                faults.add(f"{layer}.{name}.use: no class {entry['use']}")
+                module = entry["use"].rpartition(".")[0]
+                faults.add(
+                    f"{layer}.{name}.use: no class {entry['use']}",
+                    remedy=f"its place is DIR/{module.replace('.', '/')}.py, DIR being src or in PYTHONPATH",
+                )
     grids = {"defaults": config["defaults"]}
     grids |= {f"experiments.{n}": e for n, e in config["experiments"].items()}
     for where, grid in grids.items():

@@ -26,19 +26,20 @@ def downloads(config: dict[str, Any]) -> int:
     Returns:
         0 if all of it is here or can be had and fits, else 1.
     """
-    total, faults = 0, {}
+    total = 0
+    faults: dict[str, list[str]] = {}  # one shut gate may stop several
     for name, origin in origins(Plan(config)):
         try:
             transfer = _allowed(origin)
         except FlagError as error:
-            faults[str(error)] = name
+            faults.setdefault(str(error), []).append(name)
             continue
         if transfer is not None:
             total += transfer.need
             print(f"{name}: {str(transfer).splitlines()[0]}")
-    print(f"{human(total)} to download")
-    for message, name in faults.items():
-        print(f"fault: {name}: {message}", file=sys.stderr)
+    print(f"{human(total)} to download" + ", and what could not be asked for" * bool(faults))
+    for message, names in faults.items():
+        print(f"fault: {', '.join(names)}: {message}", file=sys.stderr)
     if faults:
         number = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         print(f"{number}; what to ask for and where: config/MODELS.md", file=sys.stderr)

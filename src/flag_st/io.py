@@ -64,7 +64,8 @@ def read_json(path: str | Path) -> Any:
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FlagError(
-            f"{path} is not valid JSON ({error})", remedy="restore or delete the file"
+            f"{path} is not valid JSON ({error})",
+            remedy="restore the file; one that a run made can be deleted and is made again",
         ) from None
 
 

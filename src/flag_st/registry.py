@@ -12,18 +12,20 @@ def load(use: str) -> type[Any]:
     """Import the class that ``use`` names, such as ``flag_st.methods.ridge.Ridge``.
 
     Raises:
-        FlagError: the module or the class does not exist; lists what the folder offers.
+        FlagError: the module or the class does not exist (lists what the folder offers), or the
+            module cannot be imported.
     """
     module_name, _, name = use.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except Exception as error:
         # A missing dependency *inside* an existing plug-in must not read as a missing plug-in.
-        if error.name and not module_name.startswith(error.name):
-            raise
-        raise FlagError(
-            f"no plug-in module {module_name!r} (use: {use})", choices=siblings(module_name)
-        ) from None
+        inside = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and inside and module_name.startswith(inside):
+            raise FlagError(
+                f"no plug-in module {module_name!r} (use: {use})", choices=siblings(module_name)
+            ) from None
+        raise FlagError(f"{use} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         classes = [n for n, v in vars(module).items() if inspect.isclass(v) and n[0] != "_"]
         raise FlagError(f"no class {name!r} in {module_name}", choices=sorted(classes))
@@ -33,6 +35,8 @@ def load(use: str) -> type[Any]:
 def build(use: str, params: dict[str, Any] | None = None, **given) -> Any:
     """Construct ``use`` with ``params``; unknown arguments are refused by name."""
     cls, params = load(use), {**(params or {}), **given}
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise FlagError(f"{use} lacks {', '.join(lacking)}, which its base class asks for")
     accepted = inspect.signature(cls).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [] if takes_any else sorted(set(params) - set(accepted))

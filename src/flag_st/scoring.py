@@ -201,8 +201,10 @@ def score_files(
 
     Args:
         truth_path: AnnData with X (N, G), dense or sparse, in the unit of the prediction, and
-            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent).
-        prediction_path: AnnData with X the point estimate and draws in layers ``draw_0`` … if any.
+            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent). Or a slide's
+            ``spots.h5ad`` of this pipeline: its counts of the predicted genes, in their unit.
+        prediction_path: AnnData with X the point estimate and draws in layers ``draw_0`` … if any;
+            ``uns['unit']`` names the unit, if known.
         metrics: name → metric.
 
     Returns:
@@ -210,9 +212,12 @@ def score_files(
         there is no "draw", and the ensemble is the point estimate alone.
 
     Raises:
-        FlagError: a file is missing or unreadable, or spots or genes differ.
+        FlagError: a file is missing or unreadable, or spots, genes or units differ.
     """
     truth, prediction = _read(truth_path), _read(prediction_path)
+    if "spatial_um" in truth.obsm:
+        truth = _predicted_part(truth, truth_path, prediction)
+    _check_unit(truth, prediction, truth_path)
     for what in ("obs_names", "var_names"):
         _check_same(truth, prediction, what, truth_path, prediction_path)
     if "spatial" not in truth.obsm:
@@ -249,6 +254,40 @@ def _read(path: str | Path) -> "anndata.AnnData":
         return anndata.read_h5ad(path)
     except (OSError, KeyError, ValueError) as error:
         raise FlagError(f"{path} is not a readable h5ad file ({error})") from None
+
+
+def _predicted_part(
+    slide: "anndata.AnnData", path: str | Path, prediction: "anndata.AnnData"
+) -> "anndata.AnnData":
+    """Of a prepared slide's counts, the predicted spots and genes in the prediction's unit."""
+    import anndata
+
+    from flag_st.slide import read_expression
+
+    spots, genes = prediction.obs_names, prediction.var_names
+    unit = str(prediction.uns.get("unit", "log1p"))
+    part = anndata.AnnData(
+        read_expression(path, np.asarray(spots), list(genes), unit),
+        obsm={"spatial": slide[spots].obsm["spatial_um"]},
+        uns={"slide": str(slide.uns.get("slide", Path(path).parent.name)), "transform": unit},
+    )
+    part.obs_names, part.var_names = spots, genes
+    return part
+
+
+def _check_unit(truth, prediction, truth_path: str | Path) -> None:
+    """Refuse counts beside logarithms: every metric would return a number."""
+    unit, known = prediction.uns.get("unit"), truth.uns.get("transform")
+    values = getattr(truth.X, "data", truth.X) if hasattr(truth.X, "toarray") else truth.X
+    if known is None and unit not in (None, "counts"):
+        whole = np.asarray(values)
+        if (whole == np.round(whole)).all() and (whole > 1).any():
+            known = "counts"
+    if unit is not None and known is not None and str(unit) != str(known):
+        raise FlagError(
+            f"{truth_path} holds {known}, the prediction {unit}",
+            remedy="transform the truth, and name its unit in uns['transform']",
+        )
 
 
 def _check_same(truth, prediction, what: str, truth_path, prediction_path) -> None:

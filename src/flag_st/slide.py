@@ -250,7 +250,9 @@ def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) ->
     samples, point = prediction.samples, prediction.point
     if samples.shape[1:] != shape or point.shape != shape:
         raise FlagError(
-            f"{facts['method']} predicted {samples.shape} for slide {slide.id}, expected (S, *{shape})"
+            f"{facts['method']} predicted draws {samples.shape} and a point estimate {point.shape} for "
+            f"slide {slide.id} of {shape[0]} spots and {shape[1]} genes",
+            remedy=f"Prediction takes draws (S, {shape[0]}, {shape[1]}), with S = 1 where all are the same",
         )
     if not (np.isfinite(samples).all() and np.isfinite(point).all()):
         raise FlagError(

@@ -31,9 +31,17 @@ def test_registry_lists_choices():
 
 def test_a_missing_dependency_is_not_a_missing_plugin(tmp_path, monkeypatch):
     (tmp_path / "broken_plugin.py").write_text("import no_such_dependency\n")
+    (tmp_path / "broken_line.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    with pytest.raises(FlagError, match=r"cannot be imported: .*no_such_dependency"):
         registry.load("broken_plugin.Thing")
+    with pytest.raises(FlagError, match=r"SyntaxError.*broken_line\.py, line 1"):
+        registry.load("broken_line.Thing")
+
+
+def test_an_unfinished_class_is_refused_with_what_it_lacks():
+    with pytest.raises(FlagError, match="Method lacks arrays, fit, predict, restore"):
+        registry.build("flag_st.methods.base.Method")
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -150,7 +158,7 @@ def test_predictions_with_nan_or_a_wrong_shape_are_refused(tmp_path):
     good = np.zeros((2, len(slide), toy.GENES), np.float32)
     bad = good.copy()
     bad[1, 0, 0] = np.inf
-    for samples, word in ((bad, "NaN or infinite"), (good[:, :, 1:], "expected")):
+    for samples, word in ((bad, "NaN or infinite"), (good[:, :, 1:], "of 40 spots and 12 genes")):
         with pytest.raises(FlagError, match=word):
             write_prediction(tmp_path / "p.h5ad", slide, Prediction(samples), facts)
     assert not list(tmp_path.iterdir())

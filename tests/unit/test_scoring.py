@@ -15,6 +15,7 @@ import scipy.sparse
 
 from flag_st import scoring
 from flag_st.errors import FlagError
+from flag_st.io import CONTRACT
 from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mae import Mae
@@ -318,3 +319,25 @@ def test_array_and_expert_domains_are_known_to_metrics(tmp_path):
         tmp_path / "plain.h5ad"
     )
     assert read_facts(tmp_path / "plain.h5ad", np.array(["a"])) == {}
+
+
+def test_a_prepared_slide_is_a_truth_for_its_predictions(tmp_path):
+    """Its counts of more genes, in the unit of the prediction; counts alone are refused."""
+    one, rng = pair(), np.random.default_rng(1)
+    truth, prediction = write(tmp_path, one)
+    made = anndata.read_h5ad(prediction)
+    made.uns["unit"] = "log1p"
+    made.write_h5ad(prediction)
+    counts = rng.poisson(3, (50, G + 2)).astype(np.float32)
+    table = anndata.AnnData(counts, obsm={"spatial_um": one.position})
+    table.obs_names, table.var_names = made.obs_names, [*made.var_names, "more", "still more"]
+    table.uns = {"contract": CONTRACT, "slide": "A1"}
+    table.write_h5ad(tmp_path / "spots.h5ad")
+    found = score_files(tmp_path / "spots.h5ad", prediction, {"mse": Mse()})
+    expected = ((np.log1p(counts[:, :G]) - made.X) ** 2).mean()
+    assert found["mse"]["point"] == pytest.approx(expected, rel=1e-5)
+    raw = anndata.read_h5ad(truth)
+    raw.X = counts[:, :G]
+    raw.write_h5ad(truth)
+    with pytest.raises(FlagError, match=r"truth.h5ad holds counts, the prediction log1p"):
+        score_files(truth, prediction, METRICS)

@@ -68,7 +68,7 @@ class Folder(Source):
         if missing:
             raise FlagError(
                 f"slide {slide}: no file {', '.join(missing)}",
-                remedy="add the files or take the slide out of the sheet",
+                remedy="add the files, or leave the slide out: the cohort's key `slides` lists those to use",
             )
         return SlideFiles(**found)
 
