@@ -161,9 +161,10 @@ def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def test_one_fault_is_told_once(tmp_path, capsys, root):
-    """A missing folder stops three experiments, and is one fault."""
-    overlay = str(root / "config" / "her2st_open.yaml")
+@pytest.mark.parametrize("name", ["her2st_open.yaml", "own.yaml"])
+def test_one_fault_is_told_once(name, tmp_path, capsys, root):
+    """A missing folder stops several experiments, and is one fault."""
+    overlay = str(root / "config" / name)
     nowhere = tmp_path / "nowhere"
     assert cli.main(["check", "--configfile", overlay, "--config", f"root={nowhere}"]) == 1
     error = capsys.readouterr().err
