@@ -13,7 +13,7 @@ class Crps(Metric):
 
     Fair: mean |x - y| less half the mean |x - x'| over pairs of different draws. A method with
     one draw has the CRPS of its point estimate, the absolute error, so that all methods fit in
-    one table.
+    one table. The library that tests compare it with takes eight seconds to import.
     """
 
     columns: ClassVar = {"crps": ("CRPS", -1), "crps_gene": ("CRPS", -1)}
@@ -22,22 +22,12 @@ class Crps(Metric):
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, _ = policy.checked(case)
         draws = policy.draws_of(case)
-        if len(draws) == 1:
-            by_gene = np.abs(draws[0] - truth).mean(axis=0)
-        else:
-            # "pwm" is the same number as "fair" from sorted draws: O(S log S), not O(S²).
-            from scoringrules import crps_ensemble
-
-            by_gene = np.array(
-                [
-                    crps_ensemble(
-                        truth[:, g],
-                        draws[:, :, g].astype(np.float64),
-                        m_axis=0,
-                        estimator="pwm",
-                        backend="numpy",
-                    ).mean()
-                    for g in range(truth.shape[1])
-                ]
-            )  # (G,)
+        values = draws.astype(np.float64)  # (S, N, G)
+        by_gene = np.abs(values - truth).mean(axis=(0, 1))  # (G,)
+        count = len(draws)
+        if count > 1:
+            # Of sorted draws x_0 ≤ x_1 …, half the mean of |x - x'| is a weighted sum: O(S log S).
+            weights = (2 * np.arange(count) - count + 1) / (count * (count - 1))  # (S,)
+            values.sort(axis=0)
+            by_gene -= np.tensordot(weights, values, 1).mean(axis=0)  # (G,)
         return {"crps": float(by_gene.mean()), "crps_gene": by_gene}
