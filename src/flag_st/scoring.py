@@ -278,10 +278,9 @@ def _predicted_part(
 def _check_unit(truth, prediction, truth_path: str | Path) -> None:
     """Refuse counts beside logarithms: every metric would return a number."""
     unit, known = prediction.uns.get("unit"), truth.uns.get("transform")
-    values = getattr(truth.X, "data", truth.X) if hasattr(truth.X, "toarray") else truth.X
     if known is None and unit not in (None, "counts"):
-        whole = np.asarray(values)
-        if (whole == np.round(whole)).all() and (whole > 1).any():
+        values = truth.X.data if hasattr(truth.X, "toarray") else np.asarray(truth.X)
+        if (values == np.round(values)).all() and (values > 1).any():
             known = "counts"
     if unit is not None and known is not None and str(unit) != str(known):
         raise FlagError(
