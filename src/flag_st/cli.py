@@ -148,7 +148,7 @@ def run_describe(arguments: argparse.Namespace) -> int:
 
 def run_score(arguments: argparse.Namespace) -> int:
     from flag_st import registry
-    from flag_st.scoring import score_files
+    from flag_st.scoring_files import score_files
 
     entries = load_config(arguments)["metrics"]
     chosen = arguments.metrics or list(entries)

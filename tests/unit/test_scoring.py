@@ -22,7 +22,8 @@ from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
-from flag_st.scoring import Pair, score_files, score_slides
+from flag_st.scoring import Pair, score_slides
+from flag_st.scoring_files import score_files
 
 G, S = 12, 3
 GENES = tuple(f"g{i}" for i in range(G))
