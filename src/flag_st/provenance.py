@@ -54,6 +54,7 @@ def code_digest(*sources: str | Path) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
 
 
+@cache
 def _locate(source: str | Path) -> Path | None:
     """The file of a path or a dotted name (of a module, or of something in one)."""
     if str(source).endswith(".py"):
@@ -136,7 +137,8 @@ def commit() -> dict[str, Any]:
     """The checked-out commit, and whether the working tree differs from it."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words]
+        # Without locks: a job killed while git refreshes its index would leave the checkout locked.
+        command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
