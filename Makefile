@@ -12,7 +12,7 @@ setup: $(STAMP) ## make or update .venv (does nothing if it is up to date)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores

@@ -144,5 +144,5 @@ def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_pat
     done = snakemake(tmp_path, *words)
     assert done.returncode == 0, done.stderr[-4000:]
     made = digests(tmp_path)
-    assert target in made
+    assert target in made, "\n".join([*made, done.stdout[-3000:], done.stderr[-20000:]])
     assert made.items() <= digests(tiny_run).items()
