@@ -3,9 +3,15 @@
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from flag_st.errors import FlagError
+
+#: How a configuration writes the types that are looked at; others are their class's own affair.
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def load(use: str) -> type[Any]:
@@ -42,12 +48,41 @@ def build(use: str, params: dict[str, Any] | None = None, **given) -> Any:
     unknown = [] if takes_any else sorted(set(params) - set(accepted))
     if unknown:
         raise FlagError(f"{use} takes no argument {', '.join(unknown)}", choices=accepted)
+    check_types(use, {name: p.annotation for name, p in accepted.items()}, params)
     try:
         return cls(**params)
     except TypeError as error:  # a class that hands arguments on learns late which are wrong
         if "argument" in str(error):
             raise FlagError(f"{use}: {error}", choices=accepted) from error
         raise
+
+
+def check_types(what: str, asked: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse a text for a number and the like before it fails deep inside a job.
+
+    Args:
+        what: whose arguments these are, for the message.
+        asked: annotations by name; a name without one, or with one that is not plain, passes.
+        values: what the configuration gives.
+    """
+    faults, exponent = [], False
+    for name, value in values.items():
+        annotation = asked.get(name)
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        if not any(_fits(value, kind) for kind in kinds):
+            wanted = " or ".join("null" if k is NoneType else PLAIN[k] for k in kinds)
+            faults.append(f"{name} is {wanted}, not {value!r}")
+            exponent |= float in kinds and isinstance(value, str) and "e" in value.lower()
+    if faults:
+        remedy = "write 1.0e-4, with a point: YAML takes 1e-4 for text" if exponent else None
+        raise FlagError(f"{what}: {'; '.join(faults)}", remedy=remedy)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):  # which Python counts among the whole numbers
+        return kind is bool or kind not in (*PLAIN, NoneType)
+    plain: dict[Any, Any] = {int: Integral, float: Real, bool: (), str: str, NoneType: NoneType}
+    return isinstance(value, plain.get(kind, object))
 
 
 def defaults(use: str) -> dict[str, Any]:

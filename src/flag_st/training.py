@@ -21,6 +21,7 @@ from flag_st.diffusion.ema import Ema
 from flag_st.errors import FlagError
 from flag_st.io import writing
 from flag_st.methods.base import Run
+from flag_st.registry import check_types
 from flag_st.seeds import entropy, torch_generator
 
 log = logging.getLogger("flag_st")
@@ -72,6 +73,7 @@ class Training:
         values, known = values or {}, [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise FlagError(f"training: unknown key {', '.join(unknown)}", choices=known)
+        check_types("training", {f.name: f.type for f in fields(cls)}, values)
         for key, choices in (
             ("precision", ("fp32", "tf32", "bf16")),
             ("schedule", ("constant", "cosine")),
@@ -244,7 +246,7 @@ class Loop:
         except Exception as error:  # whatever is wrong with it: it can be made anew
             log.warning("%s is not readable (%s): training starts anew", self._path, error)
             return
-        if state["origin"] != self.run.origin:
+        if state.get("origin") != self.run.origin:
             log.info("%s is of other settings or inputs: training starts anew", self._path)
             return
         self.module.load_state_dict(state["module"])

@@ -19,6 +19,30 @@ from flag_st.gene_models.base import Targets, writing_targets
 from flag_st.slide import read_expression, read_slide, write_prediction
 
 
+@pytest.mark.parametrize(
+    ("use", "params", "message"),
+    [
+        ("ridge.Ridge", {"components": "many"}, "components is a whole number, not 'many'"),
+        ("ridge.Ridge", {"components": True, "centre": 3}, "not True; centre is text, not 3"),
+        ("histogene.HisToGene", {"width": 6.5}, "width is a whole number, not 6.5"),
+        ("histogene.HisToGene", {"training": {"lr": "1e-4"}}, "lr is a number.*write 1.0e-4"),
+        ("histogene.HisToGene", {"training": {"compile": "yes"}}, "compile is true or false"),
+        ("triplex.Triplex", {"fusion": {"heads": "4"}}, "fusion: heads is a whole number"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(use, params, message):
+    """Before any job: a text for a number fails hours later otherwise, deep inside training."""
+    with pytest.raises(FlagError, match=message):
+        registry.build(f"flag_st.methods.{use}", params)
+
+
+def test_what_is_not_plain_is_its_class_s_own_affair():
+    asked = {"a": "as one writes it", "b": list[float], "c": int | None, "d": float}
+    registry.check_types("any", asked, {"a": "x", "b": 3, "c": None, "d": 1, "other": {}})
+    with pytest.raises(FlagError, match="c is a whole number or null"):
+        registry.check_types("any", asked, {"c": 2.5})
+
+
 def test_registry_lists_choices():
     with pytest.raises(FlagError, match=r"flag_st\.methods\.ridge"):
         registry.load("flag_st.methods.rigde.Ridge")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from flag_st.methods.network import PLAIN, Network, regression_scores
 from flag_st.nets.lattice import lattice, windows
 from flag_st.nets.pixels import Patches, dihedral, load_weights, normalise
 from flag_st.nets.triplex import Branch, TriplexNet
+from flag_st.registry import check_types
 from flag_st.seeds import Draws
 from flag_st.slide import Cohort, Slide
 from flag_st.training import Task
@@ -197,4 +198,5 @@ class Triplex(Network):
 def branch(name: str, default: Mapping[str, Any], given: Mapping[str, Any] | None) -> Branch:
     if unknown := sorted(set(given or {}) - set(default)):
         raise FlagError(f"triplex: {name} has no {', '.join(unknown)}", choices=default)
+    check_types(f"triplex: {name}", get_type_hints(Branch), given or {})
     return Branch(**{**default, **(given or {})})
