@@ -95,15 +95,22 @@ def _config_arguments(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="top-level keys, such as root=DIR",
+        help="top-level keys, such as root=DIR or make=[table_1]",
     )
 
 
 def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    import yaml
+
     from flag_st import config
 
-    pairs = [pair.partition("=") for pair in arguments.config]
-    return config.load({key: value for key, _, value in pairs}, arguments.configfile)
+    given: dict[str, Any] = {}
+    for key, _, value in (pair.partition("=") for pair in arguments.config):
+        try:
+            given[key] = yaml.safe_load(value)  # lists and numbers, as Snakemake reads them
+        except yaml.YAMLError:
+            given[key] = value
+    return config.load(given, arguments.configfile)
 
 
 def run_check(arguments: argparse.Namespace) -> int:
