@@ -1,7 +1,6 @@
 """Spatial domains: do clusters of the prediction agree with a reference (FLAG Tables 3 and 15)."""
 
 import random
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -26,19 +25,20 @@ class Graph:
     """
 
     def __init__(self, values: np.ndarray, components: int, neighbours: int):
-        import anndata
         import igraph
-        import scanpy
         from scipy.sparse import triu
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import NearestNeighbors
 
-        table = anndata.AnnData(np.asarray(values, dtype=np.float64))
         components = min(components, *(side - 1 for side in values.shape))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scanpy.pp.pca(table, n_comps=components, svd_solver="covariance_eigh")
-            # Exact neighbours: the approximate ones of large slides depend on threads.
-            scanpy.pp.neighbors(table, neighbours, use_rep="X_pca", transformer="sklearn")
-        upper = triu(table.obsp["connectivities"]).tocoo()
+        pca = PCA(components, svd_solver="covariance_eigh", random_state=0)
+        x = pca.fit_transform(np.asarray(values, dtype=np.float64)).astype(np.float32)  # (N, C)
+        if neighbours > len(x):
+            neighbours = 1 + len(x) // 2
+        # Exact neighbours: the approximate ones of large slides depend on threads.
+        search = NearestNeighbors(algorithm="brute").fit(x)
+        found = search.kneighbors(x, min(neighbours, len(x) - 1) + 1)
+        upper = triu(fuzzy_union(*(part[:, :neighbours] for part in found))).tocoo()
         self.weights = upper.data.astype(np.float64).tolist()
         edges = np.stack([upper.row, upper.col], axis=1)
         self.igraph = igraph.Graph(n=len(values), edges=edges, directed=False)
@@ -72,6 +72,47 @@ class Graph:
                 break
             low, high = (middle, high) if found < count else (low, middle)
         return best
+
+
+def fuzzy_union(distances: np.ndarray, indices: np.ndarray):
+    """Weights of scanpy's neighbour graph: UMAP's fuzzy union (McInnes et al. 2018, algorithms 2, 3).
+
+    umap-learn computes the same, but compiles for half a minute at each start, and each run is
+    evaluated by a job of its own.
+
+    Args:
+        distances, indices: (N, K) of the nearest spots in ascending order, the spot itself first.
+
+    Returns:
+        Symmetric sparse matrix (N, N).
+    """
+    from scipy.sparse import coo_matrix
+
+    n, k = distances.shape
+    itself = indices == np.arange(n)[:, None]
+    distances = np.where(itself, 0, distances).astype(np.float32)  # not up to rounding
+    nearest = np.where(distances > 0, distances, np.inf).min(1)  # (N,)
+    nearest = np.where(np.isfinite(nearest), nearest, 0)[:, None]  # (N, 1)
+    beyond = np.maximum(distances - nearest, 0)  # (N, K)
+    # By bisection, the bandwidth at which the neighbours' memberships add up to log2 K.
+    low, high = np.zeros((n, 1), np.float32), np.full((n, 1), np.inf, np.float32)
+    width = np.ones((n, 1), np.float32)
+    for _ in range(64):
+        total = np.exp(-beyond[:, 1:] / width).sum(1, keepdims=True)  # (N, 1)
+        open_ = np.abs(total - np.log2(k)) >= 1e-5
+        high = np.where(open_ & (total > np.log2(k)), width, high)
+        low = np.where(open_ & (total <= np.log2(k)), width, low)
+        middle = np.where(np.isinf(high), 2 * width, (low + high) / 2)
+        width = np.where(open_, middle, width)
+    scale = np.where(nearest > 0, distances.mean(1, keepdims=True), distances.mean())
+    width = np.maximum(width, 1e-3 * scale)
+    member = np.exp(-beyond / width)  # (N, K)
+    rows = np.repeat(np.arange(n), k)
+    member[itself] = 0  # no spot is its own neighbour
+    directed = coo_matrix((member.ravel(), (rows, indices.ravel())), shape=(n, n)).tocsr()
+    union = directed + directed.T - directed.multiply(directed.T)
+    union.eliminate_zeros()
+    return union
 
 
 def leiden_domains(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -> np.ndarray:
