@@ -172,8 +172,8 @@ def test_one_fault_is_told_once(name, tmp_path, capsys, root):
     assert "1 fault; nothing was run" in error
 
 
-def test_lists_on_the_command_line_are_those_of_snakemake(capsys):
-    words = ["--configfile", "config/demo.yaml", "--config", "make=[table_1,table_6]"]
+def test_lists_on_the_command_line_are_those_of_snakemake(capsys, root):
+    words = ["--configfile", str(root / "config/demo.yaml"), "--config", "make=[table_1,table_6]"]
     assert cli.main(["check", "--no-data", *words]) == 0
     assert "2 experiments" in capsys.readouterr().out
     assert cli.main(["check", "--no-data", *words[:-1], "make=[table_0]"]) == 1

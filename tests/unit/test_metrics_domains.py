@@ -152,9 +152,8 @@ def clustered(arrays):
 @pytest.mark.parametrize("case", ["all", "twins", "few"])
 def test_graph_is_scanpys(arrays, case):
     """Also where spots are equal, and where there are fewer than neighbours."""
-    values = {"all": arrays[0], "twins": np.repeat(arrays[0][:40], 2, 0), "few": arrays[0][:12]}[
-        case
-    ]
+    truth = arrays[0]
+    values = {"all": truth, "twins": np.repeat(truth[:40], 2, axis=0), "few": truth[:12]}[case]
     table = anndata.AnnData(values)
     scanpy.pp.pca(table, n_comps=min(20, len(values) - 1), svd_solver="covariance_eigh")
     scanpy.pp.neighbors(table, 15, use_rep="X_pca")

@@ -1,74 +1,23 @@
-"""The tidy table of a run, and the score of two files."""
+"""The tidy table of a run."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import anndata
 import numpy as np
 import pandas
 import pytest
-import scipy.sparse
+from toy_scoring import GENES, METRICS, G, Mean, S, Spread, pair, pick
 
 from flag_st import scoring
 from flag_st.errors import FlagError
-from flag_st.io import CONTRACT
-from flag_st.metrics.base import Case, Metric
-from flag_st.metrics.gsc import Gsc
-from flag_st.metrics.mae import Mae
+from flag_st.metrics.base import Case
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
 from flag_st.scoring import Pair, score_slides
-from flag_st.scoring_files import score_files
-
-G, S = 12, 3
-GENES = tuple(f"g{i}" for i in range(G))
-METRICS = {"pcc": Pcc(), "mse": Mse(), "gsc": Gsc(), "ssc": Ssc()}
-
-
-def pair(slide="A1", n=50, draws=S, seed=0, **facts):
-    rng = np.random.default_rng([seed, n])
-    position = rng.uniform(0, 500, size=(n, 2))
-    truth = np.sin(position @ rng.normal(size=(2, G)) / 90) + rng.normal(size=(n, G)) / 2
-    samples = truth + rng.normal(size=(draws, n, G))
-    point = samples.mean(0) if draws else truth + rng.normal(size=(n, G))
-    one = (a.astype(np.float32) for a in (truth, point, samples))
-    return Pair(slide, GENES, *one, position, facts)
-
-
-def pick(table, slide, estimator, metric, gene=""):
-    found = table.query(
-        "slide == @slide and estimator == @estimator and metric == @metric and gene == @gene"
-    )
-    assert len(found) == 1
-    return float(found["value"].iloc[0])
-
-
-class Mean(Metric):
-    """The mean of the prediction, counting its calls."""
-
-    columns: ClassVar = {"mean": ("mean", 0)}
-    every_draw = False
-
-    def __init__(self):
-        self.calls = []
-
-    def __call__(self, case: Case):
-        self.calls.append(case)
-        return {"mean": float(case.prediction.mean())}
-
-
-class Spread(Metric):
-    columns: ClassVar = {"spread": ("spread", 0), "spread_gene": ("spread", 0)}
-    ensemble = True
-
-    def __call__(self, case: Case):
-        by_gene = case.draws.std(0).mean(0)
-        return {"spread": float(by_gene.mean()), "spread_gene": by_gene}
 
 
 def test_values_are_those_of_the_metrics():
@@ -207,85 +156,6 @@ def test_faults_are_told():
         score_slides([Pair("A1", GENES, one.truth, one.point, bad, one.position)], METRICS)
 
 
-# --- two files ----------------------------------------------------------------------------------
-
-
-def write(folder, one, sparse=False, order=None, layers=True):
-    folder.mkdir(exist_ok=True)
-    spots = [f"{i}x{i}" for i in range(len(one.truth))]
-    truth = anndata.AnnData(scipy.sparse.csr_matrix(one.truth) if sparse else one.truth.copy())
-    truth.obs_names, truth.var_names = spots, list(GENES)
-    truth.obsm["spatial"] = one.position
-    made = anndata.AnnData(one.point.copy())
-    made.obs_names, made.var_names = spots, list(GENES)
-    for k, draw in enumerate(one.draws if layers else []):
-        made.layers[f"draw_{k}"] = scipy.sparse.csr_matrix(draw) if sparse else draw
-    if order is not None:
-        made = made[order[0], order[1]].copy()
-    truth.write_h5ad(folder / "truth.h5ad")
-    made.write_h5ad(folder / "prediction.h5ad")
-    return folder / "truth.h5ad", folder / "prediction.h5ad"
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_files_score_as_arrays_do_in_any_order(tmp_path, sparse):
-    one = pair(draws=11)
-    rng = np.random.default_rng(0)
-    paths = write(tmp_path, one, sparse, (rng.permutation(50), rng.permutation(G)))
-    found = score_files(*paths, {**METRICS, "mae": Mae(), "spread": Spread(), "mean": Mean()})
-    table = score_slides([one], {**METRICS, "spread": Spread(), "mean": Mean()})
-    for name in ("pcc", "mse", "gsc", "ssc", "mean"):
-        for estimator in ("point", "draw"):
-            expected = pick(table, "A1", estimator, name)
-            assert found[name][estimator] == pytest.approx(expected, rel=1e-5), name
-    assert found["spread"] == {"ensemble": pytest.approx(one.draws.std(0).mean(), rel=1e-5)}
-    json.dumps(found)
-
-
-def test_prediction_without_draws(tmp_path):
-    found = score_files(*write(tmp_path, pair(), layers=False), {"mse": Mse(), "s": Spread()})
-    assert list(found["mse"]) == ["point"]
-    assert found["spread"] == {"ensemble": 0}
-
-
-def test_files_that_do_not_match_are_refused(tmp_path):
-    one = pair()
-    paths = write(tmp_path, one, order=(np.arange(48), np.arange(G)))
-    with pytest.raises(FlagError, match=r"prediction.h5ad lacks 2 spots of \S*truth.h5ad, .*48x48"):
-        score_files(*paths, METRICS)
-    more = anndata.read_h5ad(paths[0])[5:]
-    more.write_h5ad(paths[0])
-    with pytest.raises(FlagError, match=r"truth.h5ad lacks 5 spots of \S*prediction.h5ad"):
-        score_files(paths[0], write(tmp_path / "b", one)[1], METRICS)
-    paths = write(tmp_path, one, order=(np.arange(50), np.arange(1, G)))
-    with pytest.raises(FlagError, match=r"lacks 1 genes .* g0"):
-        score_files(*paths, METRICS)
-
-
-@pytest.mark.filterwarnings("ignore:Observation names are not unique")
-def test_files_with_repeated_names_are_refused(tmp_path):
-    truth, prediction = write(tmp_path, pair())
-    table = anndata.read_h5ad(prediction)
-    table.obs_names = ["0x0", *table.obs_names[:-1]]
-    table.write_h5ad(prediction)
-    with pytest.raises(FlagError, match="spots named more than once, such as 0x0"):
-        score_files(truth, prediction, METRICS)
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    truth, prediction = write(tmp_path, pair())
-    with pytest.raises(FlagError, match=r"nowhere.h5ad does not exist"):
-        score_files(truth, tmp_path / "nowhere.h5ad", METRICS)
-    (tmp_path / "text.h5ad").write_text("no HDF5")
-    with pytest.raises(FlagError, match=r"text.h5ad is not a readable h5ad"):
-        score_files(tmp_path / "text.h5ad", prediction, METRICS)
-    table = anndata.read_h5ad(truth)
-    del table.obsm["spatial"]
-    table.write_h5ad(truth)
-    with pytest.raises(FlagError, match=r"truth.h5ad has no obsm\['spatial'\]"):
-        score_files(truth, prediction, METRICS)
-
-
 def test_import_is_light():
     code = (
         "import sys, flag_st.scoring as s; print([m for m in ('pandas', 'anndata', 'scipy', "
@@ -320,25 +190,3 @@ def test_array_and_expert_domains_are_known_to_metrics(tmp_path):
         tmp_path / "plain.h5ad"
     )
     assert read_facts(tmp_path / "plain.h5ad", np.array(["a"])) == {}
-
-
-def test_a_prepared_slide_is_a_truth_for_its_predictions(tmp_path):
-    """Its counts of more genes, in the unit of the prediction; counts alone are refused."""
-    one, rng = pair(), np.random.default_rng(1)
-    truth, prediction = write(tmp_path, one)
-    made = anndata.read_h5ad(prediction)
-    made.uns["unit"] = "log1p"
-    made.write_h5ad(prediction)
-    counts = rng.poisson(3, (50, G + 2)).astype(np.float32)
-    table = anndata.AnnData(counts, obsm={"spatial_um": one.position})
-    table.obs_names, table.var_names = made.obs_names, [*made.var_names, "more", "still more"]
-    table.uns = {"contract": CONTRACT, "slide": "A1"}
-    table.write_h5ad(tmp_path / "spots.h5ad")
-    found = score_files(tmp_path / "spots.h5ad", prediction, {"mse": Mse()})
-    expected = ((np.log1p(counts[:, :G]) - made.X) ** 2).mean()
-    assert found["mse"]["point"] == pytest.approx(expected, rel=1e-5)
-    raw = anndata.read_h5ad(truth)
-    raw.X = counts[:, :G]
-    raw.write_h5ad(truth)
-    with pytest.raises(FlagError, match=r"truth.h5ad holds counts, the prediction log1p"):
-        score_files(truth, prediction, METRICS)

@@ -37,6 +37,7 @@ class Graph:
             neighbours = 1 + len(x) // 2
         # Exact neighbours: the approximate ones of large slides depend on threads.
         search = NearestNeighbors(algorithm="brute").fit(x)
+        # One more than is kept, as scanpy asks for: it decides among equally near spots.
         found = search.kneighbors(x, min(neighbours, len(x) - 1) + 1)
         upper = triu(fuzzy_union(*(part[:, :neighbours] for part in found))).tocoo()
         self.weights = upper.data.astype(np.float64).tolist()
