@@ -9,7 +9,7 @@ min_version("9.20")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 
-from flag_st.ending import ending
+from flag_st.planning.ending import ending
 
 
 report: "workflow/report/workflow.rst"

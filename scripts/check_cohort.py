@@ -1,13 +1,13 @@
 """Check every slide of a cohort, and report all faults at once before anything is prepared."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     from pathlib import Path
 
-    from flag_st.check_all import check_slides
-    from flag_st.io import CONTRACT, read_json, write_json
+    from flag_st.commands.check import check_slides
+    from flag_st.core.io import CONTRACT, read_json, write_json
     from flag_st.sources.base import SlideFiles
 
     manifests = [read_json(path) for path in job.input.manifests]

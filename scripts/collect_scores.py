@@ -1,6 +1,6 @@
 """Put the scores of all runs of an experiment into one table."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

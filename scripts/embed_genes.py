@@ -1,15 +1,15 @@
 """Embed the panel genes of one training slide with a gene foundation model."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     import anndata
     import pandas as pd
 
-    from flag_st import registry
+    from flag_st.core import registry
+    from flag_st.core.job import device
     from flag_st.gene_models.base import embed_slide
-    from flag_st.script import device
 
     model = registry.build(job.params.gene_model["use"], job.params.gene_model["params"])
     model.open(device(job.gpu))

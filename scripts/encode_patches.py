@@ -1,6 +1,6 @@
 """Turn the patches of one slide into feature vectors; the file holds no expression."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
@@ -9,10 +9,10 @@ def main(job):
     import numpy as np
     import pandas as pd
 
-    from flag_st import registry
-    from flag_st.errors import FlagError
-    from flag_st.io import CONTRACT, writing
-    from flag_st.script import device
+    from flag_st.core import registry
+    from flag_st.core.errors import FlagError
+    from flag_st.core.io import CONTRACT, writing
+    from flag_st.core.job import device
 
     encoder = registry.build(job.params.encoder["use"], job.params.encoder["params"])
     encoder.open(device(job.gpu))

@@ -1,14 +1,14 @@
 """Score the predictions of one run against the test slides' truth."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     import pandas as pd
 
-    from flag_st import registry
-    from flag_st.evaluation import score_run
-    from flag_st.io import writing
+    from flag_st.core import registry
+    from flag_st.core.io import writing
+    from flag_st.scoring.run import score_run
 
     panel = pd.read_parquet(job.input.panel)
     metrics = {n: registry.build(m["use"], m["params"]) for n, m in job.params.metrics.items()}

@@ -1,6 +1,6 @@
 """Write the page on which one test slide a cohort can be explored spot by spot."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

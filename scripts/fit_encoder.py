@@ -1,6 +1,6 @@
 """Fit an image encoder on the training slides' patches, for encoders that are not pre-trained."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
@@ -8,8 +8,8 @@ def main(job):
 
     import h5py
 
-    from flag_st import registry
-    from flag_st.script import device, log
+    from flag_st.core import registry
+    from flag_st.core.job import device, log
 
     encoder = registry.build(job.params.encoder["use"], job.params.encoder["params"])
     encoder.open(device(job.gpu))

@@ -1,10 +1,10 @@
 """Write which slides train, validate and test, and which patients the test shares with training."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
-    from flag_st.io import CONTRACT, write_json
+    from flag_st.core.io import CONTRACT, write_json
 
     split, patients = dict(job.params.split), job.params.patients
     seen = {patients[s] for s in split["train"] + split["valid"]} - {""}

@@ -1,14 +1,14 @@
 """Predict one test slide from its features and positions; no expression is an input."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
-    from flag_st.errors import FlagError
+    from flag_st.core.errors import FlagError
+    from flag_st.core.job import device
+    from flag_st.core.seeds import Draws
+    from flag_st.data.slide import check_slide_id, read_slide, write_prediction
     from flag_st.methods.base import load
-    from flag_st.script import device
-    from flag_st.seeds import Draws
-    from flag_st.slide import check_slide_id, read_slide, write_prediction
 
     method, facts = load(job.input.model, device(job.gpu))
     truth = job.input.truth if "truth" in method.needs else None

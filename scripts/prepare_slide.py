@@ -1,13 +1,13 @@
 """Check one slide, then cut it into spots (counts, positions in µm) and 224 px patches."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     from pathlib import Path
 
-    from flag_st.io import read_json
-    from flag_st.prepare import prepare
+    from flag_st.core.io import read_json
+    from flag_st.data.prepare import prepare
     from flag_st.sources.base import SlideFiles
 
     files = read_json(job.input.manifest)["files"]

@@ -1,6 +1,6 @@
 """Write the page that holds every table, every figure, the configuration and all provenance."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

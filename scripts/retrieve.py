@@ -1,14 +1,14 @@
 """Find, download or make the files of one slide, and record where they are and what they hold."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     from pathlib import Path
 
-    from flag_st import registry
-    from flag_st.io import CONTRACT, digest, write_json
-    from flag_st.plan import source_params
+    from flag_st.core import registry
+    from flag_st.core.io import CONTRACT, digest, write_json
+    from flag_st.planning.grid import source_params
 
     plugin = job.params.source
     source = registry.build(plugin["use"], source_params(plugin["params"], job.params.root))

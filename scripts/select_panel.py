@@ -1,16 +1,16 @@
 """Choose the gene panel: genes common to all slides, ranked on the training slides' counts."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     import anndata
     import numpy as np
 
-    from flag_st.errors import FlagError
-    from flag_st.io import read_json, writing
-    from flag_st.panels import select_panel
-    from flag_st.slide import read_expression
+    from flag_st.core.errors import FlagError
+    from flag_st.core.io import read_json, writing
+    from flag_st.data.panels import select_panel
+    from flag_st.data.slide import read_expression
 
     entry, split = dict(job.params.panel), read_json(job.input.split)
     transform, fit_on = entry.pop("transform", "log1p"), entry.pop("fit_on", "train")

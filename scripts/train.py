@@ -1,6 +1,6 @@
 """Fit one method with one seed on the training slides; settings are chosen on validation slides."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
@@ -8,12 +8,12 @@ def main(job):
 
     import pandas as pd
 
-    from flag_st import registry
-    from flag_st.history import History
-    from flag_st.io import read_json
+    from flag_st.core import registry
+    from flag_st.core.history import History
+    from flag_st.core.io import read_json
+    from flag_st.core.job import device
+    from flag_st.data.slide import open_parts
     from flag_st.methods.base import Run
-    from flag_st.script import device
-    from flag_st.slide import open_parts
 
     plugin, transform = job.params.method, job.params.panel.get("transform", "log1p")
     genes, split = list(pd.read_parquet(job.input.panel)["gene"]), read_json(job.input.split)

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from flag_st.io import CONTRACT, write_json
+from flag_st.core.io import CONTRACT, write_json
+from flag_st.core.provenance import Record
+from flag_st.data.slide import Slide, read_expression, write_prediction
 from flag_st.methods.base import Prediction
 from flag_st.metrics.coverage import Coverage
 from flag_st.metrics.gsc import Gsc
@@ -16,9 +18,7 @@ from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
-from flag_st.provenance import Record
-from flag_st.scoring import Pair, score_slides
-from flag_st.slide import Slide, read_expression, write_prediction
+from flag_st.scoring.slides import Pair, score_slides
 
 REPORTED = Path(__file__).parents[1] / "config" / "reported.csv"
 EVIL = '</script><script>alert("x")</script>'
@@ -88,7 +88,7 @@ def predict(truth: np.ndarray, method: str, seed: int) -> Prediction:
 
 
 def write_history(path: Path, method: str, seed: int) -> None:
-    from flag_st.history import History
+    from flag_st.core.history import History
 
     history = History(path)
     if METHODS[method][2]:

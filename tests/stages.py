@@ -227,7 +227,7 @@ def stage(name: str, folder: Path) -> Job:
 
 def make_all(folder: Path) -> None:
     """Raw files, and what every stage makes of them; each stage must succeed."""
-    from flag_st.io import CONTRACT, write_json
+    from flag_st.core.io import CONTRACT, write_json
     from flag_st.sources.synthetic import Synthetic
 
     source = Synthetic(patients=3, sections=1, spots=(4, 4), genes=GENES)

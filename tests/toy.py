@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flag_st.data.slide import Cohort, Slide
 from flag_st.gene_models.base import Targets, writing_targets
-from flag_st.slide import Cohort, Slide
 
 GENES, WIDTH = 12, 10
 

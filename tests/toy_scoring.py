@@ -9,7 +9,7 @@ from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
-from flag_st.scoring import Pair
+from flag_st.scoring.slides import Pair
 
 G, S = 12, 3
 GENES = tuple(f"g{i}" for i in range(G))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Run, load
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
 
 GENES, FEATURES = 12, 16
 

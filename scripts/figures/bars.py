@@ -1,6 +1,6 @@
 """Methods as bars, a panel a metric, with the printed numbers (Figure 1 and its like)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Coverage of predictive intervals and ranks of the truth among the draws."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

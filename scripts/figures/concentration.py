@@ -1,6 +1,6 @@
 """How correlations between spots concentrate as the panel grows (Figure 2)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Spatial domains of truth and predictions on one test slide a cohort (Figure 7)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

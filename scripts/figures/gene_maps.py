@@ -1,6 +1,6 @@
 """One test slide a cohort: picture, truth and predictions of the most spatial panel genes."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

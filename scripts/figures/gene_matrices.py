@@ -1,6 +1,6 @@
 """Gene-gene correlations of pathways, truth and predictions (Figures 5 and 10)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Moran's I of every gene, prediction against truth, on one test slide a cohort (Figure 6)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Metrics against the number of panel genes (Figures 2 and 4), or against genes per width."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Quality of predictions against the seconds that a slide takes."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

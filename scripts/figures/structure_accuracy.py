@@ -1,6 +1,6 @@
 """Structure against accuracy, with nulls and with the ceilings that the truth itself attains."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Training and validation loss of every run that is trained in epochs."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Every part of the loss and every validation value over the epochs (Figure 9)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """The paper's claims, each with its rule and what this run says of it."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Sizes of the cohorts (Table 4)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """How far every method is from one of them, with intervals over patients and tests over slides."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

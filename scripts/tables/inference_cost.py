@@ -1,6 +1,6 @@
 """Time and memory to predict one slide (Table 10)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """Methods against metrics with the printed numbers beside them: Table 1 and tables of its shape."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

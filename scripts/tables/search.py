@@ -1,6 +1,6 @@
 """Settings of each method chosen on validation slides, and the budget of the search."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

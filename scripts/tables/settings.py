@@ -1,6 +1,6 @@
 """What each method ran with, every setting resolved (Table 5)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,6 +1,6 @@
 """SSC with other numbers of neighbours, on the same predictions (Table 12)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

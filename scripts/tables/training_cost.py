@@ -1,6 +1,6 @@
 """Time and memory to train each method (Table 11)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):

@@ -1,12 +1,12 @@
 """How much single draws of one trained model differ in their scores (Table 9)."""
 
-from flag_st.script import run
+from flag_st.core.job import run
 
 
 def main(job):
     import pandas as pd
 
-    from flag_st import registry
+    from flag_st.core import registry
     from flag_st.paper.comparison import compare
     from flag_st.paper.inputs import pairs
     from flag_st.paper.render import write

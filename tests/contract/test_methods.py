@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import toy
 
-from flag_st import config, registry
-from flag_st.describe import describe
+from flag_st.commands.describe import describe
+from flag_st.core import registry
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort
 from flag_st.methods.base import Method, Run, load
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort
+from flag_st.planning import config
 
 CONFIG = config.load()
 #: Sizes that make any network small and quick; an entry takes those of its arguments it has.

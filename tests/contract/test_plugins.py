@@ -2,12 +2,13 @@
 
 import pytest
 
-from flag_st import config, registry
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.encoders.base import Encoder
-from flag_st.errors import FlagError
 from flag_st.gene_models.base import GeneModel
 from flag_st.metrics.base import Metric
-from flag_st.plan import Plan, source_params
+from flag_st.planning import config
+from flag_st.planning.grid import Plan, source_params
 from flag_st.sources.base import Source
 
 CONFIG = config.load()
@@ -43,7 +44,7 @@ def test_cohorts_of_the_paper_have_their_slides():
 
 
 def test_metric_columns_are_unique_and_described():
-    from flag_st.scoring import columns
+    from flag_st.scoring.slides import columns
 
     built = {n: registry.build(e["use"], e.get("params", {})) for n, e in CONFIG["metrics"].items()}
     for name, (label, direction) in columns(built).items():

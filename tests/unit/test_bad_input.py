@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import stages
 
-from flag_st.errors import FlagError
-from flag_st.inputs import check_inputs
-from flag_st.io import CONTRACT, load_arrays, save_arrays
+from flag_st.core.errors import FlagError
+from flag_st.core.inputs import check_inputs
+from flag_st.core.io import CONTRACT, load_arrays, save_arrays
 
 
 @pytest.fixture(scope="module")

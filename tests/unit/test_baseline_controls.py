@@ -6,12 +6,12 @@ import torch
 import toy
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.adjacent_section import AdjacentSection, overlay
 from flag_st.methods.graph_regressor import GraphRegressor
 from flag_st.methods.noise import PlusNoise
 from flag_st.methods.ridge import RidgeNoise
-from flag_st.slide import Cohort, Slide
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "dropout": 0.0}
 LEARN = {**SMALL, "training": {"epochs": 150, "lr": 3e-3, "warmup": 5, "ema": 0.9, "patience": 0}}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flag_st import benchmark
+from flag_st.commands import benchmark
 
 
 def test_exponent_of_a_power_law():
@@ -13,7 +13,7 @@ def test_exponent_of_a_power_law():
 
 
 def test_every_pair_names_a_case_and_a_shipped_entry():
-    from flag_st import config
+    from flag_st.planning import config
 
     methods = config.load()["methods"]
     for theirs, ours, _ in benchmark.PAIRS.values():

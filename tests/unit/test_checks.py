@@ -15,10 +15,10 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
-from flag_st.checks import check_common_genes, check_features, check_slide
-from flag_st.errors import FlagError
-from flag_st.io import CONTRACT
-from flag_st.prepare import prepare
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT
+from flag_st.data.check_slide import check_common_genes, check_features, check_slide
+from flag_st.data.prepare import prepare
 from flag_st.sources.base import SlideFiles
 from flag_st.sources.synthetic import Synthetic
 
@@ -371,7 +371,7 @@ def test_unreadable_files_are_named(template):
 
 def test_counts_are_read_in_blocks(files, monkeypatch):
     counts(lambda x: put(x, (-1, -1), -3))(files.st)
-    monkeypatch.setattr("flag_st.checks.BLOCK", 7)
+    monkeypatch.setattr("flag_st.data.check_slide.BLOCK", 7)
     assert "1 negative" in check_slide(files, NAME).messages[0]
     table(lambda t: setattr(t, "X", scipy.sparse.csc_matrix(t.X)))(files.st)
     assert "1 negative" in check_slide(files, NAME).messages[0]

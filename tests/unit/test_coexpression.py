@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models.base import Targets, embed_slide
 from flag_st.gene_models.coexpression import Coexpression, compress, correlations, log_normalised
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flag_st import cli, config
-from flag_st.errors import FlagError
+from flag_st.commands import cli
+from flag_st.core.errors import FlagError
+from flag_st.planning import config
 
 
 def test_shipped_configuration_is_valid_and_resolved():
@@ -150,7 +151,7 @@ def test_score_agrees_with_numpy(pair, capsys):
 
 
 def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path):
-    command = [sys.executable, "-m", "flag_st.cli", "score", pair[0]]
+    command = [sys.executable, "-m", "flag_st.commands.cli", "score", pair[0]]
     some = ["--metrics", "pcc", "ssc"]
     done = subprocess.run([*command, pair[1], *some], capture_output=True, text=True)
     assert done.returncode == 0

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import toy
 
-from flag_st import io, provenance, registry, seeds
-from flag_st.errors import Faults, FlagError
+from flag_st.core import io, provenance, registry, seeds
+from flag_st.core.errors import Faults, FlagError
+from flag_st.data.slide import read_expression, read_slide, write_prediction
 from flag_st.gene_models.base import Targets, writing_targets
-from flag_st.slide import read_expression, read_slide, write_prediction
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,13 @@ def test_code_digest_sees_behaviour_and_nothing_else(tmp_path):
         provenance._parsed.cache_clear()
         return provenance.code_digest(script)
 
-    base = digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 1\n')
+    base = digest('"""Doc."""\nfrom flag_st.core.errors import FlagError\nx = 1\n')
     assert (
-        digest('"""Other words."""\n\n# why\nfrom flag_st.errors import FlagError\nx = 1\n') == base
+        digest('"""Other words."""\n\n# why\nfrom flag_st.core.errors import FlagError\nx = 1\n')
+        == base
     )
-    assert digest('"""Doc."""\nfrom flag_st.errors import FlagError\nx = 2\n') != base
-    assert digest('"""Doc."""\nfrom flag_st.io import digest\nx = 1\n') != base
+    assert digest('"""Doc."""\nfrom flag_st.core.errors import FlagError\nx = 2\n') != base
+    assert digest('"""Doc."""\nfrom flag_st.core.io import digest\nx = 1\n') != base
 
 
 def test_code_digest_is_the_same_from_memory_and_with_a_broken_one(tmp_path, monkeypatch):
@@ -256,7 +257,7 @@ def test_all_faults_at_once():
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from flag_st import cli; cli.parser().format_help();"
+        "import sys; from flag_st.commands import cli; cli.parser().format_help();"
         "print([m for m in ('torch', 'numpy', 'pandas', 'anndata', 'yaml') if m in sys.modules])"
     )
     start = time.process_time()

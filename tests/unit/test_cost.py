@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from flag_st import cli, config, cost, rules
-from flag_st.cost import Job
-from flag_st.errors import FlagError
+from flag_st.commands import cli
+from flag_st.core.errors import FlagError
+from flag_st.planning import config, cost, rules
+from flag_st.planning.cost import Job
 
 SPLIT = {"scheme": "fixed", "train": ["P1S1", "P2S1"], "valid": ["P3S1"], "test": ["P4S1"]}
 

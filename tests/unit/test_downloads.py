@@ -3,7 +3,8 @@
 import pytest
 from hub_server import HubServer, isolate
 
-from flag_st import cli, download
+from flag_st.commands import cli
+from flag_st.transfer import store as download
 
 TOKEN = "hf_neverSeen"
 SLIDES = ["SPA154", "SPA148", "SPA137"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.nets.edge_graph import EdgeGraph
 
 G, D, C, N = 5, 7, 2, 6

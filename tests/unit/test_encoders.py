@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from flag_st import config
+from flag_st.core.errors import FlagError
+from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.concat import Concat
 from flag_st.encoders.published import Published
-from flag_st.errors import FlagError
 from flag_st.gene_models.reduce import Reduced
-from flag_st.torchvision_guard import ensure_torchvision
-from flag_st.weights import Checkpoint, fill, read_state
+from flag_st.planning import config
+from flag_st.transfer.weights import Checkpoint, fill, read_state
 
 torch.set_num_threads(1)
 
@@ -217,7 +217,7 @@ def test_an_overlay_of_an_entry_reaches_the_entries_that_are_made_of_it(tmp_path
 def test_the_guard_makes_timm_importable():
     """In a process of its own: half an import of torchvision would stay behind in this one."""
     code = """
-from flag_st.torchvision_guard import ensure_torchvision
+from flag_st.core.torchvision_guard import ensure_torchvision
 first, second = ensure_torchvision(), ensure_torchvision()
 assert first == second in ("native", "python-only"), (first, second)
 import timm, torchvision

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from flag_st import registry
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.encoders.concat import Concat
 from flag_st.encoders.ssl_vit import SslVit
 from flag_st.encoders.texture import Texture
-from flag_st.errors import FlagError
 
 torch.set_num_threads(1)
 
@@ -29,7 +29,7 @@ SPOTS = 6
 
 
 class Job(SimpleNamespace):
-    """What ``flag_st.script.run`` hands to a script."""
+    """What ``flag_st.core.job.run`` hands to a script."""
 
     def get(self, name):
         return getattr(self, name, None)

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import erf
 
-from flag_st import config, registry
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.encoders.conch import Conch, ConchV15
 from flag_st.encoders.phikon import PhikonV2
 from flag_st.encoders.published import Published
 from flag_st.encoders.vit import GigaPath, HOptimus0, ResNet50, Uni, Uni2H, Virchow2
-from flag_st.errors import FlagError
+from flag_st.planning import config
 
 torch.set_num_threads(1)
 

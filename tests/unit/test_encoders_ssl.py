@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from flag_st.core.errors import FlagError
 from flag_st.encoders import ssl_vit
 from flag_st.encoders.ssl_vit import SslVit
-from flag_st.errors import FlagError
 
 torch.set_num_threads(1)
 

@@ -1,9 +1,9 @@
 """The last lines of a run."""
 
-from flag_st import config
-from flag_st.cost import list_jobs
-from flag_st.ending import ending, read
-from flag_st.rules import paths, read_rules
+from flag_st.planning import config
+from flag_st.planning.cost import list_jobs
+from flag_st.planning.ending import ending, read
+from flag_st.planning.rules import paths, read_rules
 
 LOG = """
 Finished jobid: 12 (Rule: retrieve)

@@ -8,15 +8,16 @@ import pytest
 import torch
 import toy
 
-from flag_st import config, training
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws, torch_generator
+from flag_st.data.slide import Cohort
+from flag_st.methods import training
 from flag_st.methods.base import Run
 from flag_st.methods.flag import Flag
 from flag_st.methods.flag_task import FlagTask
+from flag_st.methods.training import Loop, Training
 from flag_st.nets.graph import random_tile
-from flag_st.seeds import Draws, torch_generator
-from flag_st.slide import Cohort
-from flag_st.training import Loop, Training
+from flag_st.planning import config
 
 SIZE = dict(
     width=32, depth=2, heads=4, graph_width=32, graph_depth=2, graph_heads=4, align_at=1, project=32

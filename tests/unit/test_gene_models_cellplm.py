@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models.cellplm import CellPLM, CellPLMEncoder
 
 IDS = [f"ENSG{i:011d}" for i in range(20)]

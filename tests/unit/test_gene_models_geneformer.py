@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from flag_st.torchvision_guard import ensure_torchvision
+from flag_st.core.torchvision_guard import ensure_torchvision
 
 ensure_torchvision()
 
 from transformers import BertConfig, BertForMaskedLM  # noqa: E402
 
-from flag_st.errors import FlagError  # noqa: E402
+from flag_st.core.errors import FlagError  # noqa: E402
 from flag_st.gene_models.base import Targets, embed_slide  # noqa: E402
 from flag_st.gene_models.bert import empty_bert  # noqa: E402
 from flag_st.gene_models.geneformer import Geneformer  # noqa: E402

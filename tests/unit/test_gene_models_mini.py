@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import sparse
 
-from flag_st.torchvision_guard import ensure_torchvision
+from flag_st.core.torchvision_guard import ensure_torchvision
 
 ensure_torchvision()
 
-from flag_st.errors import FlagError  # noqa: E402
+from flag_st.core.errors import FlagError  # noqa: E402
 from flag_st.gene_models.geneformer_mini import GeneformerMini  # noqa: E402
 from flag_st.gene_models.masked_genes import IGNORED, MASK_TOKEN, mask, ramp, shuffled  # noqa: E402
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models import safe_pickle
 
 PLAIN = {

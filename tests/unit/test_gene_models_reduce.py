@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models.base import GeneModel, fit_slides
 from flag_st.gene_models.reduce import Reduced
 

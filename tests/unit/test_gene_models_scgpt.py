@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models.base import Targets, embed_slide
 from flag_st.gene_models.scgpt import Encoder, ScGPT, ScGPTGenes, bin_values
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models.columns import identifiers, read_symbols, report_unknown
 from flag_st.gene_models.rank_values import RankValues
 from flag_st.gene_models.token_states import blocks, by_length, contextual, gather, pad

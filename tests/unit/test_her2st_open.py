@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hub_server import Fault, HubServer, isolate
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.sources.her2st_github import COMMIT, Her2stOpen
 
 HER2ST = Path(
@@ -301,7 +301,7 @@ def test_published_spots_of_b4_give_its_pixel_size():
     """Four corners of data/ST-spotfiles/B4_selection.tsv; the image has 9272 x 9923 px."""
     import pandas as pd
 
-    from flag_st.legacy_st import fit_frame
+    from flag_st.sources.legacy_st import fit_frame
 
     rows = [
         (8.965, 12.994, 2307.86, 3500.48),

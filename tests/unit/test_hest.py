@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer, isolate
 
-from flag_st import registry
-from flag_st.errors import FlagError
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.sources.hest import Hest
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -198,7 +198,7 @@ def test_gate_is_explained_with_the_page_to_ask_at(server, tmp_path, monkeypatch
 
 
 def test_downloads_are_listed_as_the_code_asks_for_them():
-    from flag_st import labels
+    from flag_st.data import labels
     from flag_st.sources import her2st_github
 
     with open(PROJECT / "config/sources.tsv", encoding="utf-8") as file:

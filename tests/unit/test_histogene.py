@@ -16,12 +16,12 @@ from toy_slides import (
     with_patches,
 )
 
-from flag_st.describe import count_parameters
-from flag_st.errors import FlagError
+from flag_st.commands.describe import count_parameters
+from flag_st.core.errors import FlagError
+from flag_st.data.lattice import lattice, windows
+from flag_st.data.slide import Cohort
 from flag_st.methods.histogene import HisToGene, shrink
-from flag_st.nets.lattice import lattice, windows
 from flag_st.nets.transformer import Layer
-from flag_st.slide import Cohort
 
 USE = "flag_st.methods.histogene.HisToGene"
 SMALL = {"width": 32, "depth": 2, "heads": 4, "positions": 16, "dropout": 0.0}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hub_server import Fault, HubServer, isolate
 
-from flag_st.download import RemoteFile, Store, git_digest, human
-from flag_st.errors import FlagError
-from flag_st.hub import Hub
+from flag_st.core.errors import FlagError
+from flag_st.transfer.hub import Hub
+from flag_st.transfer.store import RemoteFile, Store, git_digest, human
 
 REPO = "owner/cohort"
 KEY = f"datasets/{REPO}"
@@ -112,10 +112,10 @@ def test_plan_is_logged_before_the_first_byte(hub, server, caplog):
         def emit(self, record):
             seen.append((record.getMessage(), len(server.transfers())))
 
-    logger = logging.getLogger("flag_st.download")
+    logger = logging.getLogger("flag_st.transfer.store")
     logger.addHandler(watch := Watch())
     try:
-        with caplog.at_level(logging.INFO, "flag_st.download"):
+        with caplog.at_level(logging.INFO, "flag_st.transfer.store"):
             hub.fetch(["st/A1.h5ad"])
     finally:
         logger.removeHandler(watch)

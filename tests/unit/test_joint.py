@@ -8,12 +8,12 @@ import pytest
 import torch
 import toy
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws, torch_generator
 from flag_st.methods.base import Run, load
 from flag_st.methods.joint import Joint, JointTask
 from flag_st.nets.graph import compact_tiles
 from flag_st.nets.joint import average, constant, pairs_of, pearson, symmetric_noise
-from flag_st.seeds import Draws, torch_generator
 
 SIZE = dict(width=32, depth=2, heads=4, dropout=0.0, tile_spots=20, tiles_per_step=4, steps=12)
 RELEASED = dict(edges="constant", as_released=True, centre="none", scaling="log2")

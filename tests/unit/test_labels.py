@@ -3,8 +3,8 @@
 import pytest
 from hub_server import HubServer, isolate
 
-from flag_st.errors import FlagError
-from flag_st.labels import COMMIT, FILE, REPO, fetch_layers, read_labels, write_layers
+from flag_st.core.errors import FlagError
+from flag_st.data.labels import COMMIT, FILE, REPO, fetch_layers, read_labels, write_layers
 
 LABELS = """AAACAACGAATAGTTC-1\t151507\tL1
 AAACAAGTATCTCCCA-1\t151507\tL3

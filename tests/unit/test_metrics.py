@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case
 from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mae import Mae

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from flag_st import registry
-from flag_st.errors import FlagError
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case, Metric
-from flag_st.scoring import Pair, columns, score_slides
+from flag_st.scoring.slides import Pair, columns, score_slides
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = yaml.safe_load((ROOT / "config" / "metrics.yaml").read_text())["metrics"]

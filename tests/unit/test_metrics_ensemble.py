@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import scoringrules
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case
 from flag_st.metrics.coverage import Coverage, pit
 from flag_st.metrics.crps import Crps

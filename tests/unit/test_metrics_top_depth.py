@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
+from flag_st.core.seeds import numpy_generator
+from flag_st.data.slide import TRANSFORMS
 from flag_st.metrics import ceilings
 from flag_st.metrics.base import Case
 from flag_st.metrics.depth import TO_COUNTS, Depth, log_depth, residuals
@@ -11,8 +13,6 @@ from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.pcc_top import PccTop
 from flag_st.metrics.ssc import Ssc
-from flag_st.seeds import numpy_generator
-from flag_st.slide import TRANSFORMS
 
 N, G = 80, 60
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from running import ROOT
 
-from flag_st import config, registry
+from flag_st.core import registry
 from flag_st.encoders.concat import Concat
 from flag_st.encoders.network import Network
 from flag_st.encoders.phikon import PhikonV2
 from flag_st.encoders.ssl_vit import SslVit
-from flag_st.plan import Plan
+from flag_st.planning import config
+from flag_st.planning.grid import Plan
 
 CONFIG = config.load()
 TEXT = (ROOT / "config" / "MODELS.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from paper_example import METHODS, Study, job, load
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.paper import collect, render, reported
 from flag_st.paper.comparison import Column, columns_of, compare, summarise
 from flag_st.paper.leads import leads

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from paper_example import GENES, PITCH, SIDE, Study, job, load
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.paper import curves, maps, style
 
 KINDS = ("png", "pdf", "csv")

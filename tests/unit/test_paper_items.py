@@ -9,14 +9,15 @@ import pytest
 import yaml
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
-from flag_st import config, provenance, registry
-from flag_st.errors import FlagError
+from flag_st.core import provenance, registry
+from flag_st.core.errors import FlagError
 from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
 from flag_st.paper.collect import read_scores
 from flag_st.paper.comparison import columns_of, labels_of, numbers_of
 from flag_st.paper.differences import difference_sheet
 from flag_st.paper.maps import read_tissue
 from flag_st.paper.reported import read_reported
+from flag_st.planning import config
 
 CONFIG = REPORTED.parent
 
@@ -128,7 +129,12 @@ def test_cohort_sizes_are_those_of_the_files(study, collected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "use", ["flag_st.methods.flag.Flag", "flag_st.methods.ridge.Ridge", "flag_st.training.Training"]
+    "use",
+    [
+        "flag_st.methods.flag.Flag",
+        "flag_st.methods.ridge.Ridge",
+        "flag_st.methods.training.Training",
+    ],
 )
 def test_defaults_read_from_source_are_those_of_the_class(use):
     known = {
@@ -548,7 +554,7 @@ def shipped(name):
 
 
 def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
-    from flag_st.config import ROOT, read_yaml
+    from flag_st.planning.config import ROOT, read_yaml
 
     uses = read_yaml(CONFIG / "metrics.yaml")["metrics"]
     labels = labels_of({"metrics": {n: m["use"] for n, m in uses.items()}})

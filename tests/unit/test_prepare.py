@@ -14,10 +14,10 @@ import pytest
 import scipy.sparse
 from PIL import Image
 
-from flag_st.errors import FlagError
-from flag_st.io import CONTRACT, digest
-from flag_st.prepare import prepare, top_left
-from flag_st.slide import read_expression
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT, digest
+from flag_st.data.prepare import prepare, top_left
+from flag_st.data.slide import read_expression
 from flag_st.sources.folder import Folder
 from flag_st.sources.synthetic import Synthetic
 

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 import yaml
 
-from flag_st.rules import read_rules
+from flag_st.planning.rules import read_rules
 
 PROFILES = ("default", "slurm", "conda")
 

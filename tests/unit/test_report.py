@@ -5,7 +5,7 @@ import re
 import pytest
 from paper_example import EVIL, Study, write_report
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.report.build import amount, data_address
 
 

@@ -11,13 +11,13 @@ import pandas
 import pytest
 from toy_scoring import GENES, METRICS, G, Mean, S, Spread, pair, pick
 
-from flag_st import scoring
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
-from flag_st.scoring import Pair, score_slides
+from flag_st.scoring import slides as scoring
+from flag_st.scoring.slides import Pair, score_slides
 
 
 def test_values_are_those_of_the_metrics():
@@ -158,7 +158,7 @@ def test_faults_are_told():
 
 def test_import_is_light():
     code = (
-        "import sys, flag_st.scoring as s; print([m for m in ('pandas', 'anndata', 'scipy', "
+        "import sys, flag_st.scoring.slides as s; print([m for m in ('pandas', 'anndata', 'scipy', "
         "'torch', 'scanpy') if m in sys.modules])"
     )
     source = str(Path(scoring.__file__).parents[1])
@@ -175,7 +175,7 @@ def test_import_is_light():
 
 def test_array_and_expert_domains_are_known_to_metrics(tmp_path):
     """In the order of the prediction's spots, which need not be the slide's."""
-    from flag_st.evaluation import read_facts
+    from flag_st.scoring.run import read_facts
 
     obs = pandas.DataFrame(
         {"array_row": [1, 2, 3], "array_col": [7, 8, 9], "domain": ["L1", "", "WM"]},

@@ -8,12 +8,12 @@ import pytest
 import scipy.sparse
 from toy_scoring import GENES, METRICS, G, Mean, Spread, pair, pick
 
-from flag_st.errors import FlagError
-from flag_st.io import CONTRACT
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT
 from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
-from flag_st.scoring import score_slides
-from flag_st.scoring_files import score_files
+from flag_st.scoring.files import score_files
+from flag_st.scoring.slides import score_slides
 
 
 def write(folder, one, sparse=False, order=None, layers=True):

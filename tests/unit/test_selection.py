@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from flag_st import panels, splits
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.data import panels, splits
 from flag_st.sources.base import SlideRow
 
 ROWS = [SlideRow(f"{p}{i}", f"patient {p}", str(i)) for p in "ABCDE" for i in (1, 2)]

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from flag_st import statistics
-from flag_st.errors import FlagError
-from flag_st.seeds import numpy_generator
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import numpy_generator
+from flag_st.paper import statistics
 
 SLIDES = {"A1": "A", "A2": "A", "A3": "A", "B1": "B", "C1": "C", "C2": "C", "D1": "D", "E1": "E"}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
-from flag_st.describe import count_parameters
-from flag_st.errors import FlagError
+from flag_st.commands.describe import count_parameters
+from flag_st.core.errors import FlagError
 from flag_st.methods.base import Run
 from flag_st.methods.stflow import StFlow, prior_noise
 from flag_st.nets.graph import nearest

@@ -9,9 +9,9 @@ import openslide
 import pytest
 from scipy.stats import spearmanr
 
-from flag_st.errors import FlagError
-from flag_st.io import digest
-from flag_st.seeds import numpy_generator
+from flag_st.core.errors import FlagError
+from flag_st.core.io import digest
+from flag_st.core.seeds import numpy_generator
 from flag_st.sources.synthetic import Synthetic
 from flag_st.synthetic import DOMAINS, Design, Section, truth
 from flag_st.synthetic.expression import MARKERS, draw_counts, programme

@@ -7,9 +7,9 @@ from base64 import urlsafe_b64encode
 
 import pytest
 
-from flag_st import cli
-from flag_st.errors import FlagError
-from flag_st.trace import Records, trace, weights
+from flag_st.commands import cli
+from flag_st.commands.trace import Records, trace, weights
+from flag_st.core.errors import FlagError
 
 RUNS = "results/c/s/p"
 TABLE = "results/paper/tables/t.csv"

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide, with_patches
 
-from flag_st.describe import count_parameters
-from flag_st.errors import FlagError
+from flag_st.commands.describe import count_parameters
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.lattice import windows
+from flag_st.data.slide import Cohort
 from flag_st.methods.base import Run
 from flag_st.methods.triplex import Triplex
-from flag_st.nets.lattice import windows
 from flag_st.nets.triplex import Branch, Fusion, NeighbourEncoder, PositionGenerator
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort
 
 USE = "flag_st.methods.triplex.Triplex"
 CALM = {"heads": 4, "dropout": 0.0}

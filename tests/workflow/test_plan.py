@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from running import ROOT, TINY, snakemake
 
-from flag_st import config, cost
-from flag_st.errors import FlagError
-from flag_st.plan import Plan
-from flag_st.rules import read_rules
+from flag_st.core.errors import FlagError
+from flag_st.planning import config, cost
+from flag_st.planning.grid import Plan
+from flag_st.planning.rules import read_rules
 
 DEMO = ROOT / "config" / "demo.yaml"
 #: A job in what a dry run prints.

@@ -5,8 +5,8 @@ import re
 import yaml
 from running import TINY, snakemake
 
-from flag_st import config
-from flag_st.plan import Plan
+from flag_st.planning import config
+from flag_st.planning.grid import Plan
 
 OVERLAY = {
     "defaults": {"encoder": "ssl_vit", "split": "folds", "methods": ["ridge", "flag"]},

@@ -8,7 +8,7 @@ from running import TINY, snakemake
 PLUGIN = '''
 from pathlib import Path
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.sources.synthetic import Synthetic
 
 

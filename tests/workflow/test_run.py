@@ -14,9 +14,9 @@ import pytest
 import yaml
 from running import ROOT, TINY, digests, kill, snakemake
 
-from flag_st.io import read_json
-from flag_st.provenance import Record
-from flag_st.trace import trace
+from flag_st.commands.trace import trace
+from flag_st.core.io import read_json
+from flag_st.core.provenance import Record
 
 RUNS = "results/tiny/tiny/tiny"
 
@@ -123,7 +123,7 @@ def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
     done = snakemake(tmp_path, "-n", *files)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "results/mine/tiny/tiny/flag/seed0/model.safetensors" in done.stdout
-    check = [sys.executable, "-m", "flag_st.cli", "check", *files]
+    check = [sys.executable, "-m", "flag_st.commands.cli", "check", *files]
     checked = subprocess.run(check, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     (folder / "metadata").rename(folder / "hidden")

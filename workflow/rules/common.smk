@@ -2,10 +2,10 @@
 
 import re
 
-from flag_st import config as layers
-from flag_st.errors import FlagError
-from flag_st.plan import Plan
-from flag_st.provenance import ROOT, code_digest
+from flag_st.planning import config as layers
+from flag_st.core.errors import FlagError
+from flag_st.planning.grid import Plan
+from flag_st.core.provenance import ROOT, code_digest
 
 try:
     CONFIG = layers.load(config)

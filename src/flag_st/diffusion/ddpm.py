@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 
 #: (noisy x (M, G), step t (M,)) → noise estimate and variance fraction, (M, G, 2).
 Net = Callable[[Tensor, Tensor], Tensor]

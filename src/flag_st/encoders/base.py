@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flag_st.fitted import Fitted
+from flag_st.core.fitted import Fitted
 
 
 class Encoder(Fitted, ABC):

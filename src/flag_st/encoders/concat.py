@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flag_st import registry
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import inside, nested
 from flag_st.encoders.base import Encoder
-from flag_st.errors import FlagError
-from flag_st.fitted import inside, nested
 
 
 class Concat(Encoder):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
+from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.published import Published
-from flag_st.torchvision_guard import ensure_torchvision
 
 
 class Conch(Published):

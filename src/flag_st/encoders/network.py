@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flag_st.core.errors import FlagError
 from flag_st.encoders.base import Encoder
-from flag_st.errors import FlagError
 
 #: Name → type that matrix products run in; the weights stay float32.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

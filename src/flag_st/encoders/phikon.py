@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json
+from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.published import Published
-from flag_st.errors import FlagError
-from flag_st.io import read_json
-from flag_st.torchvision_guard import ensure_torchvision
-from flag_st.weights import Checkpoint
+from flag_st.transfer.weights import Checkpoint
 
 #: Names in the published file → names since transformers 5.
 RENAMED = {

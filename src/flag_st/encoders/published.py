@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flag_st.encoders.network import Network
-from flag_st.weights import Checkpoint, fill, read_state
+from flag_st.transfer.weights import Checkpoint, fill, read_state
 
 
 class Published(Network):

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import digest_arrays, refill, require, unfitted
+from flag_st.core.seeds import entropy, torch_generator
+from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.network import Network
-from flag_st.errors import FlagError
-from flag_st.fitted import digest_arrays, refill, require, unfitted
-from flag_st.seeds import entropy, torch_generator
-from flag_st.torchvision_guard import ensure_torchvision
 
 #: Optical densities (R, G, B) of haematoxylin, eosin and the residual, per unit of concentration
 #: (Ruifrok and Johnston 2001).

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2hed, rgb2lab
 
+from flag_st.core.io import digest
 from flag_st.encoders.base import Encoder
-from flag_st.io import digest
 
 #: Haematoxylin thresholds (units of skimage's ``rgb2hed``) from any nucleus to the darkest ones.
 NUCLEI = (0.06, 0.10, 0.14)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flag_st.core.errors import FlagError
+from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.published import Published
-from flag_st.errors import FlagError
-from flag_st.torchvision_guard import ensure_torchvision
 
 
 class Timm(Published):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flag_st.errors import FlagError
-from flag_st.fitted import Fitted
-from flag_st.io import CONTRACT, check_contract, writing
-from flag_st.panels import common_genes
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import Fitted
+from flag_st.core.io import CONTRACT, check_contract, writing
+from flag_st.data.panels import common_genes
 
 
 class GeneModel(Fitted, ABC):

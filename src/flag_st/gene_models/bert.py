@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flag_st.errors import FlagError
-from flag_st.io import read_json
-from flag_st.weights import fill, read_state
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json
+from flag_st.transfer.weights import fill, read_state
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel
@@ -22,7 +22,7 @@ def read_config(path: Path) -> "BertConfig":
     Raises:
         FlagError: it is not JSON or describes another architecture.
     """
-    from flag_st.torchvision_guard import ensure_torchvision
+    from flag_st.core.torchvision_guard import ensure_torchvision
 
     ensure_torchvision()
     from transformers import BertConfig

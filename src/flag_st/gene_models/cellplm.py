@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import identifiers, read_symbols
 from flag_st.gene_models.files import Files
-from flag_st.io import read_json
-from flag_st.weights import fill
+from flag_st.transfer.weights import fill
 
 ADDRESS = "https://github.com/OmicsML/CellPLM (ckpt)"
 PREFIX = "20230926_85M"

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from flag_st.errors import FlagError
-from flag_st.fitted import digest_arrays, require, unfitted
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import digest_arrays, require, unfitted
+from flag_st.core.io import pack_names, unpack_names
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import positions
-from flag_st.io import pack_names, unpack_names
 
 
 class Coexpression(GeneModel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 
 log = logging.getLogger(__name__)
 

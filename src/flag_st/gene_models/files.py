@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flag_st.errors import FlagError
-from flag_st.io import digest
-from flag_st.weights import Checkpoint
+from flag_st.core.errors import FlagError
+from flag_st.core.io import digest
+from flag_st.transfer.weights import Checkpoint
 
 
 @dataclass

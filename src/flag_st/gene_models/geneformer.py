@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.gene_models import safe_pickle
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.bert import bert_states, load_bert

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flag_st.errors import FlagError
-from flag_st.fitted import digest_arrays, refill, require, unfitted
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import digest_arrays, refill, require, unfitted
+from flag_st.core.io import pack_names, unpack_names
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.bert import bert_states, empty_bert, ready
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.masked_genes import pretrain
 from flag_st.gene_models.rank_values import TARGET_SUM, RankValues
 from flag_st.gene_models.token_states import contextual
-from flag_st.io import pack_names, unpack_names
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel
@@ -161,7 +161,7 @@ class GeneformerMini(GeneModel):
         return self._ranks([genes[i] for i in chosen], medians)
 
     def _config(self) -> "BertConfig":
-        from flag_st.torchvision_guard import ensure_torchvision
+        from flag_st.core.torchvision_guard import ensure_torchvision
 
         ensure_torchvision()
         from transformers import BertConfig

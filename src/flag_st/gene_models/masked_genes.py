@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flag_st.core.seeds import entropy, numpy_generator
 from flag_st.gene_models.token_states import by_length, pad
-from flag_st.seeds import entropy, numpy_generator
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 
 TARGET_SUM = 1e4
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from flag_st import registry
-from flag_st.errors import FlagError
-from flag_st.fitted import digest_arrays, inside, nested, require, unfitted
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.core.fitted import digest_arrays, inside, nested, require, unfitted
+from flag_st.core.io import pack_names
 from flag_st.gene_models.base import GeneModel
-from flag_st.io import pack_names
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 
 #: The dictionaries of Geneformer have 0.4 to 4 MB.
 MAX_BYTES = 64 << 20

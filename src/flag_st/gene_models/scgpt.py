@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json
+from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.files import Files
 from flag_st.gene_models.token_states import contextual, pad
-from flag_st.io import read_json
-from flag_st.seeds import numpy_generator
-from flag_st.weights import fill, read_state
+from flag_st.transfer.weights import fill, read_state
 
 ADDRESS = "https://github.com/bowang-lab/scGPT (pre-trained models, whole-human)"
 ARGUMENTS = ("embsize", "nheads", "d_hid", "nlayers", "pad_token", "pad_value")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flag_st import registry
-from flag_st.errors import FlagError
-from flag_st.io import load_arrays, save_arrays
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.core.io import load_arrays, save_arrays
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 
 if TYPE_CHECKING:
     from torch import nn

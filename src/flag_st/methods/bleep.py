@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Network, regression_scores
+from flag_st.methods.training import Task
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
-from flag_st.retrieval import mean_of_nearest
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Task
+from flag_st.nets.top_k import mean_of_nearest
 
 SELECT = ("contrastive", "retrieval")
 

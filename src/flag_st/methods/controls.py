@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from flag_st.io import pack_names, unpack_names
+from flag_st.core.io import pack_names, unpack_names
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
 
 
 class ShuffledProfiles(Method):

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import UNITS, Cohort, Slide, pixel_of
 from flag_st.diffusion.precond import CovarianceEdm
 from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
-from flag_st.errors import FlagError
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.flag_task import FlagTask
 from flag_st.methods.network import Network
+from flag_st.methods.training import Task, precise
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import (
     EDGES,
@@ -29,9 +32,6 @@ from flag_st.nets.graph import (
     grid_tiles,
     spot_graph,
 )
-from flag_st.seeds import Draws
-from flag_st.slide import UNITS, Cohort, Slide, pixel_of
-from flag_st.training import Task, precise
 
 GRIDS = {"karras": karras, "geometric": geometric}
 #: Spots whose gene tokens are decoded at once in prediction, where memory would grow with N.
@@ -90,7 +90,7 @@ class Flag(Network):
         point_draws: the point estimate is the mean of so many single evaluations at
             ``sigma_max``, which is the posterior mean; 0 takes the mean of the draws.
         clip: no draw below zero counts.
-        training: settings of the loop (``flag_st.training.Training``).
+        training: settings of the loop (``flag_st.methods.training.Training``).
     """
 
     net: FlagNet

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flag_st.core.seeds import torch_generator
+from flag_st.data.slide import Cohort
 from flag_st.methods.base import Run
+from flag_st.methods.training import Task, mean_correlation
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import Tiles, random_tile
 from flag_st.nets.graph_transformer import alignment_loss
-from flag_st.seeds import torch_generator
-from flag_st.slide import Cohort
-from flag_st.training import Task, mean_correlation
 
 if TYPE_CHECKING:
     from flag_st.methods.flag import Flag

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import Network, regression_scores
+from flag_st.methods.training import Task
 from flag_st.nets.graph import EDGES, Tiles, collate, random_tile, spot_graph
 from flag_st.nets.graph_transformer import GraphTransformer
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Task
 
 
 class GraphTask(Task[GraphTransformer]):

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.lattice import lattice
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.nets.lattice import lattice
+from flag_st.methods.training import Task
 from flag_st.nets.pixels import Patches
 from flag_st.nets.transformer import Layer
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Task
 
 #: Patches that are read and shrunk at a time.
 BLOCK = 256

@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws, torch_generator
+from flag_st.data.slide import UNITS, Cohort, Slide, pixel_of
 from flag_st.diffusion.losses import edm_loss, score_matching_loss
 from flag_st.diffusion.samplers import heun_log
 from flag_st.diffusion.schedules import geometric, log_uniform
-from flag_st.errors import FlagError
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import Network, regression_scores
+from flag_st.methods.training import Task, precise
 from flag_st.nets.edge_graph import FREQUENCIES, EdgeGraph
 from flag_st.nets.graph import (
     PAPER_EDGES,
@@ -24,9 +27,6 @@ from flag_st.nets.graph import (
     spot_graph,
 )
 from flag_st.nets.joint import EDGE_TARGETS, EDGES, HEADS, JointNet, average, pairs_of
-from flag_st.seeds import Draws, torch_generator
-from flag_st.slide import UNITS, Cohort, Slide, pixel_of
-from flag_st.training import Task, precise
 
 #: The SDE ends at this t, not at 0 (App. D).
 LAST_T = 0.01

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import entropy
+from flag_st.data.slide import UNITS, Cohort, Slide
 from flag_st.methods.base import Method, Run
-from flag_st.seeds import entropy
-from flag_st.slide import UNITS, Cohort, Slide
-from flag_st.training import Loop, Task, Training, mean_correlation
+from flag_st.methods.training import Loop, Task, Training, mean_correlation
 
 INPUTS = ("features", "patches")
 #: How features are z-scored, and how many columns a feature becomes.
@@ -28,7 +28,7 @@ class Network(Method):
         centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
             (stain falls out, and the slide's level with it; no label is used), or ``both``, side
             by side; ``none`` takes them as they are.
-        training: settings of the loop (``flag_st.training.Training``).
+        training: settings of the loop (``flag_st.methods.training.Training``).
 
     Class attributes:
         recipe: the settings of training that its authors state; ``training`` overrides them.

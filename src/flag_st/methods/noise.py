@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from flag_st import registry
-from flag_st.errors import FlagError
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
 
 COVARIANCES = ("diagonal", "genes")
 

@@ -6,10 +6,10 @@ least squares; here alpha is chosen on the validation slides, one for all genes.
 
 import numpy as np
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
 
 COVARIANCES = ("diagonal", "genes")
 

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws, torch_generator
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Network, regression_scores
+from flag_st.methods.training import Task
 from flag_st.nets.graph import random_tile
 from flag_st.nets.stflow import Regions, StFlowNet, collate
-from flag_st.seeds import Draws, torch_generator
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Task
 
 PRIORS = ("zinb", "gaussian", "zero")
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
+from flag_st.core.registry import check_types
+from flag_st.core.seeds import Draws
+from flag_st.data.lattice import lattice, windows
+from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.nets.lattice import lattice, windows
+from flag_st.methods.training import Task
 from flag_st.nets.pixels import Patches, dihedral, load_weights, normalise
 from flag_st.nets.triplex import Branch, TriplexNet
-from flag_st.registry import check_types
-from flag_st.seeds import Draws
-from flag_st.slide import Cohort, Slide
-from flag_st.training import Task
 
 #: The release's sizes for HER2ST.
 FUSION = {"depth": 1, "heads": 4, "ratio": 4.0, "dropout": 0.2}

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from flag_st.core.seeds import numpy_generator
+from flag_st.data.slide import TRANSFORMS
 from flag_st.metrics.depth import log_depth, residuals
 from flag_st.metrics.gsc import correlations
 from flag_st.metrics.policy import MIN_GENES, MIN_SPOTS_STRUCTURE, centred, pearson
 from flag_st.metrics.ssc import morans_i, neighbour_graph
-from flag_st.seeds import numpy_generator
-from flag_st.slide import TRANSFORMS
 
 #: One look at a slide: expression (N, G) and spot centres (N, 2).
 Look = tuple[np.ndarray, np.ndarray]
@@ -73,7 +73,7 @@ def thin_counts(
     Args:
         counts: (N, G) raw integer counts; ``position`` (N, 2).
         slide: name, for the random stream.
-        transform: unit that is scored, a key of ``flag_st.slide.TRANSFORMS``.
+        transform: unit that is scored, a key of ``flag_st.data.slide.TRANSFORMS``.
         total: (N, 1) depth of each spot over all genes, which ``log1p_cp10k`` divides by; that
             of the panel if not given.
         depth: compare residuals on log depth, as the metric Depth does.

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from flag_st.core.seeds import numpy_generator
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
-from flag_st.seeds import numpy_generator
 
 LEVELS, BINS = (50, 80, 90), 10
 

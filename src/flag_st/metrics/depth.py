@@ -14,7 +14,7 @@ from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.ssc import Ssc
 
-#: Back from the panel's unit to counts; the inverse of ``flag_st.slide.TRANSFORMS``. Predictions
+#: Back from the panel's unit to counts; the inverse of ``flag_st.data.slide.TRANSFORMS``. Predictions
 #: may be below zero, where no count is, or run away, where exp would overflow.
 TO_COUNTS = {
     "log1p": lambda x: np.expm1(np.clip(x, 0, 50)),

@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 from scipy.sparse import triu
 
+from flag_st.core.seeds import numpy_generator
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.ssc import graph_of
-from flag_st.seeds import numpy_generator
 
 
 class Energy(Metric):

@@ -13,7 +13,7 @@ Keys of ``Case.cache``, all optional. Given by the caller:
 
 ===============  ==========================================================================
 slide            name, for messages and random streams
-transform        unit of the expression, a key of ``flag_st.slide.TRANSFORMS`` (log1p)
+transform        unit of the expression, a key of ``flag_st.data.slide.TRANSFORMS`` (log1p)
 train_variance   (G,) variance of each gene over the spots of the training slides
 domains          (N,) names of reference domains; "" means unlabelled
 grid             (N, 2) integer array coordinates, row then column
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case
 
 #: Fewest spots for a correlation, for a structure metric (GSC, SSC …) and fewest genes for one.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.nets.dit import NoiseEmbedding
 
 #: Angular frequencies of the release's time features: 1 to e⁶ cycles over t in [0, 1].

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.errors import FlagError
-from flag_st.slide import Slide
-from flag_st.torchvision_guard import ensure_torchvision
-from flag_st.weights import fill, read_state
+from flag_st.core.errors import FlagError
+from flag_st.core.torchvision_guard import ensure_torchvision
+from flag_st.data.slide import Slide
+from flag_st.transfer.weights import fill, read_state
 
 log = logging.getLogger("flag_st")
 

@@ -6,7 +6,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.paper.comparison import Column, labels_of, summarise
 from flag_st.paper.leads import spread_of
 from flag_st.paper.reported import cohort_in_paper, printed_value, stand_ins

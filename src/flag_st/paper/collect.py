@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flag_st.errors import FlagError
-from flag_st.io import read_json, writing
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json, writing
 
 if TYPE_CHECKING:
     import pandas

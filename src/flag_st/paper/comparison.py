@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flag_st import registry
-from flag_st.errors import FlagError
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
 from flag_st.paper import reported
 from flag_st.paper.leads import leads
 from flag_st.paper.sheet import (

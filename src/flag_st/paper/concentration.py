@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flag_st.core.seeds import numpy_generator
 from flag_st.paper import style
 from flag_st.paper.maps import Tissue
-from flag_st.seeds import numpy_generator
 
 if TYPE_CHECKING:
     import pandas

@@ -30,7 +30,7 @@ def differences(item: Mapping[str, Any], scores: "pandas.DataFrame") -> "pandas.
     """
     import pandas as pd
 
-    from flag_st import statistics
+    from flag_st.paper import statistics
 
     reference, parts = item["params"]["reference"], []
     for (cohort, _), place in scores.groupby(["cohort", "panel"], sort=False):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
-from flag_st.io import read_json
+from flag_st.core.io import read_json
+from flag_st.core.provenance import SRC
 from flag_st.paper import reported
 from flag_st.paper.sheet import DASH, Block, Cell, Head, Sheet, printed
-from flag_st.provenance import SRC
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +180,7 @@ def settings_of(runs: "pandas.DataFrame", method: str) -> dict[str, Any]:
     training = values.pop("training", None)
     flat = dict(values)
     if training is not None or "training" in class_defaults(run["use"]):
-        loop = class_defaults("flag_st.training.Training") | recipe_of(run["use"])
+        loop = class_defaults("flag_st.methods.training.Training") | recipe_of(run["use"])
         loop |= training or {}
         flat |= {f"training.{name}": value for name, value in loop.items()}
     return flat

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flag_st.errors import FlagError
-from flag_st.io import check_contract
+from flag_st.core.errors import FlagError
+from flag_st.core.io import check_contract
+from flag_st.data.slide import read_expression
 from flag_st.paper.maps import Shown, Tissue, read_shown, read_spread, read_tissue
-from flag_st.scoring import Pair
-from flag_st.slide import read_expression
+from flag_st.scoring.slides import Pair
 
 
 def sections(

@@ -44,7 +44,7 @@ def leads(
     It must exceed the spread over seeds (root of the summed variances) and, for values per slide of
     two patients or more, the 95 % interval of the paired difference must leave out 0.
     """
-    from flag_st import statistics
+    from flag_st.paper import statistics
 
     if not abs(first["mean"] - second["mean"]) > spread_of(item, first, second):
         return False

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flag_st.errors import FlagError
-from flag_st.io import check_contract
-from flag_st.slide import read_expression
+from flag_st.core.errors import FlagError
+from flag_st.core.io import check_contract
+from flag_st.data.slide import read_expression
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ class Tissue:
         diameter: of a spot, in µm.
         genes: G names.
         truth: (N, G) in ``unit``.
-        unit: of the expression, a key of ``flag_st.slide.TRANSFORMS``.
+        unit: of the expression, a key of ``flag_st.data.slide.TRANSFORMS``.
     """
 
     slide: str

@@ -123,7 +123,7 @@ def read_pathways(path: str, wanted: Sequence[str] | None = None) -> dict[str, A
     """
     import yaml
 
-    from flag_st.errors import FlagError
+    from flag_st.core.errors import FlagError
 
     with open(path, encoding="utf-8") as file:
         known = {name: entry["genes"] for name, entry in yaml.safe_load(file)["pathways"].items()}

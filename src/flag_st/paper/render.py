@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flag_st.io import writing
+from flag_st.core.io import writing
 from flag_st.paper.sheet import Block, Cell, Head, Sheet
 
 if TYPE_CHECKING:

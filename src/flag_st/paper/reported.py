@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 
 if TYPE_CHECKING:
     import pandas

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flag_st.data.slide import read_expression
 from flag_st.metrics.base import Metric
 from flag_st.metrics.ceilings import thin_counts
 from flag_st.metrics.ssc import Ssc
 from flag_st.paper.collect import KEYS
-from flag_st.scoring import Pair, score_slides
-from flag_st.slide import read_expression
+from flag_st.scoring.slides import Pair, score_slides
 
 if TYPE_CHECKING:
     import pandas

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flag_st.io import writing
+from flag_st.core.io import writing
 
 if TYPE_CHECKING:
     import pandas

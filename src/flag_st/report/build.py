@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flag_st.errors import FlagError
-from flag_st.io import writing
+from flag_st.core.errors import FlagError
+from flag_st.core.io import writing
 from flag_st.paper import reported
 from flag_st.paper.collect import KEYS
 from flag_st.paper.render import STYLE, fragment

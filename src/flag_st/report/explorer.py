@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flag_st.io import writing
+from flag_st.core.io import writing
 from flag_st.paper.maps import Shown, Tissue, colour_range, spatial_genes
 from flag_st.paper.render import STYLE
 from flag_st.report.build import environment, read_asset

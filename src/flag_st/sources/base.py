@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flag_st.download import Plan
+    from flag_st.transfer.store import Plan
 
 
 @dataclass(frozen=True)

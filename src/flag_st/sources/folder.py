@@ -4,8 +4,8 @@ import csv
 import re
 from pathlib import Path
 
-from flag_st.errors import FlagError
-from flag_st.io import read_json
+from flag_st.core.errors import FlagError
+from flag_st.core.io import read_json
 from flag_st.sources.base import SlideFiles, SlideRow, Source
 
 #: A leading dot would make a hidden file, a leading dash an option of a command.

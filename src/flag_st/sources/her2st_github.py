@@ -9,7 +9,7 @@ instead of two, and no ready-made patches are there.
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.sources.base import SlideFiles, SlideRow, Source
 from flag_st.sources.folder import read_sheet
 from flag_st.sources.hest import locate, restrict
@@ -67,7 +67,7 @@ class Her2stOpen(Source):
         Raises:
             FlagError: unknown slide, a file of the section is absent or damaged, GitHub fails.
         """
-        from flag_st.legacy_st import Section, convert
+        from flag_st.sources.legacy_st import Section, convert
 
         row = self._row(slide)
         if self.checkout is not None:
@@ -86,7 +86,7 @@ class Her2stOpen(Source):
         return SlideFiles(**convert(files, self.root, slide, _facts(row)))
 
     def _github(self):
-        from flag_st.github import GitHub
+        from flag_st.transfer.github import GitHub
 
         return GitHub(REPO, self.commit, self.root / "raw", self.api, self.raw)
 

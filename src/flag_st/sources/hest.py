@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.sources.base import SlideFiles, SlideRow, Source
 from flag_st.sources.folder import read_sheet
 
 if TYPE_CHECKING:
-    from flag_st.download import Plan
-    from flag_st.hub import Hub
+    from flag_st.transfer.hub import Hub
+    from flag_st.transfer.store import Plan
 
 #: Folder of HEST-1k → (field of SlideFiles, file suffix).
 FOLDERS = {
@@ -79,7 +79,7 @@ class Hest(Source):
         paths = self.hub.fetch(list(names.values()))
         found = dict(zip(names, paths, strict=True))
         if self.layers is not None:
-            from flag_st.labels import fetch_layers, write_layers
+            from flag_st.data.labels import fetch_layers, write_layers
 
             section = next(row.section for row in self.slides() if row.id == slide)
             found["labels"] = self.layers / f"{slide}.tsv"
@@ -96,7 +96,7 @@ class Hest(Source):
 
     @property
     def hub(self) -> "Hub":
-        from flag_st.hub import Hub
+        from flag_st.transfer.hub import Hub
 
         return Hub(self.repo, self.root, "dataset", self.revision, self.endpoint)
 

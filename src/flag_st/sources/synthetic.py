@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flag_st.errors import FlagError
+from flag_st.core.errors import FlagError
 from flag_st.sources.base import SlideFiles, SlideRow, Source
 
 

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from flag_st.seeds import numpy_generator
+from flag_st.core.seeds import numpy_generator
 from flag_st.synthetic.tissue import DOMAINS, HIDDEN, Design, Section, over_spot, spot_grid
 
 #: Breast markers by the domain where they are high; the remaining genes are anonymous.

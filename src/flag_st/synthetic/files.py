@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flag_st.io import write_json, writing
+from flag_st.core.io import write_json, writing
 from flag_st.sources.base import SlideFiles
 from flag_st.synthetic.expression import Truth, draw_counts, truth
 from flag_st.synthetic.histology import PIXEL_UM, draw

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from flag_st.seeds import numpy_generator
+from flag_st.core.seeds import numpy_generator
 
 DOMAINS = ("tumour", "stroma", "immune", "fat")
 #: Mean cells per mm² of each domain.

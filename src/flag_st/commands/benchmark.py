@@ -1,0 +1,326 @@
+"""Speed and memory of FLAG against its release: one measurement per process, pairs in one run.
+
+``python -m flag_st.commands.benchmark`` measures every pair, each side in a process of its own (so that peak
+memory is its own), and writes a table and a picture. No test asserts a time.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: A small network that a CPU draws a whole slide with in minutes; equal on both sides of a pair.
+SMALL = dict(width=64, depth=4, heads=4, graph_width=128, graph_depth=3, graph_heads=4, align_at=3)
+GENES, FEATURES = 200, 1024
+
+
+def slide(spots: int):
+    """A square array with 200 µm pitch and 0.7 µm pixels, as HER2ST; features are random."""
+    from flag_st.data.slide import Slide
+
+    rng, side = np.random.default_rng(0), math.ceil(math.sqrt(spots))
+    place = np.stack(np.divmod(np.arange(spots), side), 1) * 200.0  # (N, 2)
+    return Slide(
+        id="benchmark",
+        patient="",
+        spots=np.arange(spots).astype(str),
+        position=place + 100.0,
+        features=rng.normal(size=(spots, FEATURES)).astype(np.float32),
+        expression=np.log1p(rng.poisson(3, (spots, GENES))).astype(np.float32),
+        pixel_um=0.7,
+    )
+
+
+def method(entry: str, spots: int, **more: Any):
+    """A shipped entry with random weights, ready to predict."""
+    import torch
+
+    from flag_st.core import registry
+    from flag_st.data.slide import Cohort
+    from flag_st.planning import config
+
+    known = config.load()["methods"][entry]
+    made = registry.build(known["use"], {**known["params"], **more})
+    torch.manual_seed(0)
+    train = Cohort([slide(spots)], [f"g{i}" for i in range(GENES)])
+    made._statistics(train)
+    made.net, made.device = made.build(GENES, FEATURES), "cpu"
+    return made
+
+
+def best(work: Callable[[], Any], repeats: int) -> float:
+    """Seconds of the quickest of so many repeats."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak() -> float:
+    """Peak memory of this process so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# --- what is measured: each takes its arguments and returns numbers ------------------------------
+
+
+def draw(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """One draw of a slide with the entry's own sampler."""
+    from flag_st.core.seeds import Draws
+
+    one, target = method(entry, spots, **SMALL, point_draws=0, **more), slide(spots)
+    one.net.eval().requires_grad_(False)
+    return {"seconds": best(lambda: one.predict(target, 1, Draws(0, "x")), 1)}
+
+
+def evaluation(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """One evaluation at the paper's size, and what its floating-point operations would take at
+    the rate of this machine's matrix products."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    one, target = method(entry, spots, **more), slide(spots)
+    one.net.eval().requires_grad_(False)
+    x, sigma = torch.randn(1, spots, GENES), torch.tensor(1.0)
+    with torch.inference_mode():
+        denoise = one.denoiser(one.net, target, "cpu")
+        with FlopCounterMode(display=False) as counter:
+            denoise(x, sigma)
+        seconds = best(lambda: denoise(x, sigma), 2)
+    a = torch.randn(2048, 2048)
+    rate = 2 * 2048**3 / best(lambda: a @ a, 5)
+    flop = counter.get_total_flops()
+    return {"seconds": seconds, "flop": flop, "rate": rate, "bound": flop / rate}
+
+
+def train(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """Forward and backward of one tile of ``spots`` spots."""
+
+    from flag_st.core.seeds import torch_generator
+    from flag_st.data.slide import Cohort
+    from flag_st.methods.base import Run
+    from flag_st.methods.flag_task import FlagTask
+
+    # One tile of all spots on both sides, as on a Visium slide with 280 spots a tile.
+    one = method(entry, spots, **SMALL, tile_spots=spots, tile_px=1e6, tiles_per_step=1, **more)
+    cohort = Cohort([slide(spots)], [f"g{i}" for i in range(GENES)])
+    task = FlagTask(one, cohort, cohort, Run())
+    (batch,) = task.batches(torch_generator(0))
+
+    def step() -> None:
+        task.loss(batch, torch_generator(1))[0].backward()
+        one.net.zero_grad()
+
+    seconds = best(step, 3)
+    return {"seconds": seconds, "spots_per_second": spots / seconds}
+
+
+def graph_memory(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """Memory of forward and backward through the graph encoder alone, at the paper's size."""
+    import torch
+
+    one, target = method(entry, spots, tile_px=1e6, **more), slide(spots)
+    (window,) = one.windows(target, "cpu")
+    x, noise = torch.randn(1, spots, GENES), torch.zeros(1)
+    before = peak()
+    start = time.perf_counter()
+    one.net.encode(window.tiles, x, noise)[0].sum().backward()
+    return {"seconds": time.perf_counter() - start, "gib": peak() - before}
+
+
+def construction(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """The graph of a slide."""
+    one, target = method(entry, spots, **SMALL, **more), slide(spots)
+    u = one.features_of(target)
+
+    def make() -> None:
+        one.collate([one.graph_of(target, np.arange(spots), u)])
+
+    make()
+    return {"seconds": best(make, 5)}
+
+
+def construction_by_pairs(entry: str, spots: int, rows: int = 27) -> dict[str, float]:
+    """The same attributes pair by pair in Python, for ``rows`` of the spots; scaled to all."""
+    target = slide(spots)
+    position, u = target.position, target.features
+
+    def loop() -> None:
+        edges = np.zeros((rows, spots, 2))
+        for i in range(rows):
+            for j in range(spots):
+                if i != j:
+                    d = np.linalg.norm(position[i] - position[j])
+                    edges[i, j, 0] = np.exp(-(d**2) / (2 * 154.0**2))
+                    norm = np.linalg.norm(u[i]) * np.linalg.norm(u[j])
+                    edges[i, j, 1] = u[i] @ u[j] / norm
+
+    return {"seconds": best(loop, 1) * spots / rows}
+
+
+def growth(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """A draw of two steps of a whole slide: how time and memory grow with its spots."""
+    from flag_st.core.seeds import Draws
+
+    size = dict(width=32, depth=2, heads=2, graph_width=64, graph_depth=3, graph_heads=4)
+    one = method(entry, 400, **size, align_at=1, steps=2, point_draws=0, **more)
+    one.net.eval().requires_grad_(False)
+    one.predict(slide(400), 1, Draws(0, "x"))  # libraries take their memory once
+    target, before = slide(spots), peak()
+    seconds = best(lambda: one.predict(target, 1, Draws(0, "x")), 2)
+    return {"seconds": seconds, "gib": peak() - before}
+
+
+CASES = {
+    f.__name__: f
+    for f in (
+        draw,
+        evaluation,
+        train,
+        graph_memory,
+        construction,
+        construction_by_pairs,
+        growth,
+    )
+}
+
+
+# --- pairs ------------------------------------------------------------------------------------------
+
+
+#: Settings of glibc by case: freed tensors are given back at once, so that a peak is of what is in
+#: use. It costs time, which is measured without.
+ALLOCATOR = {"graph_memory": {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": str(2**16)}}
+
+
+def measure(case: str, entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """Run one case in a fresh process."""
+    command = [sys.executable, "-m", "flag_st.commands.benchmark", "--case", case]
+    command += ["--entry", entry, "--spots", str(spots), "--more", json.dumps(more)]
+    environment = {**os.environ, **ALLOCATOR.get(case, {})}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+#: What is compared: title, case and arguments of the release's side and of ours, the number, and
+#: whether a large ratio (theirs / ours) is good.
+PAIRS: dict[str, tuple] = {
+    "One draw, 300 spots (small network)": (
+        ("draw", "flag_released", 300, {}),
+        ("draw", "flag", 300, {}),
+        "seconds",
+    ),
+    "One evaluation, 50 spots (paper's size)": (
+        ("evaluation", "flag_released", 50, {}),
+        ("evaluation", "flag", 50, {}),
+        "seconds",
+    ),
+    "Training, a tile of 280 spots (small network)": (
+        ("train", "flag_released", 280, {}),
+        ("train", "flag", 280, {"decode_spots": 70}),
+        "seconds",
+    ),
+    "Memory of the graph encoder in training, 280 spots (paper's size)": (
+        ("graph_memory", "flag_released", 280, {}),
+        ("graph_memory", "flag", 280, {}),
+        "gib",
+    ),
+    "Graph of a slide with 2,700 spots, against a loop over pairs": (
+        ("construction_by_pairs", "flag_released", 2700, {}),
+        ("construction", "flag", 2700, {}),
+        "seconds",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flag_st.commands.benchmark", description=__doc__
+    )
+    parser.add_argument("--case", choices=CASES, help="one measurement in this process, as JSON")
+    parser.add_argument("--entry", default="flag")
+    parser.add_argument("--spots", type=int, default=280)
+    parser.add_argument("--more", type=json.loads, default={}, help="arguments of the method")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    given = parser.parse_args(arguments)
+    if given.case:
+        print(json.dumps(CASES[given.case](given.entry, given.spots, **given.more)))
+        return
+    from tqdm import tqdm
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    pairs = {}
+    for title, (theirs, ours, unit) in tqdm(PAIRS.items(), desc="pairs"):
+        pairs[title] = (unit, *(measure(*side[:3], **side[3]) for side in (theirs, ours)))
+    sizes = [500, 1000, 2000, 4000, 8000]
+    grown = {
+        case: [measure(case, "flag", n) for n in tqdm(sizes, desc=case)]
+        for case in ("growth", "construction")
+    }
+    report(given.out, pairs, sizes, grown)
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """Slope of ln(value) over ln(size)."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def report(out: Path, pairs: dict, sizes: list[int], grown: dict[str, list[dict]]) -> None:
+    """Write ``speed.md`` and ``growth.png``."""
+    import matplotlib.pyplot as plt
+    import torch
+
+    from flag_st.core.io import writing
+
+    lines = ["| | released | ours | ratio |", "|---|---|---|---|"]
+    for title, (unit, theirs, ours) in pairs.items():
+        a, b = theirs[unit], ours[unit]
+        name = "s" if unit == "seconds" else "GiB"
+        lines.append(f"| {title} | {a:.3g} {name} | {b:.3g} {name} | {a / b:.1f} × |")
+    for title, (_, *sides) in pairs.items():
+        for name, side in zip(("released", "ours"), sides, strict=True):
+            if "bound" in side:
+                lines.append("") if lines[-1].startswith("|") else None
+                lines.append(
+                    f"{title}, {name}: {side['flop'] / 1e9:.0f} GFLOP, at least "
+                    f"{side['bound']:.2f} s at {side['rate'] / 1e9:.0f} GFLOP/s of matrix products; "
+                    f"{side['seconds'] / side['bound']:.1f} times that was measured."
+                )
+    curves = {
+        "time of a draw of two steps (s)": [g["seconds"] for g in grown["growth"]],
+        "memory of it (GiB)": [g["gib"] for g in grown["growth"]],
+        "time of the graph's construction (s)": [g["seconds"] for g in grown["construction"]],
+    }
+    lines += ["", f"Growth from {sizes[0]:,} to {sizes[-1]:,} spots of one whole slide:"]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    for axis, (title, values) in zip(axes, curves.items(), strict=True):
+        power = exponent(sizes, values)
+        lines.append(f"- {title}: {values[0]:.3g} to {values[-1]:.3g}, exponent {power:.2f}")
+        axis.loglog(sizes, values, "o-", color="#0072B2", label=f"exponent {power:.2f}")
+        axis.loglog(sizes, values[0] * np.array(sizes) / sizes[0], ":", color="0.5", label="linear")
+        axis.set(xlabel="spots", title=title)
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
+        axis.minorticks_off()
+        axis.title.set_fontsize(9)
+        axis.legend(frameon=False, fontsize=8)
+    lines += ["", f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32."]
+    with writing(out / "growth.png") as temporary:
+        figure.savefig(temporary, dpi=150)
+    with writing(out / "speed.md") as temporary:
+        Path(temporary).write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

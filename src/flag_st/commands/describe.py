@@ -1,0 +1,49 @@
+"""What a method entry resolves to, and how many parameters it has."""
+
+from typing import Any
+
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+
+
+def describe(config: dict[str, Any], name: str, genes: int, features: int, targets: int) -> dict:
+    """Resolved parameters and the parameter count of a method entry.
+
+    Args:
+        config: as ``flag_st.planning.config.load`` returns it.
+        genes, features, targets: G, D and, for methods that align, K.
+
+    Returns:
+        JSON-ready dict; ``parameters`` is None for methods without a network.
+    """
+    if name not in config["methods"]:
+        raise FlagError(f"no method {name!r}", choices=sorted(config["methods"]))
+    entry = config["methods"][name]
+    params = {**registry.defaults(entry["use"]), **entry.get("params", {})}
+    method = registry.build(entry["use"], entry.get("params", {}))
+    aligned = targets if entry["gene_model"] else 0
+    count, parts = count_parameters(method, genes, features, aligned)
+    return {
+        "method": name,
+        "use": entry["use"],
+        "encoder": entry["encoder"],
+        "gene_model": entry["gene_model"],
+        "stochastic": method.stochastic,
+        "needs": sorted(method.needs),
+        "params": params,
+        "sizes": {"genes": genes, "features": features, "targets": aligned},
+        "parameters": count,
+        "parts": parts,
+    }
+
+
+def count_parameters(method, genes: int, features: int, targets: int):
+    """Total and per part, counted on the meta device: no memory is taken."""
+    import torch
+
+    with torch.device("meta"):
+        network = method.build(genes, features, targets)
+    if network is None:
+        return None, {}
+    parts = {n: sum(p.numel() for p in m.parameters()) for n, m in network.named_children()}
+    return sum(p.numel() for p in network.parameters()), parts

@@ -1,0 +1,260 @@
+"""``flag-st trace FILE``: from a result back to slides and weights, each file held to its record.
+
+The chain is what Snakemake recorded of every output (``.snakemake/metadata``): its rule, its inputs
+and the parameters of its plug-ins. Digests are those that the project (a record beside the log of every
+job, the manifests of ``retrieve``) and Snakemake (inputs below 1 MB) wrote down when a file was made or
+used. Where nobody did, the file's time tells whether it was written after its job ended.
+"""
+
+import ast
+import json
+import os
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flag_st.core.errors import FlagError
+from flag_st.core.io import digest, read_json
+from flag_st.transfer.weights import Checkpoint, checkpoints
+
+#: State of a file → what it means.
+STATES = {
+    "same": "as recorded",
+    "same time": "not written since it was made; no digest was recorded",
+    "changed": "differs from what was recorded",
+    "written later": "written after it was made; no digest was recorded",
+    "missing": "not there",
+    "not here": "not on this machine",
+    "unpinned": "no digest was recorded",
+}
+WRONG = ("changed", "written later", "missing")
+#: Seconds by which times of a file may differ: some file systems keep whole ones.
+CLOCK = 2.0
+
+
+@dataclass
+class Link:
+    """One file of the chain.
+
+    Attributes:
+        path: as recorded, so relative to the folder that Snakemake ran in.
+        rule: that made it; ``raw`` for files of a source, ``weights`` of a published model, and
+            ``given`` for other files that nothing made.
+        inputs: paths of what it was made from.
+        recorded: sha256 → who wrote it down.
+        made: when its job ended.
+        facts: what else is known, such as commit and seed.
+    """
+
+    path: str
+    rule: str
+    inputs: list[str] = field(default_factory=list)
+    recorded: dict[str, str] = field(default_factory=dict)
+    made: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
+    note: str = ""
+
+
+class Records:
+    """What Snakemake recorded in a folder."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.folder = directory, directory / ".snakemake" / "metadata"
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Record of an output, None if there is none.
+
+        A record's file name is the output's in base64, in folders where it is too long for one.
+        """
+        if not self.folder.is_dir():
+            return None
+        code, step = urlsafe_b64encode(name.encode()).decode(), self._longest - 1
+        *parts, last = (code[i : i + step] for i in range(0, len(code), step))
+        path = self.folder.joinpath(*(f"@{part}" for part in parts), last)
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def _longest(self) -> int:
+        return os.pathconf(self.folder, "PC_NAME_MAX") or 255
+
+
+def trace(file: str | Path, only: Sequence[str] = ()) -> list[Link]:
+    """The chain of ``file``, itself first, sources last; each file is held to its record.
+
+    Args:
+        file: any output of the workflow.
+        only: of the runs that a collection was made from, those whose path holds all these names
+            (a method, a cohort, ``seed0``).
+
+    Raises:
+        FlagError: no such file, or Snakemake has no record of it.
+    """
+    records, start = locate(Path(file))
+    links, todo = {}, [start]
+    while todo:
+        name = todo.pop(0)
+        if name in links:
+            continue
+        link = links[name] = _link(records, name, only)
+        for source in _sources(records, link):
+            links.setdefault(source.path, source).recorded.update(source.recorded)
+            link.inputs.append(source.path)
+        todo += [path for path in link.inputs if path not in links]
+    _collect_digests(links, records.directory)
+    for link in links.values():
+        if link.rule != "weights":
+            link.state, link.note = judge(link, records.directory / link.path)
+    return list(links.values())
+
+
+def locate(file: Path) -> tuple[Records, str]:
+    """The folder that Snakemake ran in, and the name that it has for ``file``."""
+    if not file.exists():
+        raise FlagError(f"{file} does not exist")
+    whole = Path(os.path.abspath(file))
+    for directory in dict.fromkeys([*whole.parents, Path.cwd()]):
+        records = Records(directory)
+        for name in (os.path.relpath(whole, directory), str(whole)):
+            if records.read(name) is not None:
+                return records, name
+    raise FlagError(
+        f"{file}: there is no record of how it was made",
+        remedy="give an output of the workflow, where .snakemake is still beside its results; "
+        "without it, run snakemake again: what is made anew is recorded",
+    )
+
+
+def _link(records: Records, name: str, only: Sequence[str]) -> Link:
+    record = records.read(name)
+    if record is None:
+        return Link(name, "given")
+    inputs = [os.path.normpath(path) for path in record.get("input") or []]
+    if record["rule"] in ("collect_scores", "collect_runs"):
+        inputs = [path for path in inputs if set(only) <= set(Path(path).parts)]
+        if not inputs:
+            raise FlagError(f"{name}: no run is of {', '.join(only)}")
+    facts = {"params": [value for text in record.get("params") or [] for value in _value(text)]}
+    return Link(name, record["rule"], inputs, made=record.get("endtime"), facts=facts)
+
+
+def _value(text: str) -> list[Any]:
+    """A parameter from its repr; what is no literal tells nothing here."""
+    try:
+        return [ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return []
+
+
+def _sources(records: Records, link: Link) -> list[Link]:
+    """Raw files and weights that ``link`` rests on, which Snakemake does not know as inputs."""
+    if link.rule in ("encode_patches", "fit_encoder", "embed_genes", "fit_gene_model"):
+        return list(weights(link.facts["params"]))
+    manifest = records.directory / link.path
+    if link.rule != "retrieve" or not manifest.is_file():
+        return []
+    files = read_json(manifest)["files"].values()
+    return [Link(f["path"], "raw", recorded={f["sha256"]: link.path}) for f in files]
+
+
+def weights(params: Any) -> Iterator[Link]:
+    """Files of published models that plug-ins among ``params`` name."""
+    for place in checkpoints(params):
+        link = Link(f"{place.repo}@{place.revision}/{place.file}", "weights")
+        if place.sha256:
+            link.recorded[place.sha256.lower()] = "the configuration"
+        link.state, link.note = _judge_weights(place, link)
+        yield link
+
+
+def _judge_weights(place: Checkpoint, link: Link) -> tuple[str, str]:
+    try:
+        path = place.here()
+    except FlagError:
+        path = None
+    if path is None:
+        return "not here", ""
+    if not link.recorded:
+        return "unpinned", str(path)
+    return _compare(link, path)
+
+
+def _collect_digests(links: dict[str, Link], directory: Path) -> None:
+    """Tell every link which digests its users wrote down."""
+    records = Records(directory)
+
+    def note(path: str, value: str, who: str) -> None:
+        if (name := os.path.normpath(path)) in links:
+            links[name].recorded[value] = who
+
+    for link in list(links.values()):
+        known = records.read(link.path) or {}
+        for path, value in (known.get("input_checksums") or {}).items():
+            if value.startswith("sha256:"):
+                note(path, value.removeprefix("sha256:"), f"the record of {link.path}")
+        for log in known.get("log") or []:
+            beside = Path(log).with_suffix(".json")
+            if not (directory / beside).is_file():
+                continue
+            facts = read_json(directory / beside)
+            link.facts |= {key: facts.get(key) for key in ("commit", "dirty", "device")}
+            link.facts["seed"] = facts["wildcards"].get("seed")
+            for path, value in {**facts["inputs"], **facts["outputs"]}.items():
+                note(path, value, str(beside))
+
+
+def judge(link: Link, path: Path) -> tuple[str, str]:
+    """State of a file, and what speaks for it."""
+    if not path.exists():
+        return "missing", ""
+    if link.recorded:
+        return _compare(link, path)
+    if link.made is None:
+        return "unpinned", ""
+    later = path.stat().st_mtime - link.made
+    return ("written later", f"by {later:.0f} s") if later > CLOCK else ("same time", "")
+
+
+def _compare(link: Link, path: Path) -> tuple[str, str]:
+    now = digest(path)
+    wrong = {value: who for value, who in link.recorded.items() if value != now}
+    if not wrong:
+        return "same", now[:12]
+    value, who = next(iter(wrong.items()))
+    return "changed", f"sha256 is {now[:12]}, {who} recorded {value[:12]}"
+
+
+def as_text(links: Sequence[Link]) -> str:
+    """A line a file, and what is wrong at the end, by name."""
+    width = max(len(link.rule) for link in links)
+    lines = []
+    for link in links:
+        run = ""
+        if link.facts.get("commit"):
+            dirty = " (with changes)" * bool(link.facts["dirty"])
+            seed = f", seed {link.facts['seed']}" if link.facts["seed"] else ""
+            run = f"{seed} at commit {link.facts['commit'][:12]}{dirty}"
+        note = f" ({link.note})" * bool(link.note)
+        lines.append(f"{link.rule:{width}}  {link.path}  {link.state}{note}{run}")
+    lines.append("")
+    for state, meaning in STATES.items():
+        if number := sum(link.state == state for link in links):
+            lines.append(f"{number:6} {state}: {meaning}")
+    wrong = [link for link in links if link.state in WRONG]
+    lines += [f"{link.state}: {link.path} {link.note}".rstrip() for link in wrong]
+    return "\n".join(lines)
+
+
+def as_json(links: Sequence[Link]) -> str:
+    """The chain as JSON: a list of links, each with the paths of its inputs."""
+    keys = ("path", "rule", "inputs", "recorded", "state", "note")
+    plain = [
+        {
+            **{key: getattr(link, key) for key in keys},
+            **{key: value for key, value in link.facts.items() if key != "params"},
+        }
+        for link in links
+    ]
+    return json.dumps(plain, indent=2)

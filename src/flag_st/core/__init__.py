@@ -1,0 +1,1 @@
+"""Plumbing that every stage rests on and that changes no number."""

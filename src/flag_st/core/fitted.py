@@ -1,0 +1,103 @@
+"""What plug-ins that learn from the training slides share, gene models and image encoders alike.
+
+What was learned is named arrays; they are saved, restored and identified in one way.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.core.errors import FlagError
+from flag_st.core.io import load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AGAIN = "delete its model.safetensors and run the same command again"
+
+
+class Fitted:
+    """A plug-in that may learn; what it is fitted to is for the subclass to say.
+
+    Class attributes:
+        fits: True if ``fit`` must see the training slides, so that what is made of them with it
+            belongs to one split. The entry in the configuration says the same.
+    """
+
+    fits: bool = False
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What ``fit`` learned, for those with ``fits``: what ``save`` writes."""
+        return {}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of ``arrays``."""
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned; equal models are equal bytes."""
+        save_arrays(path, self.arrays(), {"model": type(self).__name__})
+
+    def load(self, path: str | Path) -> None:
+        """The inverse of ``save``.
+
+        Raises:
+            FlagError: the file is damaged, or of another model or other params.
+        """
+        self.restore(load_arrays(path)[0])
+
+
+def unfitted(name: str) -> FlagError:
+    return FlagError(
+        f"{name} has learned nothing yet",
+        remedy="its entry must say `fits: true`; from Python, call fit or load first",
+    )
+
+
+def require(arrays: Mapping[str, np.ndarray], names: Iterable[str], model: str) -> None:
+    """Refuse what another model saved.
+
+    Raises:
+        FlagError: naming the first array that ``model`` needs and does not find.
+    """
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise FlagError(f"the fitted {model} lacks {missing[0]}", remedy=AGAIN)
+
+
+def refill(net: "nn.Module", arrays: Mapping[str, np.ndarray], model: str) -> None:
+    """Give ``net``, best built on the meta device, the tensors that were saved of it.
+
+    Raises:
+        FlagError: naming the first one that is missing or has another shape.
+    """
+    import torch
+
+    wanted = net.state_dict()
+    require(arrays, wanted, model)
+    for key, tensor in wanted.items():
+        if arrays[key].shape != tuple(tensor.shape):
+            shapes = f"{arrays[key].shape}, not {tuple(tensor.shape)}"
+            raise FlagError(f"the fitted {model} has {key} of shape {shapes}", remedy=AGAIN)
+    net.load_state_dict({key: torch.from_numpy(arrays[key]) for key in wanted}, assign=True)
+
+
+def nested(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``arrays`` of a model inside another, under names that cannot meet the other's."""
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def inside(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of ``nested``: what ``arrays`` holds of the model inside."""
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+
+
+def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 of names and values."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
+    return sha.hexdigest()

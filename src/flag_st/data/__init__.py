@@ -1,0 +1,1 @@
+"""Slides, panels, splits and tiles: what goes into a method."""

@@ -1,0 +1,309 @@
+"""Faults of the input, found before any work: all of a slide at once, each with its remedy."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flag_st.core.errors import Faults, FlagError
+from flag_st.core.io import check_contract, read_json
+from flag_st.data.labels import read_labels
+from flag_st.sources.base import SlideFiles
+
+#: µm per pixel of level 0 that a microscope or a reduced copy of its picture can have.
+PIXEL_RANGE = (0.05, 20.0)
+PIXEL_KEY = "pixel_size_um_estimated"
+#: Values of a count matrix that are read at a time.
+BLOCK = 1 << 22
+#: What readers raise on damaged or foreign files.
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+#: What to do about a file that cannot be read, by its kind.
+AGAIN = {
+    "counts": "copy or download it again",
+    "metadata": "restore it; it wants HEST's keys",
+    "slide image": "copy it again, or make it a pyramid that OpenSlide reads: "
+    "vips tiffsave IN OUT --tile --pyramid --compression jpeg",
+    "patch": "download it again, or set patches_from: wsi to cut patches from the slide image",
+    "label": "write a tab-separated table of barcode and label, or take the file away",
+    "feature": "delete it and run the same command again: encode_patches makes it anew",
+}
+GRID_BARCODE = re.compile(r"\d+x\d+")
+
+
+def check_slide(
+    files: SlideFiles,
+    slide: str,
+    *,
+    size: int = 224,
+    um_per_px: float = 0.5,
+    patches_from: str = "auto",
+    unique_genes: bool = True,
+) -> Faults:
+    """All faults of one slide's files; nothing is written.
+
+    Args:
+        files: paths, whether or not there is anything at them.
+        size, um_per_px: the patches that ready-made patch files must hold.
+        patches_from: ``wsi``, ``hest`` or ``auto``, as ``prepare`` takes it.
+        unique_genes: whether a gene symbol that repeats is a fault.
+    """
+    faults = Faults()
+    given = {"auto": files.patches or files.wsi, "wsi": files.wsi, "hest": files.patches}
+    if patches_from not in given:
+        faults.add(f"patches_from is {patches_from!r}", choices=given)
+    elif given[patches_from] is None:
+        fault = f"slide {slide} has no image for patches_from: {patches_from}"
+        faults.add(fault, remedy="add wsis/<slide>.tif or patches/<slide>.h5, or use the other")
+    bounds = _read(_metadata, files.metadata, "metadata", faults)
+    spots, position = _read(_table, files.st, "counts", faults, unique_genes) or (None, None)
+    if files.wsi is not None:
+        bounds = _read(_image, files.wsi, "slide image", faults)
+    if bounds is not None and position is not None and len(position):
+        _inside(files.st, position, bounds, faults)
+    if files.labels is not None and spots is not None:
+        _read(_labels, files.labels, "label", faults, spots)
+    if files.patches is not None and patches_from != "wsi":
+        _read(_patches, files.patches, "patch", faults, spots, size, um_per_px)
+    return faults
+
+
+def check_common_genes(
+    names_per_slide: Mapping[str, Sequence[str]], wanted: int, panel: str
+) -> Faults:
+    """Whether the slides share at least the ``wanted`` genes of a panel."""
+    faults = Faults()
+    sets = {slide: set(names) for slide, names in names_per_slide.items()}
+    common = set.intersection(*sets.values()) if sets else set()
+    if len(common) >= wanted:
+        return faults
+    fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
+    remedy = f"set the size of panel {panel} to {len(common)} or fewer"
+    if len(sets) > 1:
+
+        def without(slide: str) -> int:
+            return len(set.intersection(*(sets[other] for other in sets if other != slide)))
+
+        worst = max(sets, key=without)
+        fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
+        remedy += f", or take {worst} out; see that all slides use gene symbols"
+    faults.add(fault, remedy=remedy)
+    return faults
+
+
+def check_features(path: str | Path) -> Faults:
+    """Faults of a feature file: contract, shape, values, names and positions."""
+    _read(_features, Path(path), "feature", faults := Faults())
+    return faults
+
+
+def plain(barcodes: Iterable[str]) -> list[str]:
+    """Barcodes in one spelling: "10x13" and "010x013" name one spot of legacy ST."""
+    return [
+        "x".join(str(int(n)) for n in b.split("x")) if GRID_BARCODE.fullmatch(b) else b
+        for b in barcodes
+    ]
+
+
+def _read(check: Callable, path: Path, kind: str, faults: Faults, *args) -> Any:
+    """Return ``check(path, faults, *args)``; None, and a fault, if the file cannot be read."""
+    again = AGAIN[kind]
+    try:
+        with open(path, "rb") as handle:
+            if handle.read(1):
+                return check(path, faults, *args)
+        faults.add(f"{kind} file {path} is empty", remedy=again)
+    except FileNotFoundError:
+        faults.add(f"{kind} file {path} does not exist", remedy="restore it or drop the slide")
+    except IsADirectoryError:
+        faults.add(f"{kind} file {path} is a directory", remedy="put the file itself there")
+    except PermissionError:
+        faults.add(f"{kind} file {path} may not be read", remedy="give permission to read it")
+    except FlagError as error:
+        faults.messages.append(str(error))
+    except UNREADABLE as error:
+        faults.add(f"{kind} file {path} is damaged or of another format ({error})", remedy=again)
+    return None
+
+
+def _labels(path: Path, faults: Faults, spots: Sequence[str]) -> None:
+    read_labels(path, spots)
+
+
+def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
+    """Check the pixel size; returns width and height of the picture where they are given."""
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise ValueError("not a JSON object")
+    low, high = PIXEL_RANGE
+    size = facts.get(PIXEL_KEY)
+    fault = None
+    if size is None:
+        fault = f"{path} has no {PIXEL_KEY}"
+    elif isinstance(size, bool) or not isinstance(size, int | float):
+        fault = f"{path}: {PIXEL_KEY} is {size!r}, not a number"
+    elif not low <= size <= high:
+        fault = f"{path}: {PIXEL_KEY} is {size}, outside {low} to {high} µm per pixel"
+    if fault:
+        faults.add(fault, remedy="write there the µm per pixel of the slide image's level 0")
+    width, height = facts.get("fullres_px_width"), facts.get("fullres_px_height")
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return width, height
+    return None
+
+
+def _table(path: Path, faults: Faults, unique_genes: bool) -> tuple[Any, np.ndarray | None]:
+    """Check the counts; returns barcodes, and positions (N, 2) where there are any."""
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(path, "r") as file:
+        spots, genes = (read_elem(file[key]).index.astype(str) for key in ("obs", "var"))
+        _repeats(path, plain(spots), "barcode", faults)
+        if unique_genes:
+            _repeats(path, genes, "gene", faults)
+        _counts(path, file, (len(spots), len(genes)), faults)
+        return spots, _positions(path, file, spots, faults)
+
+
+def _counts(path: Path, file, shape: tuple[int, int], faults: Faults) -> None:
+    remedy = "put raw counts of the spots under tissue in X"
+    if 0 in shape:
+        faults.add(f"{path} is empty: {shape[0]} spots, {shape[1]} genes", remedy=remedy)
+        return
+    store = file["X"]
+    sparse = hasattr(store, "keys")
+    found = tuple(map(int, store.attrs["shape"] if sparse else store.shape))
+    if found != shape:
+        raise ValueError(f"X has shape {found} for {shape[0]} spots and {shape[1]} genes")
+    values = store["data"] if sparse else store
+    bad, total = dict.fromkeys(("NaN or infinite", "negative", "non-integer"), 0), 0.0
+    rows = max(1, BLOCK // (1 if sparse else shape[1]))
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        finite = np.isfinite(block)
+        bad["NaN or infinite"] += int((~finite).sum())
+        block = block[finite]
+        bad["negative"] += int((block < 0).sum())
+        bad["non-integer"] += int((block != np.floor(block)).sum())
+        total += float(block.sum(dtype=np.float64))
+    for kind, number in bad.items():
+        if number:
+            faults.add(f"{path}: {number} {kind} values in X", remedy=remedy)
+    if total == 0 and not any(bad.values()):
+        faults.add(f"{path}: all counts are 0", remedy=remedy)
+
+
+def _positions(path: Path, file, spots, faults: Faults) -> np.ndarray | None:
+    from anndata.io import read_elem
+
+    remedy = "store the (x, y) spot centres in level-0 pixels as obsm['spatial'] (N, 2)"
+    if "spatial" not in file.get("obsm", {}):
+        faults.add(f"{path} has no obsm['spatial']", remedy=remedy)
+        return None
+    position = np.asarray(read_elem(file["obsm/spatial"]))
+    if position.shape != (len(spots), 2) or position.dtype.kind not in "iuf":
+        fault = f"{path}: obsm['spatial'] has shape {position.shape} and type {position.dtype}"
+        faults.add(fault, remedy=remedy)
+        return None
+    bad = ~np.isfinite(position).all(1)
+    if bad.any():
+        fault = f"{path}: NaN or infinite position of {bad.sum()} spots, such as {spots[bad][0]}"
+        faults.add(fault, remedy=remedy)
+    return position[~bad]
+
+
+def _image(path: Path, faults: Faults) -> tuple[int, int]:
+    """Width and height of a slide image that is whole."""
+    import openslide
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tif:
+            tiles = [zip(p.dataoffsets, p.databytecounts, strict=True) for p in tif.pages]
+            end = max((start + length for page in tiles for start, length in page), default=0)
+        # The directories may come before the tiles: then only these tell that a file is cut off.
+        if end > path.stat().st_size:
+            raise ValueError(f"cut off: {path.stat().st_size} of {end} bytes")
+        with openslide.OpenSlide(path) as wsi:
+            return wsi.dimensions
+    except (openslide.OpenSlideError, tifffile.TiffFileError) as error:
+        raise ValueError(error) from None
+
+
+def _inside(path: Path, position: np.ndarray, bounds: tuple[int, int], faults: Faults) -> None:
+    out = ((position < 0) | (position >= bounds)).any(1)
+    if out.any():
+        (left, top), (right, bottom) = position.min(0), position.max(0)
+        swapped = ((position >= 0) & (position < bounds[::-1])).all()
+        remedy = "swap the columns, x comes first" if swapped else "give pixels of its level 0"
+        faults.add(
+            f"{path}: {out.sum()} of {len(position)} spots lie outside the image of {bounds[0]} x "
+            f"{bounds[1]} px; x is {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f}",
+            remedy=f"mend obsm['spatial']: {remedy}",
+        )
+
+
+def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> None:
+    """Check ready-made patches in HEST's layout."""
+    import h5py
+
+    def fault(text: str, remedy: str = AGAIN["patch"]) -> None:
+        faults.add(f"{path}: {text}", remedy=remedy)
+
+    with h5py.File(path, "r") as file:
+        missing = [k for k in ("img", "coords", "barcode") if k not in file]
+        if missing:
+            fault(f"no dataset {', '.join(missing)}")
+            return
+        img, coords = file["img"], file["coords"]
+        names = file["barcode"].asstr()[:].ravel()
+        for found, shape in ((img, (len(names), size, size, 3)), (coords, (len(names), 2))):
+            if found.shape != shape:
+                fault(f"{found.name[1:]} has shape {found.shape}, wanted {shape}")
+        if img.dtype != np.uint8 or coords.dtype.kind not in "iu":
+            fault(f"img is {img.dtype}, coords {coords.dtype}; wanted uint8 and integers")
+        source, pixel = img.attrs.get("patch_size_src"), img.attrs.get("pixel_size")
+    _repeats(path, plain(names), "barcode", faults)
+    if spots is not None and len(spots) and set(plain(spots)).isdisjoint(plain(names)):
+        some = f"{', '.join(names[:2])} here, {', '.join(spots[:2])} there"
+        fault(f"no barcode in common with the counts ({some})", "use files of the same slide")
+    scale = um_per_px if None in (source, pixel) else float(pixel) * float(source) / size
+    if abs(scale / um_per_px - 1) > 0.05:  # the source size is rounded to whole pixels
+        fault(f"patches of {scale:.3g} µm per pixel, wanted {um_per_px:.3g}")
+
+
+def _features(path: Path, faults: Faults) -> None:
+    import h5py
+    from anndata.io import read_elem
+
+    def fault(text: str) -> None:
+        faults.add(f"{path}: {text}", remedy=AGAIN["feature"])
+
+    with h5py.File(path, "r") as file:
+        uns, names = read_elem(file["uns"]), read_elem(file["obs"]).index
+        check_contract(uns.get("contract"), path, "feature file")
+        matrix, position = (np.asarray(file[key]) for key in ("X", "obsm/spatial_um"))
+    missing = [k for k in ("slide", "patient", "encoder", "digest") if k not in uns]
+    if missing:
+        fault(f"uns lacks {', '.join(missing)}")
+    _repeats(path, names, "barcode", faults)
+    if matrix.ndim != 2 or 0 in matrix.shape or len(matrix) != len(names):
+        fault(f"X has shape {matrix.shape} for {len(names)} spots")
+    elif not np.isfinite(matrix).all():
+        fault(f"NaN or infinite features in {(~np.isfinite(matrix)).any(1).sum()} spots")
+    elif len(matrix) > 1 and not np.ptp(matrix, axis=0).any():
+        fault("all spots have the same features")
+    if position.shape != (len(names), 2) or not np.isfinite(position).all():
+        fault("obsm['spatial_um'] is not a finite (N, 2)")
+
+
+def _repeats(path: Path, names: Sequence[str], what: str, faults: Faults) -> None:
+    distinct, number = np.unique(np.asarray(names, dtype=str), return_counts=True)
+    repeated = distinct[number > 1]
+    if len(repeated):
+        number_them = ", or let them be numbered: prepare: {unique_genes: false} of the cohort"
+        remedy = "make them unique" + number_them * (what == "gene")
+        some = ", ".join(repeated[:3])
+        faults.add(f"{path}: {len(repeated)} {what}s repeat, such as {some}", remedy=remedy)

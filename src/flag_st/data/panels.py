@@ -1,0 +1,109 @@
+"""Gene panels: the intersection of genes, and highly-mean-highly-variable genes (HMHVG)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from flag_st.core.errors import FlagError
+
+#: What the FLAG release drops before ranking; its bare "MT" also removes MT1X, MTDH and others,
+#: so our default is the mitochondrial prefix proper.
+MITO_RIBO = ("MT-", "mt-", "RPS", "RPL")
+
+
+def common_genes(names: Sequence[Sequence[str]]) -> list[str]:
+    """Genes present in every slide, sorted, so that slide order cannot matter."""
+    return sorted(set(names[0]).intersection(*names[1:]))
+
+
+def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of raw counts over the spots of all slides.
+
+    Args:
+        counts: CSR (N, all genes) per slide.
+        columns: per slide, the positions of the common genes.
+    """
+    n, total, square = 0, np.zeros(len(columns[0])), np.zeros(len(columns[0]))
+    for matrix, index in zip(counts, columns, strict=True):
+        part = matrix[:, index].astype(np.float64)
+        n += part.shape[0]
+        total += np.asarray(part.sum(0)).ravel()
+        square += np.asarray(part.multiply(part).sum(0)).ravel()
+    mean = total / n
+    return mean, np.sqrt(np.maximum(square / n - mean**2, 0))
+
+
+def hmhvg(genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int) -> pd.DataFrame:
+    """The ``size`` genes that enter both top-K lists first, K grown until they are enough.
+
+    A gene enters the intersection of top-K by mean and top-K by standard deviation at
+    K = max(its two ranks); sorting by that K gives *exactly* ``size`` genes for any size, with
+    ties (two genes may enter at one K) broken by the sum of ranks and then by name (§4.1).
+
+    Returns:
+        DataFrame gene, mean, std, rank_mean, rank_std, k; best first.
+
+    Raises:
+        FlagError: fewer than ``size`` genes are there.
+    """
+    if len(genes) < size:
+        raise FlagError(
+            f"the panel wants {size} genes, but only {len(genes)} are common to all slides",
+            remedy="lower genes of the panel, or leave out the slides with the smallest gene sets",
+        )
+    table = pd.DataFrame({"gene": list(genes), "mean": mean, "std": std})
+    for name in ("mean", "std"):
+        order = table.sort_values([name, "gene"], ascending=[False, True]).index
+        table[f"rank_{name}"] = pd.Series(np.arange(1, len(table) + 1), index=order)
+    table["k"] = table[["rank_mean", "rank_std"]].max(axis=1)
+    table["ranks"] = table["rank_mean"] + table["rank_std"]
+    chosen = table.sort_values(["k", "ranks", "gene"]).head(size)
+    return chosen.drop(columns="ranks").reset_index(drop=True)
+
+
+def highly_variable_union(slides: Sequence, top: int) -> set[str]:
+    """Union over slides of each slide's ``top`` HVGs (scanpy, normalised and log1p): release."""
+    import scanpy as sc
+
+    union: set[str] = set()
+    for slide in slides:
+        table = slide.copy()
+        sc.pp.normalize_total(table)
+        sc.pp.log1p(table)
+        sc.pp.highly_variable_genes(table, n_top_genes=min(top, table.n_vars))
+        union |= set(table.var_names[table.var["highly_variable"]])
+    return union
+
+
+def select_panel(
+    fit: Sequence,
+    names: Sequence[Sequence[str]],
+    size: int,
+    drop_prefixes: Sequence[str] = (),
+    hvg: int | None = None,
+    genes: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Choose the panel.
+
+    Args:
+        fit: AnnData of the slides whose counts may choose (training slides unless the entry says
+            ``fit_on: all``).
+        names: gene names of every slide of the cohort.
+        size: G.
+        drop_prefixes: gene-name prefixes left out before ranking.
+        hvg: keep only the union of each slide's so many HVGs first (release: 4096).
+        genes: a fixed list instead of ranking.
+    """
+    shared = common_genes(names)
+    if genes:
+        if missing := sorted(set(genes) - set(shared)):
+            raise FlagError(f"panel genes missing from some slide: {', '.join(missing[:10])}")
+        shared = list(genes)
+    shared = [g for g in shared if not g.startswith(tuple(drop_prefixes))]
+    if hvg:
+        allowed = highly_variable_union(fit, hvg)
+        shared = [g for g in shared if g in allowed]
+    columns = [table.var_names.get_indexer(shared) for table in fit]
+    mean, std = moments([table.X for table in fit], columns)
+    return hmhvg(shared, mean, std, size)

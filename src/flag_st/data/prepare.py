@@ -1,0 +1,279 @@
+"""One slide to two files: raw counts of its spots, and the patches of H&E around them."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flag_st.data.check_slide import PIXEL_KEY, check_slide, plain
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT, read_json, writing
+from flag_st.data.labels import read_labels
+from flag_st.sources.base import SlideFiles
+
+#: Longest side of the thumbnail, in pixels.
+THUMBNAIL = 1000
+#: Patches copied at a time from a ready-made file.
+BLOCK = 64
+#: Columns of ``obs`` that tell a spot's expert domain, where there is no label file.
+DOMAINS = ("domain", "pathologist_label")
+ENSEMBL_COLUMNS = ("ensembl", "gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "feature_id")
+
+
+def prepare(
+    files: SlideFiles,
+    slide: str,
+    out_spots: str | Path,
+    out_patches: str | Path,
+    patient: str = "",
+    *,
+    size: int = 224,
+    um_per_px: float = 0.5,
+    min_counts: int = 1,
+    patches_from: str = "auto",
+    unique_genes: bool = True,
+    progress: Callable[..., Iterable] = lambda items, **_: items,
+) -> None:
+    """Check a slide's files, then write its spots and its patches, both in the same order.
+
+    Args:
+        files: in HEST-1k layout.
+        slide: its id.
+        out_spots: h5ad with raw counts (N, all genes), positions and a thumbnail.
+        out_patches: HDF5 as HEST has it: ``img`` (N, size, size, 3), ``coords``, ``barcode``.
+        patient: donor; the metadata's, where this is empty.
+        size, um_per_px: edge of a patch in pixels, and their width; a patch is centred on its spot.
+        min_counts: spots with fewer counts in all are left out.
+        patches_from: ``wsi`` cuts them from the slide image, ``hest`` takes the ready-made file,
+            ``auto`` takes the ready-made file where there is one, as its makers chose its spots.
+        unique_genes: refuse symbols that repeat; else they are numbered (TBCE, TBCE-1), which
+            HEST's Visium slides need.
+        progress: wraps an iterable in a progress bar with a description.
+
+    Raises:
+        FlagError: all faults of the slide's files at once, before anything is written.
+    """
+    faults = check_slide(
+        files,
+        slide,
+        size=size,
+        um_per_px=um_per_px,
+        patches_from=patches_from,
+        unique_genes=unique_genes,
+    )
+    faults.raise_if_any(f"slide {slide}")
+    facts = read_json(files.metadata)
+    pixel = float(facts[PIXEL_KEY])
+    table = _read_table(files.st, min_counts)
+    ready = None if patches_from == "wsi" else files.patches
+    with writing(out_patches) as temporary:
+        layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
+        if ready is not None:
+            table = _copy_patches(ready, table, temporary, layout, progress)
+        else:
+            assert files.wsi is not None, "check_slide refuses a slide without an image"
+            _cut_patches(files.wsi, table, temporary, layout, progress)
+        picture, scale = _thumbnail(files.wsi, table, temporary, facts)
+        known = facts.get("patient")
+        table = _contract(table, pixel, files.labels)
+        table.uns = {
+            "contract": CONTRACT,
+            "slide": slide,
+            "patient": patient or ("" if known is None else str(known).strip()),
+            "pixel_size_um": pixel,
+            "image": picture,
+            "image_scale": scale,
+        }
+        with writing(out_spots) as spots:
+            table.write_h5ad(spots, compression="gzip")
+
+
+def _read_table(path: Path, min_counts: int) -> Any:
+    """AnnData of the spots with enough counts; X is CSR float32."""
+    import anndata
+    from scipy.sparse import csr_matrix
+
+    table = anndata.read_h5ad(path)
+    depth = np.asarray(table.X.sum(axis=1, dtype=np.float64)).ravel()  # (N,)
+    keep = depth >= min_counts
+    if not keep.any():
+        raise FlagError(
+            f"{path}: none of {len(depth)} spots has {min_counts} counts (most: {depth.max():.0f})",
+            remedy="lower min_counts or leave the slide out",
+        )
+    table = table[keep].copy()
+    table.X = csr_matrix(table.X, dtype=np.float32)
+    table.X.sort_indices()
+    table.X.eliminate_zeros()
+    return table
+
+
+def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
+    """Only what the contract names, so that no later step leans on a cohort's extra columns."""
+    import anndata
+    import pandas as pd
+
+    columns = [c for c in ("array_row", "array_col") if c in table.obs]
+    symbols = pd.Index(table.var_names.astype(str).to_numpy(dtype=object))
+    spots = pd.Index(table.obs_names.astype(str).to_numpy(dtype=object))
+    position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
+    kept = {c: table.obs[c].to_numpy() for c in columns}
+    if labels is not None:
+        kept["domain"] = read_labels(labels, spots).astype(object)
+    elif named := next((c for c in DOMAINS if c in table.obs), None):
+        known = table.obs[named].astype(object)
+        kept["domain"] = known.where(known.notna(), "").astype(str).to_numpy(dtype=object)
+    result = anndata.AnnData(
+        X=table.X,
+        obs=pd.DataFrame(kept, index=spots),
+        var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=symbols),
+        obsm={"spatial": position, "spatial_um": position * pixel},
+    )
+    result.var_names_make_unique()
+    return result
+
+
+def _ensembl(var: Any) -> np.ndarray:
+    """(G,) Ensembl ids without version, "" where they are not known."""
+    name = next((c for c in ENSEMBL_COLUMNS if c in var), None)
+    values = [""] * len(var) if name is None else var[name].astype(str)
+    known = re.compile(r"(ENS[A-Z]*G\d+)(\.\d+)?")
+    found = [known.fullmatch(v) for v in values]
+    return np.array([m[1] if m else "" for m in found], dtype=object)
+
+
+def top_left(centre: np.ndarray, size: int, um_per_px: float, pixel: float) -> np.ndarray:
+    """(N, 2) int64 corner of the patch around each centre, in HEST's rounding."""
+    return (centre - (size * um_per_px / pixel) // 2).astype(np.int64)
+
+
+def _cut_patches(
+    path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
+) -> None:
+    import openslide
+
+    size, step = layout["size"], layout["um_per_px"] / layout["pixel_size"]
+    centre = np.asarray(table.obsm["spatial"], dtype=np.float64)
+    corner = top_left(centre, size, layout["um_per_px"], layout["pixel_size"])
+    # Row by row over the slide's tiles, which the reader keeps for a while.
+    order = np.lexsort((corner[:, 0], corner[:, 1] // 256))
+    try:
+        with (
+            openslide.OpenSlide(path) as wsi,
+            _writing_patches(target, table.obs_names, corner, layout, "wsi") as images,
+        ):
+            level = wsi.get_best_level_for_downsample(step)
+            edge = max(1, round(size * step / wsi.level_downsamples[level]))
+            for i in progress(order, desc="patches", total=len(order)):
+                region = wsi.read_region(tuple(corner[i].tolist()), level, (edge, edge))
+                images[i] = _flat(region).resize((size, size), Image.Resampling.BICUBIC)
+    except openslide.OpenSlideError as error:
+        raise FlagError(
+            f"{path} is damaged ({error})", remedy="copy or download it again"
+        ) from error
+
+
+def _flat(region: Image.Image) -> Image.Image:
+    """RGB; what lies beyond the slide becomes white, like the glass."""
+    if region.getchannel("A").getextrema()[0] == 255:
+        return region.convert("RGB")
+    white = Image.new("RGBA", region.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, region).convert("RGB")
+
+
+def _copy_patches(
+    path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
+) -> Any:
+    """Copy the patches of the spots in ``table``; returns the spots that have one."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        rows = {b: i for i, b in enumerate(plain(file["barcode"].asstr()[:].ravel()))}
+        where = np.array([rows.get(b, -1) for b in plain(table.obs_names)])  # (N,)
+        if (where < 0).all():
+            raise FlagError(
+                f"{path} has no patch of the {len(where)} spots with enough counts",
+                remedy="lower min_counts or set patches_from: wsi",
+            )
+        table, where = table[where >= 0].copy(), where[where >= 0]
+        corner = file["coords"][:][where].astype(np.int64)
+        with _writing_patches(target, table.obs_names, corner, layout, "hest") as images:
+            starts = range(0, len(where), BLOCK)
+            for start in progress(starts, desc="patches", total=len(starts)):
+                block = where[start : start + BLOCK]
+                order = np.argsort(block)  # HDF5 wants rising rows
+                pixels = np.empty((len(block), *images.shape[1:]), np.uint8)
+                pixels[order] = file["img"][block[order]]
+                images[start : start + len(block)] = pixels
+    return table
+
+
+@contextmanager
+def _writing_patches(
+    path: Path, spots: Sequence[str], corner: np.ndarray, layout: dict, source: str
+) -> Iterator[Any]:
+    """Yield the empty dataset ``img``; attributes and names are HEST's where HEST has one."""
+    import h5py
+
+    size, pixel, step = layout["size"], layout["pixel_size"], layout["um_per_px"]
+    with h5py.File(path, "w") as file:
+        file.attrs.update(contract=CONTRACT, patches_from=source, **layout)
+        text = np.asarray(spots, dtype=object)
+        file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())
+        file.create_dataset("coords", data=corner)
+        images = file.create_dataset("img", (len(spots), size, size, 3), np.uint8)
+        for dataset in (images, file["coords"]):
+            dataset.attrs.update(
+                patch_size_src=round(size * step / pixel),
+                patch_size_target=size,
+                downsample=step / pixel,
+                pixel_size=pixel,
+            )
+        yield images
+
+
+def _thumbnail(
+    wsi: Path | None, table: Any, patches: Path, facts: dict
+) -> tuple[np.ndarray, float]:
+    """(H, W, 3) uint8 picture of the slide and its pixels per pixel of level 0."""
+    if wsi is not None:
+        import openslide
+
+        with openslide.OpenSlide(wsi) as slide:
+            picture = slide.get_thumbnail((THUMBNAIL, THUMBNAIL)).convert("RGB")
+            return np.asarray(picture), picture.width / slide.dimensions[0]
+    for library in dict(table.uns.get("spatial", {})).values():
+        stored = library.get("images", {}).get("downscaled_fullres")
+        scale = library.get("scalefactors", {}).get("tissue_downscaled_fullres_scalef")
+        if scale is None and stored is not None and facts.get("fullres_px_width"):
+            scale = stored.shape[1] / facts["fullres_px_width"]
+        if stored is not None and scale:
+            stored = np.asarray(stored)[..., :3]
+            if stored.dtype != np.uint8:
+                stored = np.clip(stored * (255 if stored.max() <= 1 else 1), 0, 255)
+            picture = Image.fromarray(stored.astype(np.uint8))
+            width = picture.width
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            return np.asarray(picture), float(scale) * picture.width / width
+    return _mosaic(patches)
+
+
+def _mosaic(path: Path) -> tuple[np.ndarray, float]:
+    """The patches, small, in their places on white."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        corner, images = file["coords"][:], file["img"]
+        edge = int(images.attrs["patch_size_src"])
+        scale = THUMBNAIL / float(corner.max() + edge)
+        side = max(1, round(edge * scale))
+        width, height = np.ceil((corner.max(0) + edge) * scale).astype(int).tolist()
+        canvas = Image.new("RGB", (width, height), (255, 255, 255))
+        for place, pixels in zip(corner, images, strict=True):
+            small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
+            canvas.paste(small, tuple(np.round(place * scale).astype(int).tolist()))
+    return np.asarray(canvas), scale

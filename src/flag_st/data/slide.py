@@ -1,0 +1,280 @@
+"""The data contract: one tissue section as a method sees it.
+
+Three files make a slide, joined by spot id and never by row order:
+
+* ``features.h5ad`` X = image features (N, D), ``obsm['spatial_um']``, ``uns['pixel_size_um']``;
+  holds no expression, so prediction cannot see the truth;
+* ``spots.h5ad``    X = raw counts (N, all genes), ``obsm['spatial']`` in pixels of level 0;
+* ``targets.h5``    gene-model embeddings, for training slides only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT, check_contract, writing
+
+if TYPE_CHECKING:
+    from flag_st.gene_models.base import Targets
+
+#: Raw counts (N, G) and spot depth (N, 1) to the unit that a panel states.
+TRANSFORMS = {
+    "log1p": lambda counts, depth: np.log1p(counts),
+    "log2p1": lambda counts, depth: np.log2(counts + 1),
+    "log1p_cp10k": lambda counts, depth: np.log1p(counts * (1e4 / np.maximum(depth, 1))),
+    "counts": lambda counts, depth: counts,
+}
+
+#: What natural log1p is divided by to be in the unit of another logarithm.
+UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
+
+
+@dataclass(frozen=True)
+class Slide:
+    """N spots of one section.
+
+    Attributes:
+        id: slide name, unique in its cohort.
+        patient: who it came from; slides of one patient are not independent.
+        spots: (N,) barcodes.
+        position: (N, 2) spot centres in µm from the picture's corner, x then y.
+        features: (N, D) float32 from the encoder.
+        expression: (N, G) float32 in the panel's unit, or None where truth is out of reach.
+        targets: gene-model embeddings of training slides, or None.
+        pixel_um: µm per pixel of level 0, for settings that the paper gives in pixels; NaN if
+            unknown.
+        patches: path of the (N, 224, 224, 3) patch file, for methods that read pixels.
+    """
+
+    id: str
+    patient: str
+    spots: np.ndarray
+    position: np.ndarray
+    features: np.ndarray
+    expression: np.ndarray | None = None
+    targets: "Targets | None" = None
+    pixel_um: float = float("nan")
+    patches: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.spots)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """``expression``, for those who may see it.
+
+        Raises:
+            FlagError: it is out of reach.
+        """
+        if self.expression is None:
+            raise FlagError(f"slide {self.id}: its expression is out of reach here")
+        return self.expression
+
+    def without_truth(self) -> "Slide":
+        return replace(self, expression=None, targets=None)
+
+    def subset(self, index: np.ndarray) -> "Slide":
+        """The spots ``index`` (integers, in that order)."""
+        return replace(
+            self,
+            spots=self.spots[index],
+            position=self.position[index],
+            features=self.features[index],
+            expression=None if self.expression is None else self.expression[index],
+            targets=None if self.targets is None else self.targets.subset(index),
+        )
+
+
+def pixel_of(slide: Slide) -> float:
+    """µm per pixel, for settings in pixels.
+
+    Raises:
+        FlagError: the slide's feature file does not tell.
+    """
+    if not np.isfinite(slide.pixel_um):
+        raise FlagError(
+            f"slide {slide.id}: its pixel size is unknown, and a setting is in pixels",
+            remedy="run encode_patches again, or give sigma_um and tiles: nearest",
+        )
+    return slide.pixel_um
+
+
+class Cohort(Sequence):
+    """The ordered slides of one part of a split."""
+
+    def __init__(self, slides: Sequence[Slide], genes: Sequence[str]):
+        self.slides, self.genes = list(slides), tuple(genes)
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __getitem__(self, index):
+        return self.slides[index]
+
+    def __iter__(self) -> Iterator[Slide]:
+        return iter(self.slides)
+
+    @property
+    def expression(self) -> np.ndarray:
+        """(sum of N, G) of all slides, in slide order."""
+        return np.concatenate([s.truth for s in self.slides])  # (M, G)
+
+    @property
+    def features(self) -> np.ndarray:
+        """(sum of N, D) of all slides, in slide order."""
+        return np.concatenate([s.features for s in self.slides])  # (M, D)
+
+
+def read_slide(
+    features: str | Path,
+    spots: str | Path | None = None,
+    genes: Sequence[str] = (),
+    transform: str = "log1p",
+    targets: str | Path | None = None,
+    patches: str | Path | None = None,
+) -> Slide:
+    """Join the files of one slide; ``spots`` is given only where truth may be seen.
+
+    Raises:
+        FlagError: NaN features, spots or genes that one file has and another lacks.
+    """
+    import anndata
+
+    table = anndata.read_h5ad(features)
+    check_contract(table.uns.get("contract"), features, "feature file")
+    matrix = np.asarray(table.X, dtype=np.float32)
+    if not np.isfinite(matrix).all():
+        bad = int((~np.isfinite(matrix)).any(1).sum())
+        raise FlagError(
+            f"{features}: NaN or infinite features in {bad} of {len(matrix)} spots",
+            remedy="delete the file and run encode_patches again; if it returns, check the encoder",
+        )
+    names = table.obs_names.to_numpy().astype(str)
+    expression = None if spots is None else read_expression(spots, names, genes, transform)
+    found = None
+    if targets is not None:
+        from flag_st.gene_models.base import Targets
+
+        found = Targets.open(targets, names, genes)
+    return Slide(
+        id=str(table.uns["slide"]),
+        patient=str(table.uns["patient"]),
+        spots=names,
+        position=np.asarray(table.obsm["spatial_um"], dtype=np.float64),
+        features=matrix,
+        expression=expression,
+        targets=found,
+        pixel_um=float(table.uns.get("pixel_size_um", np.nan)),
+        patches=None if patches is None else Path(patches),
+    )
+
+
+def read_expression(
+    path: str | Path, spots: np.ndarray, genes: Sequence[str], transform: str
+) -> np.ndarray:
+    """(N, G) float32 of ``spots`` and ``genes``, in that order and in the unit ``transform``."""
+    import anndata
+
+    table = anndata.read_h5ad(path)
+    check_contract(table.uns.get("contract"), path, "spot file")
+    rows, columns = table.obs_names.get_indexer(spots), table.var_names.get_indexer(genes)
+    for what, index, wanted in (("spots", rows, spots), ("genes", columns, genes)):
+        if (index < 0).any():
+            missing = [str(n) for n in np.asarray(wanted)[index < 0][:3]]
+            raise FlagError(
+                f"{path} lacks {int((index < 0).sum())} {what}, such as {', '.join(missing)}",
+                remedy="delete the file and run the same command again",
+            )
+    counts = table.X[rows]
+    depth = np.asarray(counts.sum(axis=1), dtype=np.float64).reshape(-1, 1)  # (N, 1)
+    counts = counts[:, columns]
+    counts = counts.toarray() if hasattr(counts, "toarray") else np.asarray(counts)
+    return TRANSFORMS[transform](counts.astype(np.float64), depth).astype(np.float32)  # (N, G)
+
+
+def check_slide_id(slide: Slide, name: str, path: str | Path) -> None:
+    """Refuse features of another slide.
+
+    Raises:
+        FlagError: naming the file and both slides.
+    """
+    if slide.id != name:
+        raise FlagError(
+            f"{path} holds slide {slide.id}, expected {name}",
+            remedy="delete it and run the same command again: encode_patches makes it anew",
+        )
+
+
+def open_parts(
+    files, split: dict[str, list[str]], genes: Sequence[str], transform: str
+) -> tuple[Cohort, Cohort]:
+    """Training and validation slides from a job's lists ``features``, ``spots`` (both parts, in
+    split order), ``targets`` (training slides) and ``patches`` (both parts or none)."""
+    names = split["train"] + split["valid"]
+    optional = {
+        "targets": list(files.get("targets") or []),
+        "patches": list(files.get("patches") or []),
+    }
+    slides: list[Slide] = []
+    for i, name in enumerate(names):
+        more = {key: paths[i] if i < len(paths) else None for key, paths in optional.items()}
+        slide = read_slide(files.features[i], files.spots[i], genes, transform, **more)
+        check_slide_id(slide, name, files.features[i])
+        if slides and slide.features.shape[1] != slides[0].features.shape[1]:
+            raise FlagError(
+                f"{files.features[i]} has {slide.features.shape[1]} features, "
+                f"{files.features[0]} has {slides[0].features.shape[1]}",
+                remedy="delete both and run the same command again",
+            )
+        slides.append(slide)
+    cut = len(split["train"])
+    return Cohort(slides[:cut], genes), Cohort(slides[cut:], genes)
+
+
+def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) -> None:
+    """Write draws and point estimate as AnnData: X the point, ``layers['draw_k']`` the draws.
+
+    With two draws or more ``layers['spread']`` is their standard deviation, spot by spot.
+
+    Raises:
+        FlagError: a shape that does not fit the slide, NaN or infinite values.
+    """
+    import anndata
+    import pandas as pd
+
+    shape = (len(slide), len(facts["genes"]))
+    samples, point = prediction.samples, prediction.point
+    if samples.shape[1:] != shape or point.shape != shape:
+        raise FlagError(
+            f"{facts['method']} predicted draws {samples.shape} and a point estimate {point.shape} for "
+            f"slide {slide.id} of {shape[0]} spots and {shape[1]} genes",
+            remedy=f"Prediction takes draws (S, {shape[0]}, {shape[1]}), with S = 1 where all are the same",
+        )
+    if not (np.isfinite(samples).all() and np.isfinite(point).all()):
+        raise FlagError(
+            f"{facts['method']} predicted NaN or infinite values on slide {slide.id}",
+            remedy="look at the run's history.csv; lower its learning rate or change the seed",
+        )
+    layers = {f"draw_{k}": draw.astype(np.float32) for k, draw in enumerate(samples)}
+    if len(samples) > 1:
+        layers["spread"] = samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
+    table = anndata.AnnData(
+        point.astype(np.float32),
+        obs=pd.DataFrame(index=pd.Index(slide.spots)),
+        var=pd.DataFrame(index=pd.Index(facts["genes"])),
+        obsm={"spatial": slide.position},
+        layers=layers,
+        uns={
+            "contract": CONTRACT,
+            "slide": slide.id,
+            "patient": slide.patient,
+            "draws": len(samples),
+            **{k: facts[k] for k in ("method", "unit", "seed")},
+        },
+    )
+    with writing(path) as temporary:
+        table.write_h5ad(temporary)

@@ -1,0 +1,124 @@
+"""Which slides train, validate and test. Needs the slide sheet alone, so Snakemake can plan."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from flag_st.core.errors import FlagError
+from flag_st.core.seeds import numpy_generator
+from flag_st.sources.base import SlideRow
+
+SCHEMES = ("random", "leave_one_out", "fixed")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Slide ids of the three parts, each in sheet order."""
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, list[str]]:
+        return {part: list(ids) for part, ids in asdict(self).items()}
+
+
+def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]:
+    """The splits that one entry of ``config/splits.yaml`` stands for; several for leave-one-out.
+
+    Args:
+        name: entry name; folds of leave-one-out are called ``{name}-{unit}``.
+        entry: ``scheme`` and its arguments: ``by`` (slide or patient), ``ratio`` and ``seed``, or
+            lists ``train``, ``valid``, ``test`` of a fixed split (absent: the sheet's ``fold``).
+        rows: the slide sheet.
+
+    Raises:
+        FlagError: an empty part, an unknown slide, a slide in two parts, patients unknown.
+    """
+    scheme, by = entry["scheme"], entry.get("by", "slide")
+    if scheme == "fixed":
+        return {name: _fixed(name, entry, rows)}
+    units = _units(name, by, rows)
+    if scheme == "random":
+        return {name: _random(name, units, entry["ratio"], entry["seed"], rows)}
+    if scheme == "leave_one_out":
+        order = list(units)
+        return {
+            f"{name}-{_slug(unit)}": _leave_out(name, units, order, i, entry.get("seed", 0), rows)
+            for i, unit in enumerate(order)
+        }
+    raise FlagError(f"split {name!r}: unknown scheme {scheme!r}", choices=SCHEMES)
+
+
+def _units(name: str, by: str, rows: Sequence[SlideRow]) -> dict[str, list[str]]:
+    """What must stay together: every slide alone, or all slides of a patient."""
+    if by == "slide":
+        return {row.id: [row.id] for row in rows}
+    unknown = [row.id for row in rows if not row.patient]
+    if unknown:
+        raise FlagError(
+            f"split {name!r} is by patient, but the patient of {', '.join(unknown[:5])} is unknown",
+            remedy="fill the column patient of the slide sheet, or split by slide",
+        )
+    units: dict[str, list[str]] = {}
+    for row in rows:
+        units.setdefault(row.patient, []).append(row.id)
+    return units
+
+
+def _random(name, units, ratio, seed, rows) -> Split:
+    """Shuffle the units and cut by ``ratio``; every part gets at least one unit."""
+    order = numpy_generator(seed, "split").permutation(len(units))
+    names = [list(units)[i] for i in order]
+    if len(names) < 3:
+        raise FlagError(
+            f"split {name!r} needs at least 3 units (slides or patients), found {len(names)}",
+            remedy="add slides, or use a fixed split",
+        )
+    valid, test = (max(1, round(len(names) * part / sum(ratio))) for part in ratio[1:])
+    train = len(names) - valid - test
+    if train < 1:
+        raise FlagError(
+            f"split {name!r} leaves no training unit out of {len(names)}",
+            remedy="raise the first number of ratio",
+        )
+    parts = names[:train], names[train : train + valid], names[train + valid :]
+    return _split(name, [[i for u in part for i in units[u]] for part in parts], rows)
+
+
+def _leave_out(name, units, order, fold, seed, rows) -> Split:
+    """Test on one unit, validate on one other drawn by ``seed``, train on the rest."""
+    if len(order) < 3:
+        raise FlagError(f"split {name!r} needs at least 3 units, found {len(order)}")
+    rest = [u for i, u in enumerate(order) if i != fold]
+    chosen = rest[int(numpy_generator(seed, "split", order[fold]).integers(len(rest)))]
+    train = [i for u in rest if u != chosen for i in units[u]]
+    return _split(name, [train, units[chosen], units[order[fold]]], rows)
+
+
+def _fixed(name: str, entry: dict, rows: Sequence[SlideRow]) -> Split:
+    parts = ("train", "valid", "test")
+    if any(entry.get(part) for part in parts):
+        lists = [list(entry.get(part) or []) for part in parts]
+    else:
+        lists = [[row.id for row in rows if row.fold == part] for part in parts]
+    return _split(name, lists, rows)
+
+
+def _split(name: str, parts: list[list[str]], rows: Sequence[SlideRow]) -> Split:
+    known = [row.id for row in rows]
+    chosen = [slide for part in parts for slide in part]
+    if unknown := sorted(set(chosen) - set(known)):
+        raise FlagError(f"split {name!r} names unknown slides {', '.join(unknown)}", choices=known)
+    if twice := sorted({s for s in chosen if chosen.count(s) > 1}):
+        raise FlagError(f"split {name!r} puts {', '.join(twice)} in more than one part")
+    for part, slides in zip(("train", "valid", "test"), parts, strict=True):
+        if not slides:
+            raise FlagError(
+                f"split {name!r} has an empty {part} part",
+                remedy=f"list slides under {part}, or fill the column fold of the slide sheet",
+            )
+    return Split(*(tuple(i for i in known if i in set(part)) for part in parts))
+
+
+def _slug(unit: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "_" for c in unit)

@@ -1,0 +1,290 @@
+"""The training loop that all networks share: what is trained is a ``Task``.
+
+Everything random is derived from (seed, epoch) or (seed, step), never from a running generator,
+so a run that was killed continues from its last checkpoint to the same bytes.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flag_st.core.errors import FlagError
+from flag_st.core.io import writing
+from flag_st.core.registry import check_types
+from flag_st.core.seeds import entropy, torch_generator
+from flag_st.diffusion.ema import Ema
+from flag_st.methods.base import Run
+
+log = logging.getLogger("flag_st")
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass
+class Training:
+    """Settings of the loop; the ``training`` argument of every network method.
+
+    Attributes:
+        epochs: at most so many passes over the training slides.
+        lr, weight_decay: AdamW.
+        warmup: optimiser steps of linear warm-up.
+        schedule: ``constant`` or ``cosine`` (to 0 at the last epoch).
+        ema: decay of the averaged weights, which are the ones validated, kept and used.
+        clip: gradient norm.
+        accumulate: batches per optimiser step; the loss is their mean.
+        validate_every: epochs between full validations.
+        patience: stop after so many validations without a better one; 0 never stops early.
+        precision: ``fp32``, ``tf32`` or ``bf16`` (autocast).
+        compile: torch.compile, falling back to eager where it fails.
+        checkpoint_seconds: write a checkpoint at the first epoch end after so long.
+        tensorboard: write event files while training, beside the log of the job.
+    """
+
+    epochs: int = 1000
+    lr: float = 3e-4
+    weight_decay: float = 0.01
+    warmup: int = 100
+    schedule: str = "cosine"
+    ema: float = 0.999
+    clip: float = 1.0
+    accumulate: int = 1
+    validate_every: int = 10
+    patience: int = 20
+    precision: str = "fp32"
+    compile: bool = False
+    checkpoint_seconds: float = 120.0
+    tensorboard: bool = False
+
+    @classmethod
+    def of(cls, values: dict[str, Any] | None) -> "Training":
+        """From a configuration mapping.
+
+        Raises:
+            FlagError: an unknown key or value, with the valid ones.
+        """
+        values, known = values or {}, [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise FlagError(f"training: unknown key {', '.join(unknown)}", choices=known)
+        check_types("training", {f.name: f.type for f in fields(cls)}, values)
+        for key, choices in (
+            ("precision", ("fp32", "tf32", "bf16")),
+            ("schedule", ("constant", "cosine")),
+        ):
+            if values.get(key, choices[0]) not in choices:
+                raise FlagError(f"training: {key} {values[key]!r}", choices=choices)
+        return cls(**values)
+
+
+class Task(ABC, Generic[Net]):
+    """What a method gives the loop."""
+
+    #: All that has parameters; the averaged copy of it is what ``validate`` receives.
+    module: Net
+
+    @abstractmethod
+    def batches(self, generator: torch.Generator) -> Iterator[Any]:
+        """One epoch, in an order that depends on ``generator`` alone."""
+
+    @abstractmethod
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Scalar loss of a batch, and its parts for the history."""
+
+    @abstractmethod
+    def validate(self, module: Net) -> dict[str, float]:
+        """All validation slides with fixed seeds; ``loss`` decides, lower is better."""
+
+
+class Loop:
+    """Trains ``task`` and leaves its best averaged weights in ``task.module``."""
+
+    def __init__(self, task: Task, settings: Training, run: Run):
+        self.task, self.settings, self.run = task, settings, run
+        self.module = task.module.to(run.device)
+        self.ema = Ema(self.module, settings.ema)
+        decay = [p for p in self.module.parameters() if p.ndim > 1]
+        plain = [p for p in self.module.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decay, "weight_decay": settings.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr)
+        self.epoch = self.step = self.stale = 0
+        self.best: float = math.inf
+        self.best_state: dict[str, Tensor] = {}
+        self.rows: list[dict[str, float]] = []
+        if settings.compile:
+            _compile(self.module)
+
+    def __call__(self) -> None:
+        self._resume()
+        epochs, saved = range(self.epoch, self.settings.epochs), time.monotonic()
+        bar = self.run.progress(
+            epochs, total=self.settings.epochs, initial=self.epoch, desc="train"
+        )
+        events = self._events()
+        for self.epoch in bar:
+            row = self._train_epoch()
+            if self._due():
+                row |= self._validate()
+            self.rows.append({"epoch": self.epoch, **row})
+            if events:
+                for name, value in row.items():
+                    events.add_scalar(name, value, self.epoch)
+            if hasattr(bar, "set_postfix"):
+                bar.set_postfix(loss=f"{row['loss']:.4f}", best=f"{self.best:.4f}", refresh=False)
+            if 0 < self.settings.patience <= self.stale:
+                break
+            if time.monotonic() - saved > self.settings.checkpoint_seconds:
+                self._checkpoint()
+                saved = time.monotonic()
+        if events:
+            events.close()
+        for row in self.rows:
+            self.run.log(row)
+        self.module.load_state_dict(self.best_state)
+        self.module.eval().requires_grad_(False)
+
+    def _events(self) -> Any:
+        """A TensorBoard writer, if asked for; what a killed run wrote after its checkpoint goes."""
+        if not (self.settings.tensorboard and self.run.events):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run.events), purge_step=self.epoch)
+
+    def _due(self) -> bool:
+        last = self.epoch + 1 == self.settings.epochs
+        return last or (self.epoch + 1) % self.settings.validate_every == 0
+
+    def _train_epoch(self) -> dict[str, float]:
+        self.module.train()
+        order = torch_generator(self.run.seed, "epoch", self.epoch)
+        sums: dict[str, float] = {}
+        count, waiting = 0, []
+        for batch in self.task.batches(order):
+            waiting.append(batch)
+            if len(waiting) == self.settings.accumulate:
+                count += self._update(waiting, sums)
+                waiting = []
+        if waiting:  # the rest of an epoch is a step of its own, never left over
+            count += self._update(waiting, sums)
+        return {name: value / count for name, value in sums.items()}
+
+    def _update(self, batches: list[Any], sums: dict[str, float]) -> int:
+        """One optimiser step on the mean loss of ``batches``."""
+        generator = torch_generator(self.run.seed, "step", self.step)
+        torch.manual_seed(entropy(self.run.seed, "dropout", self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        for batch in batches:
+            with precise(self.run.device, self.settings.precision):
+                loss, parts = self.task.loss(batch, generator)
+            if not torch.isfinite(loss):
+                raise FlagError(
+                    f"the training loss is {loss.item()} at epoch {self.epoch}, step {self.step}",
+                    remedy="lower training.lr, or use precision fp32",
+                )
+            (loss / len(batches)).backward()
+            for name, value in {"loss": loss.item(), **parts}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.module)
+        self.step += 1
+        return len(batches)
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+        if self.settings.schedule == "cosine":
+            warm *= 0.5 * (1 + math.cos(math.pi * self.epoch / self.settings.epochs))
+        return self.settings.lr * warm
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        with precise(self.run.device, self.settings.precision):
+            scores = self.task.validate(self.ema.module)
+        self.stale += 1
+        if scores["loss"] < self.best:
+            self.best, self.stale = scores["loss"], 0
+            state = self.ema.module.state_dict()
+            self.best_state = {k: v.detach().clone() for k, v in state.items()}
+        return {f"valid_{name}": value for name, value in scores.items()}
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.run.directory) / "checkpoint.pt"
+
+    def _checkpoint(self) -> None:
+        state = {
+            "module": self.module.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "ema_step": self.ema.step,
+            "optimizer": self.optimizer.state_dict(),
+            "best_state": self.best_state,
+            "rows": self.rows,
+            "origin": self.run.origin,
+            **{k: getattr(self, k) for k in ("epoch", "step", "stale", "best")},
+        }
+        with writing(self._path) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint of a killed run, if it is of these settings and inputs."""
+        if not self._path.exists():
+            return
+        try:
+            state = torch.load(self._path, map_location=self.run.device, weights_only=True)
+        except Exception as error:  # whatever is wrong with it: it can be made anew
+            log.warning("%s is not readable (%s): training starts anew", self._path, error)
+            return
+        if state.get("origin") != self.run.origin:
+            log.info("%s is of other settings or inputs: training starts anew", self._path)
+            return
+        self.module.load_state_dict(state["module"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.step = state["ema_step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best_state, self.rows = state["best_state"], state["rows"]
+        self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
+        self.epoch = state["epoch"] + 1
+        log.info("continuing from epoch %d of %s", self.epoch, self._path)
+
+
+@contextlib.contextmanager
+def precise(device: str, precision: str) -> Iterator[None]:
+    """Matrix products in ``fp32``, ``tf32`` (GPU) or ``bf16`` (autocast) inside the block."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    kind = device.split(":")[0]
+    try:
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def mean_correlation(prediction: Tensor, truth: Tensor) -> float:
+    """Mean over genes of Pearson's r across spots, (N, G) each; constant genes count 0."""
+    p, t = prediction - prediction.mean(0), truth - truth.mean(0)
+    r = (p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0)).clamp(min=1e-8)
+    return r.mean().item()
+
+
+def _compile(module: nn.Module) -> None:
+    """Compile in place; a backend that fails leaves the eager module at work."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    # A network that is called by parts (encode, decode) has no forward of its own.
+    whole = type(module).forward is not nn.Module.forward
+    for part in [module] if whole else module.children():
+        part.compile(dynamic=True)

@@ -1,0 +1,1 @@
+"""What a configuration stands for, before anything runs."""

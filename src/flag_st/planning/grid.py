@@ -1,0 +1,155 @@
+"""The grid: which slides, splits and runs a configuration stands for. No data is touched."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.data import splits
+from flag_st.data.splits import Split
+from flag_st.sources.base import SlideRow, Source
+
+#: What scripts of tables and figures read; a script that is not listed reads ``SCORED``.
+SCORED = ("scores", "runs")
+READS = {
+    "tables/claims": (*SCORED, "claims"),
+    "tables/cohorts": ("slides",),
+    "tables/differences": ("scores",),
+    "tables/inference_cost": ("predictions", "records"),
+    "tables/search": ("runs", "history"),
+    "tables/settings": ("runs",),
+    "tables/ssc_neighbours": ("runs", "predictions", "spots"),
+    "tables/training_cost": ("runs", "history"),
+    "tables/uncertainty": ("runs", "predictions", "spots"),
+    "figures/calibration": ("scores",),
+    "figures/concentration": ("predictions", "spots"),
+    "figures/domains": ("predictions", "spots"),
+    "figures/gene_maps": ("predictions", "spots"),
+    "figures/gene_matrices": ("predictions", "spots", "pathways"),
+    "figures/moran": ("predictions", "spots"),
+    "figures/runtime_quality": ("scores", "predictions", "records"),
+    "figures/structure_accuracy": (*SCORED, "predictions", "spots"),
+    "figures/training_curves": ("history",),
+    "figures/training_dynamics": ("history",),
+}
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """One training run; also the path of its results."""
+
+    cohort: str
+    split: str
+    panel: str
+    method: str
+    seed: int
+
+
+def source_params(params: dict[str, Any], root: str | None) -> dict[str, Any]:
+    """Fill ``root: null`` of a cohort, its one machine fact, from the command line's ``root``."""
+    return {**params, "root": root} if root and params.get("root", "") is None else dict(params)
+
+
+class Plan:
+    """Answers what Snakemake asks while it builds the DAG."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+        self._sources: dict[str, Source] = {}
+        self._rows: dict[str, list[SlideRow]] = {}
+        self._splits: dict[tuple[str, str], dict[str, Split]] = {}
+
+    def source(self, cohort: str) -> Source:
+        if cohort not in self._sources:
+            entry = self.config["cohorts"][cohort]
+            params = source_params(entry.get("params", {}), self.config.get("root"))
+            self._sources[cohort] = registry.build(entry["use"], params)
+        return self._sources[cohort]
+
+    def rows(self, cohort: str) -> list[SlideRow]:
+        """The slide sheet, or the slides that the cohort entry restricts it to."""
+        if cohort not in self._rows:
+            rows = self.source(cohort).slides()
+            wanted = self.config["cohorts"][cohort].get("slides")
+            if wanted:
+                known = {row.id: row for row in rows}
+                if missing := [s for s in wanted if s not in known]:
+                    raise FlagError(
+                        f"cohorts.{cohort}.slides: unknown {', '.join(missing)}", choices=known
+                    )
+                rows = [known[s] for s in wanted]
+            self._rows[cohort] = rows
+        return self._rows[cohort]
+
+    def slides(self, cohort: str) -> list[str]:
+        return [row.id for row in self.rows(cohort)]
+
+    def patient(self, cohort: str, slide: str) -> str:
+        return next(row.patient for row in self.rows(cohort) if row.id == slide)
+
+    def expand_split(self, cohort: str, name: str) -> dict[str, Split]:
+        """The folds of a split entry on a cohort: name → Split."""
+        key = cohort, name
+        if key not in self._splits:
+            entry = self.config["splits"][name]
+            self._splits[key] = splits.expand(name, entry, self.rows(cohort))
+        return self._splits[key]
+
+    def split(self, cohort: str, fold: str) -> Split:
+        """One fold by its full name (``loso-A1``), as it stands in a path."""
+        for name in self.config["splits"]:
+            if fold == name or fold.startswith(f"{name}-"):
+                folds = self.expand_split(cohort, name)
+                if fold in folds:
+                    return folds[fold]
+        raise FlagError(f"no split {fold!r} of cohort {cohort!r}", choices=self.config["splits"])
+
+    def seeds(self, method: str, seeds: list[int]) -> list[int]:
+        """Methods without any randomness run once: their repeats would be equal."""
+        entry = self.config["methods"][method]
+        return seeds if entry.get("stochastic") or entry.get("seeded") else seeds[:1]
+
+    def missing(self, cohort: str, method: str | None = None) -> str:
+        """Why a method (or anything at all) cannot be run on a cohort here; "" if it can."""
+        declared = self.config.get("missing", {})
+        names = [cohort]
+        if method is not None:
+            entry = self.config["methods"][method]
+            names += [method, entry["encoder"], entry["gene_model"]]
+        for name in names:
+            reason = declared.get(name, "")
+            if reason := reason if isinstance(reason, str) else reason.get(cohort, ""):
+                return reason
+        return ""
+
+    def absent(self, experiment: str) -> list[dict[str, str]]:
+        """Cohort, method and reason of what an experiment goes without."""
+        entry = self.config["experiments"][experiment]
+        pairs = [(c, m, self.missing(c, m)) for c in entry["cohorts"] for m in entry["methods"]]
+        return [{"cohort": c, "method": m, "reason": reason} for c, m, reason in pairs if reason]
+
+    def runs(self, experiment: str) -> list[RunKey]:
+        entry = self.config["experiments"][experiment]
+        return [
+            RunKey(cohort, fold, panel, method, seed)
+            for cohort in entry["cohorts"]
+            if not self.missing(cohort)
+            for fold in self.expand_split(cohort, entry["split"])
+            for panel in entry["panels"]
+            for method in entry["methods"]
+            if not self.missing(cohort, method)
+            for seed in self.seeds(method, entry["seeds"])
+        ]
+
+    def reads(self, experiment: str) -> tuple[str, ...]:
+        """What the script of an experiment reads beside the printed numbers."""
+        return READS.get(self.config["experiments"][experiment]["script"], SCORED)
+
+    @cached_property
+    def folds(self) -> list[str]:
+        """All split names that any made experiment uses, for wildcard constraints."""
+        names = set()
+        for experiment in self.config["make"]:
+            names |= {run.split for run in self.runs(experiment)}
+        return sorted(names)

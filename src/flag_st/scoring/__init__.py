@@ -1,0 +1,1 @@
+"""Predictions and truth to tidy tables of scores."""

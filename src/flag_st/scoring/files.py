@@ -1,0 +1,132 @@
+"""``flag-st score``: one prediction file against one truth file, whoever made them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.core.errors import FlagError
+from flag_st.metrics.base import Metric
+from flag_st.scoring.slides import Pair, columns, score_slide
+
+if TYPE_CHECKING:
+    import anndata
+
+
+def score_files(
+    truth_path: str | Path, prediction_path: str | Path, metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, float]]:
+    """Score one prediction file against one truth file of the same spots and genes.
+
+    Args:
+        truth_path: AnnData with X (N, G), dense or sparse, in the unit of the prediction, and
+            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent). Or a slide's
+            ``spots.h5ad`` of this pipeline: its counts of the predicted genes, in their unit.
+        prediction_path: AnnData with X the point estimate and draws in layers ``draw_0`` … if any;
+            ``uns['unit']`` names the unit, if known.
+        metrics: name → metric.
+
+    Returns:
+        metric → {"point": value, "draw": mean over draws} or {"ensemble": value}; without draws
+        there is no "draw", and the ensemble is the point estimate alone.
+
+    Raises:
+        FlagError: a file is missing or unreadable, or spots, genes or units differ.
+    """
+    truth, prediction = _read(truth_path), _read(prediction_path)
+    if "spatial_um" in truth.obsm:
+        truth = _predicted_part(truth, truth_path, prediction)
+    _check_unit(truth, prediction, truth_path)
+    for what in ("obs_names", "var_names"):
+        _check_same(truth, prediction, what, truth_path, prediction_path)
+    if "spatial" not in truth.obsm:
+        raise FlagError(
+            f"{truth_path} has no obsm['spatial'], which neighbours are found by",
+            remedy="put the spot coordinates (N, 2) there",
+        )
+    prediction = prediction[truth.obs_names, truth.var_names]
+    layers = sorted(name for name in prediction.layers if name.startswith("draw_"))
+    point = _dense(prediction.X)
+    pair = Pair(
+        slide=str(truth.uns.get("slide", Path(truth_path).stem)),
+        genes=tuple(truth.var_names),
+        truth=_dense(truth.X),
+        point=point,
+        draws=np.array([_dense(prediction.layers[n]) for n in layers]).reshape(-1, *point.shape),
+        position=np.asarray(truth.obsm["spatial"], dtype=np.float64)[:, :2],
+        facts={"transform": str(truth.uns.get("transform", "log1p"))},
+    )
+    columns(metrics)
+    result: dict[str, dict[str, float]] = {}
+    for _, estimator, metric, gene, value in score_slide(pair, metrics, {}, each_draw=False):
+        if not gene:
+            result.setdefault(metric, {})[estimator] = value
+    return result
+
+
+def _read(path: str | Path) -> "anndata.AnnData":
+    import anndata
+
+    if not Path(path).is_file():
+        raise FlagError(f"{path} does not exist")
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise FlagError(f"{path} is not a readable h5ad file ({error})") from None
+
+
+def _predicted_part(
+    slide: "anndata.AnnData", path: str | Path, prediction: "anndata.AnnData"
+) -> "anndata.AnnData":
+    """Of a prepared slide's counts, the predicted spots and genes in the prediction's unit."""
+    import anndata
+
+    from flag_st.data.slide import read_expression
+
+    spots, genes = prediction.obs_names, prediction.var_names
+    unit = str(prediction.uns.get("unit", "log1p"))
+    part = anndata.AnnData(
+        read_expression(path, np.asarray(spots), list(genes), unit),
+        obsm={"spatial": slide[spots].obsm["spatial_um"]},
+        uns={"slide": str(slide.uns.get("slide", Path(path).parent.name)), "transform": unit},
+    )
+    part.obs_names, part.var_names = spots, genes
+    return part
+
+
+def _check_unit(truth, prediction, truth_path: str | Path) -> None:
+    """Refuse counts beside logarithms: every metric would return a number."""
+    unit, known = prediction.uns.get("unit"), truth.uns.get("transform")
+    if known is None and unit not in (None, "counts"):
+        values = truth.X.data if hasattr(truth.X, "toarray") else np.asarray(truth.X)
+        if (values == np.round(values)).all() and (values > 1).any():
+            known = "counts"
+    if unit is not None and known is not None and str(unit) != str(known):
+        raise FlagError(
+            f"{truth_path} holds {known}, the prediction {unit}",
+            remedy="transform the truth, and name its unit in uns['transform']",
+        )
+
+
+def _check_same(truth, prediction, what: str, truth_path, prediction_path) -> None:
+    """Refuse two tables that do not hold the same names once each."""
+    kind = {"obs_names": "spots", "var_names": "genes"}[what]
+    have, want = getattr(prediction, what), getattr(truth, what)
+    for path, names in ((truth_path, want), (prediction_path, have)):
+        if not names.is_unique:
+            twice = sorted(set(names[names.duplicated()]))[:3]
+            raise FlagError(f"{path}: {kind} named more than once, such as {', '.join(twice)}")
+    for path, other, missing in (
+        (prediction_path, truth_path, want.difference(have)),
+        (truth_path, prediction_path, have.difference(want)),
+    ):
+        if len(missing):
+            raise FlagError(
+                f"{path} lacks {len(missing)} {kind} of {other}, such as {', '.join(missing[:3])}",
+                remedy="give two files of the same spots and genes, in any order",
+            )
+
+
+def _dense(matrix) -> np.ndarray:
+    return matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)

@@ -1,0 +1,300 @@
+"""Files of a legacy Spatial Transcriptomics array (spots 100 µm wide, 200 µm apart) → HEST layout.
+
+The published spot files give each spot its array position (integers ``x``, ``y``), the position
+refined on the image (``new_x``, ``new_y``) and the pixel, which is a linear function of the
+refined position: 32 steps span the image's width and 34 its height.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.core.errors import FlagError
+from flag_st.core.io import digest, read_json, write_json, writing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
+
+PITCH_UM, SPOT_UM = 200.0, 100.0
+STEPS = np.array([32.0, 34.0])  # array steps along the image's width and height
+THUMBNAIL, TILE = 1000, 256  # px
+SELECTION = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")
+#: Raised when the conversion changes, so that older results are made anew.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """The published files of one section.
+
+    Attributes:
+        counts: ``.tsv.gz``, spots ("10x13") by genes.
+        selection: table of the spots under tissue.
+        image: H&E as JPEG, PNG or TIFF.
+        labels: the pathologist's label of each spot, where published.
+    """
+
+    counts: Path
+    selection: Path
+    image: Path
+    labels: Path | None = None
+
+    def digests(self) -> dict[str, str]:
+        return {kind: digest(path) for kind, path in vars(self).items() if path is not None}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How array steps map to pixels of the image at hand.
+
+    Attributes:
+        scale: (2,) image pixels per published pixel, x and y; 1 for the full-resolution image.
+        um_per_px: (2,) along x and y.
+    """
+
+    scale: np.ndarray
+    um_per_px: np.ndarray
+
+    @property
+    def pixel_size(self) -> float:
+        return float(self.um_per_px.mean())
+
+
+def convert(
+    section: Section, root: Path, slide: str, facts: Mapping[str, object]
+) -> dict[str, Path]:
+    """Write ``st/``, ``wsis/`` and ``metadata/`` of ``slide`` below ``root``, unless up to date.
+
+    Args:
+        facts: further metadata, by HEST field name.
+
+    Raises:
+        FlagError: a file is unreadable, or the files do not belong together.
+    """
+    paths = {
+        "st": root / "st" / f"{slide}.h5ad",
+        "wsi": root / "wsis" / f"{slide}.tif",
+        "metadata": root / "metadata" / f"{slide}.json",
+    }
+    made_from = {"version": VERSION, **section.digests()}
+    if all(p.exists() for p in paths.values()):
+        known = read_json(paths["metadata"])
+        if known.get("id") == slide and known.get("local", {}).get("made_from") == made_from:
+            return paths
+    counts, spots = read_counts(section.counts), read_selection(section.selection)
+    image = read_image(section.image)
+    frame = fit_frame(spots, image.size, section.selection)
+    # Some selected spots have no counts: they are told in the metadata, not invented.
+    without = [b for b in spots.index if b not in counts.index]
+    counts = counts.loc[[b for b in counts.index if b in spots.index]]
+    if counts.empty:
+        raise FlagError(f"{section.selection} selects no spot of {section.counts}")
+    spots = spots.loc[counts.index]
+    if section.labels is not None:
+        spots["pathologist_label"] = read_labels(section.labels, spots)
+    write_spots(paths["st"], counts, spots, image, frame)
+    write_pyramid(paths["wsi"], image, frame.um_per_px)
+    local = {"made_from": made_from, "pixel_size_um_xy": frame.um_per_px.tolist()}
+    local |= {"image_scale_vs_fullres": frame.scale.tolist()}
+    local |= {"selected_spots_without_counts": without}
+    table = _metadata(slide, counts.shape, image.size, frame.pixel_size)
+    write_json(paths["metadata"], {**table, **facts, "local": local})
+    return paths
+
+
+def read_counts(path: Path) -> "pd.DataFrame":
+    """(spots, genes) raw counts; the index holds barcodes such as "10x13"."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="\t", index_col=0)
+    except (OSError, ValueError, EOFError) as error:
+        raise FlagError(f"{path} is no readable count matrix ({error})") from None
+    table.index = table.index.astype(str)
+    numeric = all(kind.kind in "iuf" for kind in table.dtypes)
+    if table.empty or not numeric or not _whole(table.to_numpy()):
+        raise FlagError(f"{path} does not hold counts (whole numbers from zero up)")
+    if not table.index.is_unique or not table.index.str.fullmatch(r"\d+x\d+").all():
+        raise FlagError(f"{path}: rows are not spots such as 10x13, each once")
+    return table
+
+
+def read_selection(path: Path) -> "pd.DataFrame":
+    """The selected spots by barcode, with the columns of ``SELECTION``."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        raise FlagError(f"{path} is no readable spot file ({error})") from None
+    if missing := [c for c in SELECTION if c not in table]:
+        raise FlagError(f"{path} lacks the column {', '.join(missing)}", choices=list(table))
+    table = table[table["selected"] == 1].astype({"x": int, "y": int})
+    table.index = table["x"].astype(str) + "x" + table["y"].astype(str)
+    if not table.index.is_unique:
+        raise FlagError(f"{path} lists a spot twice")
+    return table
+
+
+def read_labels(path: Path, spots: "pd.DataFrame") -> list[str]:
+    """The pathologist's label of each spot, "" where there is none.
+
+    The label files know a spot by its refined position alone, to three decimals.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(path, sep="\t", keep_default_na=False)
+    known = {_key(r.x, r.y): str(r.label) for r in table.itertuples()}
+    labels = [known.get(_key(r.new_x, r.new_y), "") for r in spots.itertuples()]
+    if not any(labels):
+        raise FlagError(f"{path} labels no spot of this section")
+    return labels
+
+
+def read_image(path: Path) -> "Image":
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Whole slides are large on purpose; Pillow still refuses twice this size.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path).convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise FlagError(
+            f"{path} is no readable image ({error})", remedy="fetch the file again"
+        ) from None
+
+
+def fit_frame(spots: "pd.DataFrame", size: tuple[int, int], path: Path) -> Frame:
+    """Fit pixel = a · refined position + b on each axis; the pitch a gives the pixel size.
+
+    Args:
+        size: width and height of the image at hand, which may be a smaller copy.
+
+    Raises:
+        FlagError: too few spots, no linear relation, or an image of another shape.
+    """
+    pitch = np.array([_slope(spots, axis, path) for axis in "xy"])  # published px per step
+    scale = np.asarray(size) / (STEPS * pitch)
+    if abs(scale[0] / scale[1] - 1) > 0.01:
+        raise FlagError(
+            f"{path}: the spots span {32 * pitch[0]:.0f} x {34 * pitch[1]:.0f} px, the image has "
+            f"{size[0]} x {size[1]}: another shape",
+            remedy="use the image of the same section, neither cropped nor turned",
+        )
+    scale = np.where(abs(scale - 1) < 2e-3, 1.0, scale)
+    return Frame(scale, PITCH_UM / (pitch * scale))
+
+
+def _slope(spots: "pd.DataFrame", axis: str, path: Path) -> float:
+    step = spots[f"new_{axis}"].to_numpy(np.float64)
+    pixel = spots[f"pixel_{axis}"].to_numpy(np.float64)
+    if np.ptp(step, axis=None) < 1:
+        raise FlagError(f"{path}: spots in one line only; their pitch cannot be fitted")
+    slope, offset = np.polyfit(step, pixel, 1)
+    rms = float(np.sqrt(np.mean((slope * step + offset - pixel) ** 2)))
+    if slope <= 0 or rms > 0.02 * slope:
+        raise FlagError(
+            f"{path}: pixel_{axis} is no linear function of new_{axis} (rms {rms:.1f} px)"
+        )
+    return float(slope)
+
+
+def write_spots(
+    path: Path, counts: "pd.DataFrame", spots: "pd.DataFrame", image: "Image", frame: Frame
+) -> None:
+    """HEST's ``st/*.h5ad``: raw counts, ``obsm['spatial']`` in pixels of the image, thumbnail."""
+    import anndata
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
+    pixels = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64) * frame.scale  # (N, 2)
+    shrink = min(1.0, THUMBNAIL / max(image.size))
+    small = image.resize([max(1, round(s * shrink)) for s in image.size])
+    obs = {
+        "in_tissue": True,
+        # On legacy arrays HEST calls the first, horizontal barcode number the row.
+        "array_row": spots["x"],
+        "array_col": spots["y"],
+        "array_x_refined": spots["new_x"],
+        "array_y_refined": spots["new_y"],
+        "pxl_col_in_fullres": pixels[:, 0],
+        "pxl_row_in_fullres": pixels[:, 1],
+        "total_counts": counts.sum(axis=1),
+    }
+    if "pathologist_label" in spots:
+        obs["pathologist_label"] = spots["pathologist_label"].astype("category")
+    table = anndata.AnnData(
+        csr_matrix(counts.to_numpy(np.float32)),
+        obs=pd.DataFrame(obs, index=spots.index),
+        var=pd.DataFrame(index=counts.columns.astype(str)),
+        obsm={"spatial": pixels},
+    )
+    table.obs_names = [f"{x:03d}x{y:03d}" for x, y in zip(spots["x"], spots["y"], strict=True)]
+    table.uns["spatial"] = {
+        "ST": {
+            "images": {"downscaled_fullres": np.asarray(small)},
+            "scalefactors": {
+                "tissue_downscaled_fullres_scalef": small.width / image.width,
+                "spot_diameter_fullres": SPOT_UM / frame.pixel_size,
+            },
+        }
+    }
+    with writing(path) as temporary:
+        table.write_h5ad(temporary, compression="gzip")
+
+
+def write_pyramid(path: Path, image: "Image", um_per_px: np.ndarray) -> None:
+    """Tiled lossless TIFF; each level is the box average of 2 x 2 pixels of the one before."""
+    import tifffile
+
+    with writing(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
+        level = 0
+        while level == 0 or max(image.size) > TILE:
+            if level:
+                image = image.reduce(2)
+            tiff.write(
+                np.asarray(image),
+                photometric="rgb",
+                tile=(TILE, TILE),
+                compression="lzw",
+                predictor=True,
+                subfiletype=int(level > 0),
+                resolution=tuple(1e4 / (um_per_px * 2**level)),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+                software=False,
+            )
+            level += 1
+
+
+def _metadata(slide: str, shape: tuple[int, int], size: tuple[int, int], um: float) -> dict:
+    """Field names of HEST-1k's ``metadata/*.json``."""
+    return {
+        "id": slide,
+        "pixel_size_um_embedded": um,
+        "pixel_size_um_estimated": um,
+        "fullres_px_width": size[0],
+        "fullres_px_height": size[1],
+        "fullres_width": size[0],
+        "fullres_height": size[1],
+        "spots_under_tissue": shape[0],
+        "adata_nb_col": shape[1],
+        "nb_genes": shape[1],
+        "spot_diameter": SPOT_UM,
+        "inter_spot_dist": PITCH_UM,
+        "st_technology": "Spatial Transcriptomics",
+    }
+
+
+def _whole(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values % 1 == 0).all())
+
+
+def _key(x: float, y: float) -> tuple[int, int]:
+    return round(float(x) * 1000), round(float(y) * 1000)

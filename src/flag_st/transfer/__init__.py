@@ -1,0 +1,1 @@
+"""Bytes from elsewhere: verified downloads and published weights."""

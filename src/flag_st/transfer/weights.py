@@ -1,0 +1,242 @@
+"""Weights of published models: where the file is, whether it is the right one, how it is opened.
+
+Nothing here executes what a file contains: tensors alone are read, from safetensors or through
+torch's restricted unpickler.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.core.io import digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from flag_st.transfer.hub import Hub
+    from flag_st.transfer.store import Plan
+
+#: Downloaded weights come to this folder, one below it per repository.
+FOLDER_VARIABLE = "FLAG_ST_MODELS"
+DEFAULT_FOLDER = "~/.cache/flag-st/models"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file of a published model.
+
+    Attributes:
+        repo: hub repository that publishes it, such as ``MahmoodLab/UNI``.
+        file: its name there.
+        revision: commit of the repository; a branch name works but is not pinned.
+        sha256: what the file's bytes must hash to, or None to accept any.
+        local: the file, or a folder that holds it, on this machine; the hub is asked if None.
+    """
+
+    repo: str
+    file: str
+    revision: str = "main"
+    sha256: str | None = None
+    local: str | Path | None = None
+
+    def locate(self) -> Path:
+        """The file on this machine, downloaded if need be; no digest is checked yet.
+
+        Looked for in this order: ``local``; the models folder, where a person may have put it;
+        the hub client's cache, where other programs did; the hub.
+
+        Raises:
+            FlagError: it is not there; says where to ask for it and which key to set.
+        """
+        return self.here() or self._downloaded()
+
+    def here(self) -> Path | None:
+        """The file if it is on this machine; the hub is not asked.
+
+        Raises:
+            FlagError: ``local`` names a file that is not there.
+        """
+        return self._given() or self._placed() or self._cached()
+
+    def plan(self) -> "Plan | None":
+        """What a download would transfer; None if the file is here."""
+        return None if self.here() else self.hub.plan([self.file])
+
+    def check_access(self) -> None:
+        """Raise FlagError where a download would be refused, with what to do about it."""
+        self.hub.check_access()
+
+    @property
+    def hub(self) -> "Hub":
+        """Where the file comes from, and the folder that it comes to."""
+        from flag_st.transfer.hub import Hub
+
+        pins = {self.file: self.sha256.lower()} if self.sha256 else {}
+        place = self.folder / self.revision
+        return Hub(self.repo, place, kind="model", revision=self.revision, sha256=pins)
+
+    @property
+    def folder(self) -> Path:
+        return Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser() / self.repo
+
+    def _placed(self) -> Path | None:
+        places = self.folder / self.file, self.folder / self.revision / self.file
+        return next((p for p in places if p.is_file()), None)
+
+    def _given(self) -> Path | None:
+        if self.local is None:
+            return None
+        path = Path(self.local).expanduser()
+        path = path / self.file if path.is_dir() else path
+        if not path.is_file():
+            raise FlagError(
+                f"{path} does not exist (params.weights of the entry that uses {self.repo})",
+                remedy=f"set params.weights to {self.file} of {self.page}, or to null to fetch it",
+            )
+        return path
+
+    def _cached(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def _downloaded(self) -> Path:
+        try:
+            return self.hub.fetch([self.file])[0]
+        except FlagError as error:
+            raise FlagError(
+                str(error),
+                remedy=f"without a download: put {self.file} into {self.folder}, or name a copy "
+                "in params.weights",
+            ) from None
+
+    @property
+    def page(self) -> str:
+        return f"https://huggingface.co/{self.repo}"
+
+    def verify(self, path: Path) -> str:
+        """sha256 of ``path``, checked against the stated one."""
+        found = digest(path)
+        if self.sha256 and found != self.sha256.lower():
+            raise FlagError(
+                f"{path} has sha256 {found}, expected {self.sha256.lower()}",
+                remedy=f"get {self.file} of {self.repo} at revision {self.revision} again, or set "
+                "params.sha256 to the file you mean (null accepts any)",
+            )
+        return found
+
+
+def checkpoints(params: Any) -> Iterator[Checkpoint]:
+    """Files of published models that plug-ins among ``params`` name, parts of parts included.
+
+    Args:
+        params: a configuration entry, or anything that holds some.
+    """
+    values = params if isinstance(params, list) else []
+    if isinstance(params, dict):
+        values = list(params.values())
+        if isinstance(params.get("use"), str):
+            yield from _published(params["use"], params.get("params") or {})
+    for value in values:
+        yield from checkpoints(value)
+
+
+def _published(use: str, params: dict[str, Any]) -> Iterator[Checkpoint]:
+    try:
+        known = {**registry.defaults(use), **params}
+    except (FlagError, ImportError):
+        known = params  # the class is gone: what the entry says itself is all there is
+    if not known.get("repo"):
+        return
+    pins = known.get("sha256")
+    for file, pin in (pins if isinstance(pins, dict) else {known.get("file"): pins}).items():
+        if file is not None:
+            revision = str(known.get("revision", "main"))
+            yield Checkpoint(known["repo"], file, revision, pin, known.get("weights"))
+
+
+def read_state(path: Path) -> dict[str, "torch.Tensor"]:
+    """Named tensors of a safetensors or torch file, mapped from disk where the format allows."""
+    import torch
+
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    state = read(path)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise FlagError(
+            f"{path} holds more than named tensors",
+            remedy="give the plain state dict that the model's authors publish",
+        )
+    return state
+
+
+def _read_safetensors(path: Path):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_torch(path: Path):
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        # Files of the serialisation before 2020 are no zip archives and cannot be mapped.
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> FlagError:
+    reason = (
+        str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    )
+    return FlagError(
+        f"{path} is not a readable weight file ({reason})",
+        remedy="delete it and get it again; only safetensors and plain torch state dicts are read",
+    )
+
+
+def fill(
+    module: "torch.nn.Module",
+    state: dict[str, "torch.Tensor"],
+    path: Path,
+    expected: str,
+    ignore: Iterable[str] = (),
+) -> None:
+    """Give ``module``, best built on the meta device, the tensors of ``state`` without a copy.
+
+    Args:
+        expected: what the file should be, for the message.
+        ignore: prefixes of keys that the file may hold beyond what ``module`` uses.
+
+    Raises:
+        FlagError: naming the first key that is missing, misshapen or unknown.
+    """
+    wanted = module.state_dict()
+    for key, tensor in wanted.items():
+        if key not in state:
+            raise _misfit(path, f"lacks {key}", expected)
+        if state[key].shape != tensor.shape:
+            shapes = f"{tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+            raise _misfit(path, f"has {key} of shape {shapes}", expected)
+    unknown = [k for k in state if k not in wanted and not k.startswith(tuple(ignore))]
+    if unknown:
+        raise _misfit(path, f"has an unknown key {unknown[0]}", expected)
+    module.load_state_dict({k: state[k] for k in wanted}, strict=True, assign=True)
+
+
+def _misfit(path: Path, fault: str, expected: str) -> FlagError:
+    return FlagError(f"{path} {fault}", remedy=f"the file should be {expected}; set params.weights")
