@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flag_st.core import registry
 from flag_st.data.slide import Cohort, Slide
 from flag_st.gene_models.base import Targets, writing_targets
 
@@ -60,3 +61,11 @@ def with_patches(one: Slide, directory: Path) -> Slide:
         file["barcode"] = np.array(one.spots, dtype=object)
         file.attrs["contract"] = 1
     return replace(one, patches=path)
+
+
+def made(cls, *args, **params):
+    """An instance of a plug-in, built from plain values as the configuration gives them."""
+    names = registry.arguments(cls)
+    return registry.build(
+        f"{cls.__module__}.{cls.__qualname__}", {**dict(zip(names, args, strict=False)), **params}
+    )

@@ -23,13 +23,13 @@ BRIEF = {**SMALL, "training": {"epochs": 2}}
 
 def test_graph_regressor_learns_a_slide_by_heart(tmp_path):
     cohort = toy_cohort()
-    method = fitted(GraphRegressor(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(GraphRegressor, **LEARN), cohort, tmp_path)
     assert correlation(predict(method, cohort[0]).point, cohort[0].expression) > 0.9
 
 
 def test_graph_regressor_reload_and_permutation(tmp_path):
     cohort = toy_cohort(2)
-    method = fitted(GraphRegressor(**LEARN | BRIEF), cohort, tmp_path)
+    method = fitted(toy.made(GraphRegressor, **LEARN | BRIEF), cohort, tmp_path)
     slide, use = toy_slide("B1", 30), "flag_st.methods.graph_regressor.GraphRegressor"
     torch.nn.init.normal_(method.net.readout.weight)  # after two steps it is almost zero
     first = predict(method, slide).samples
@@ -44,7 +44,7 @@ def test_graph_regressor_reload_and_permutation(tmp_path):
 def test_graph_regressor_tiles(tmp_path):
     """About one tile for every ``tile_spots`` spots, of the size asked for."""
     cohort = toy_cohort(2, spots=100)
-    method = fitted(GraphRegressor(**BRIEF, tile_spots=25, batch=3), cohort, tmp_path)
+    method = fitted(toy.made(GraphRegressor, **BRIEF, tile_spots=25, batch=3), cohort, tmp_path)
     task = method.task(cohort, cohort, toy_run(tmp_path))
     batches = list(task.batches(torch.Generator().manual_seed(0)))
     assert [len(b.x) for b in batches] == [3, 3, 2]
@@ -201,7 +201,7 @@ def test_adjacent_section_on_real_sections(her2st, tmp_path):
 @pytest.mark.parametrize(("centre", "columns"), [("training", 16), ("slide", 16), ("both", 32)])
 def test_features_are_centred_as_asked(centre, columns, tmp_path):
     cohort = toy_cohort(2)
-    method = fitted(GraphRegressor(**BRIEF, centre=centre), cohort, tmp_path)
+    method = fitted(toy.made(GraphRegressor, **BRIEF, centre=centre), cohort, tmp_path)
     u = method.features_of(cohort[0])
     assert u.shape == (40, columns)
     assert u.dtype == np.float32
@@ -214,6 +214,6 @@ def test_features_are_centred_as_asked(centre, columns, tmp_path):
 
 def test_unknown_centre_and_training_key_are_refused():
     with pytest.raises(FlagError, match="centre 'stain'"):
-        GraphRegressor(centre="stain")
+        toy.made(GraphRegressor, centre="stain")
     with pytest.raises(FlagError, match="unknown key learning_rate"):
-        GraphRegressor(training={"learning_rate": 1})
+        toy.made(GraphRegressor, training={"learning_rate": 1})

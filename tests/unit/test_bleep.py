@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import toy
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_slides import (
     correlation,
@@ -32,11 +33,18 @@ BRIEF = {**SMALL, "training": {"epochs": 2}}
 
 def test_published_sizes():
     """24.2 M with ResNet-50 (25.05 M with the authors' genes), 0.45 M on features."""
-    total, parts = count_parameters(Bleep("patches"), 200, 1024, 0)
+    total, parts = count_parameters(toy.made(Bleep, "patches"), 200, 1024, 0)
     assert total == 24_216_640
     assert parts == {"image": 23_508_032, "image_head": 590_848, "expression_head": 117_760}
-    assert count_parameters(Bleep("patches"), 3467, 1024, 0)[0] == 25_052_992
-    total, parts = count_parameters(Bleep(), 200, 1024, 0)
+    assert count_parameters(toy.made(Bleep, "patches"), 3467, 1024, 0)[0] == 25_052_992
+    total, parts = count_parameters(
+        toy.made(
+            Bleep,
+        ),
+        200,
+        1024,
+        0,
+    )
     assert total == 446_464
     assert parts == {"image_head": 328_704, "expression_head": 117_760}
 
@@ -117,14 +125,14 @@ def test_retrieval_never_holds_all_pairs():
 
 def test_learns_a_slide_by_heart(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Bleep(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(Bleep, **LEARN), cohort, tmp_path)
     assert correlation(predict(method, cohort[0]).point, cohort[0].expression) > 0.9
 
 
 def test_prediction_is_a_mean_of_training_spots(tmp_path):
     """With one neighbour every predicted profile is a training profile, and never another's."""
     train, valid = toy_cohort(2), Cohort([toy_slide("V1")], toy_cohort().genes)
-    method = fitted(Bleep(**{**BRIEF, "neighbours": 1}), train, tmp_path, valid)
+    method = fitted(toy.made(Bleep, **{**BRIEF, "neighbours": 1}), train, tmp_path, valid)
     found = predict(method, toy_slide("T1", 25)).samples[0]
     known = {row.tobytes() for row in train.expression}
     assert all(row.tobytes() in known for row in found)
@@ -132,7 +140,7 @@ def test_prediction_is_a_mean_of_training_spots(tmp_path):
 
 def test_reload_and_permutation(tmp_path):
     cohort = toy_cohort(2)
-    method, slide = fitted(Bleep(**BRIEF), cohort, tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(Bleep, **BRIEF), cohort, tmp_path), toy_slide("B1", 30)
     first = predict(method, slide).samples
     np.testing.assert_array_equal(
         predict(reloaded(method, USE, BRIEF, tmp_path), slide).samples, first
@@ -145,13 +153,13 @@ def test_reload_and_permutation(tmp_path):
 def test_selection_follows_the_chosen_score(tmp_path):
     cohort = toy_cohort()
     for select, column in (("contrastive", "contrast"), ("retrieval", "mse")):
-        method = Bleep(**BRIEF, select=select)
+        method = toy.made(Bleep, **BRIEF, select=select)
         fitted(method, cohort, tmp_path / select)
         scores = method.task(cohort, cohort, _run(tmp_path)).validate(method.net)
         assert scores["loss"] == scores[column]
         assert scores["contrast"] != scores["mse"]
     with pytest.raises(FlagError, match="select 'pcc'"):
-        Bleep(select="pcc")
+        toy.made(Bleep, select="pcc")
 
 
 def _run(tmp_path):
@@ -212,7 +220,7 @@ def test_patches_are_learned(tmp_path):
     cohort = Cohort([slide], [f"g{i}" for i in range(12)])
     params = {**LEARN, "inputs": "patches", "network": "test_resnet"}
     params["training"] = {**LEARN["training"], "epochs": 40, "lr": 3e-3}
-    method = fitted(Bleep(**params), cohort, tmp_path)
+    method = fitted(toy.made(Bleep, **params), cohort, tmp_path)
     assert correlation(predict(method, slide).point, slide.expression) > 0.9
     again = reloaded(method, USE, params, tmp_path)
     np.testing.assert_array_equal(predict(again, slide).samples, predict(method, slide).samples)

@@ -27,7 +27,7 @@ SIZE = dict(
 def trained(tmp_path: Path, epochs: int = 60, **more) -> tuple[Flag, list[dict]]:
     rows: list[dict] = []
     settings = {"epochs": epochs, "lr": 4e-3, "warmup": 5, "ema": 0.98, "validate_every": 10}
-    method = Flag(**{**SIZE, "dropout": 0.0, "training": settings, **more})
+    method = toy.made(Flag, **{**SIZE, "dropout": 0.0, "training": settings, **more})
     train, valid = toy.cohort("a", "b", "c", "d"), toy.cohort("v")
     method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
     return method, rows
@@ -61,7 +61,7 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
 
     def method():
         settings = {"epochs": 6, "validate_every": 2, "checkpoint_seconds": 0.0, "warmup": 2}
-        return Flag(**SIZE, training=settings)
+        return toy.made(Flag, **SIZE, training=settings)
 
     def fit(one: Flag, directory: Path, stop_after: int | None = None) -> list[dict]:
         def bar(items, **_):
@@ -88,7 +88,7 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
 def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_continued(tmp_path):
     def fit(directory: Path, epochs: int, origin: str) -> dict[str, np.ndarray]:
         settings = {"epochs": epochs, "validate_every": 1, "checkpoint_seconds": 0.0, "warmup": 2}
-        method = Flag(**SIZE, training=settings)
+        method = toy.made(Flag, **SIZE, training=settings)
         method.fit(toy.cohort("a"), toy.cohort("v"), Run(3, "cpu", directory, origin=origin))
         return method.arrays()
 
@@ -105,7 +105,9 @@ def test_alignment_pulls_tokens_to_the_gene_model(tmp_path):
     slides = [toy.with_targets(toy.slide(n), tmp_path) for n in "abc"]
     genes = [f"g{i}" for i in range(toy.GENES)]
     rows: list[dict] = []
-    method = Flag(**SIZE, training={"epochs": 25, "lr": 3e-3, "warmup": 2, "validate_every": 25})
+    method = toy.made(
+        Flag, **SIZE, training={"epochs": 25, "lr": 3e-3, "warmup": 2, "validate_every": 25}
+    )
     method.fit(Cohort(slides, genes), toy.cohort("v"), Run(0, "cpu", tmp_path / "c", rows.append))
     assert rows[-1]["align"] < 0.5 * rows[0]["align"]
     assert not any("projector" in name for name in method.arrays())
@@ -137,7 +139,7 @@ def test_random_tiles_are_compact_and_seeded():
 
 def test_accumulated_steps_equal_the_mean_of_their_batches(tmp_path):
     """Two half batches with accumulation move the weights exactly like their mean loss."""
-    method = Flag(**{**SIZE, "dropout": 0.0}, tiles_per_step=1)
+    method = toy.made(Flag, **{**SIZE, "dropout": 0.0}, tiles_per_step=1)
     train, valid = toy.cohort("a", "b"), toy.cohort("v")
     method._statistics(train)
     run = Run(0, "cpu", tmp_path)
@@ -164,7 +166,9 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
 
     rows: list[dict] = []
     run = Run(0, "cpu", tmp_path / "c", rows.append, events=tmp_path / "events")
-    method = Flag(**SIZE, training={"epochs": 3, "validate_every": 2, "tensorboard": True})
+    method = toy.made(
+        Flag, **SIZE, training={"epochs": 3, "validate_every": 2, "tensorboard": True}
+    )
     method.fit(toy.cohort("a"), toy.cohort("v"), run)
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
@@ -185,7 +189,7 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
 )
 def test_wrong_arguments_name_the_choices(arguments, word):
     with pytest.raises(FlagError, match=word):
-        Flag(**arguments)
+        toy.made(Flag, **arguments)
 
 
 # --- the three presets ---------------------------------------------------------------------------
@@ -198,7 +202,7 @@ PRESETS["flag"] = {}
 
 def preset(name: str, **more) -> Flag:
     """A preset as configured, reduced in size, with weights that let everything through."""
-    method = Flag(**{**PRESETS[name], **SIZE, "dropout": 0.0, "project": 32, **more})
+    method = toy.made(Flag, **{**PRESETS[name], **SIZE, "dropout": 0.0, "project": 32, **more})
     method._statistics(toy.cohort("a"))
     torch.manual_seed(0)
     method.net = method.build(toy.GENES, toy.WIDTH).eval().requires_grad_(False)
@@ -214,10 +218,10 @@ def cleaned(method: Flag, slide, level: float = 1.3, seed: int = 1) -> torch.Ten
 
 def test_parameters_of_the_release_as_counted():
     """`methods/flag.md`, G = 200, 1024 features, Geneformer's 1152."""
-    net = Flag(**PRESETS["flag_released"]).build(200, 1024, 1152)
+    net = toy.made(Flag, **PRESETS["flag_released"]).build(200, 1024, 1152)
     assert sum(p.numel() for p in net.parameters()) == 75_904_610
     assert sum(p.numel() for p in net.graph.parameters()) == 34_128_609
-    smaller = Flag(**PRESETS["flag_released"]).build(50, 1024, 1152)
+    smaller = toy.made(Flag, **PRESETS["flag_released"]).build(50, 1024, 1152)
     assert sum(p.numel() for p in smaller.parameters()) == 75_904_610 - 150 * 1665
 
 
@@ -293,7 +297,9 @@ def test_a_range_of_blocks_is_aligned(tmp_path):
     rows: list[dict] = []
     slides = [toy.with_targets(toy.slide(n), tmp_path) for n in ("a", "b")]
     cohort = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
-    method = Flag(**{**SIZE, "align_at": [1, 2]}, training={"epochs": 30, "lr": 4e-3, "warmup": 5})
+    method = toy.made(
+        Flag, **{**SIZE, "align_at": [1, 2]}, training={"epochs": 30, "lr": 4e-3, "warmup": 5}
+    )
     method.fit(cohort, toy.cohort("v"), Run(0, "cpu", tmp_path / "c", rows.append))
     assert method.net.dit.align_at == {1, 2}
     assert rows[-1]["align"] < 0.8 * rows[0]["align"]
@@ -310,7 +316,7 @@ def test_lower_precision_learns_the_same_within_its_digits(tmp_path, precision):
     settings = {"epochs": 4, "validate_every": 2, "warmup": 1}
     points = []
     for chosen in ("fp32", precision):
-        method = Flag(**SIZE, dropout=0.0, training={**settings, "precision": chosen})
+        method = toy.made(Flag, **SIZE, dropout=0.0, training={**settings, "precision": chosen})
         method.fit(toy.cohort("a"), toy.cohort("v"), Run(0, "cpu", tmp_path / chosen))
         points.append(method.predict(toy.slide("t"), 1, Draws(0, "t")).point)
     gap = np.abs(points[0] - points[1]).max()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy
 from torch import nn
 from toy_slides import (
     correlation,
@@ -40,7 +41,7 @@ BRIEF = {**SMALL, "training": {"epochs": 2, "validate_every": 1}}
 )
 def test_published_sizes(params, count):
     """106.0 M and 72.5 M on pixels, 68.7 M and 35.1 M on features."""
-    total, parts = count_parameters(HisToGene(**params), 200, 1024, 0)
+    total, parts = count_parameters(toy.made(HisToGene, **params), 200, 1024, 0)
     assert total == count
     assert parts["layers"] == params.get("depth", 8) * 8_396_800
     assert parts["head"] == 207_048
@@ -115,13 +116,13 @@ def test_windows_find_the_spots_around_each():
 
 def test_learns_a_slide_by_heart(tmp_path):
     cohort = toy_cohort()
-    method = fitted(HisToGene(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(HisToGene, **LEARN), cohort, tmp_path)
     assert correlation(predict(method, cohort[0]).point, cohort[0].expression) > 0.9
 
 
 def test_reload_and_permutation(tmp_path):
     cohort = toy_cohort(2)
-    method, slide = fitted(HisToGene(**BRIEF), cohort, tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(HisToGene, **BRIEF), cohort, tmp_path), toy_slide("B1", 30)
     first = predict(method, slide).samples
     assert first.shape == (1, 30, 12)
     np.testing.assert_array_equal(
@@ -135,7 +136,7 @@ def test_reload_and_permutation(tmp_path):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_both_coordinates_enter(axis, tmp_path):
     """One cell further along either axis of the array, every spot and gene is predicted anew."""
-    method = fitted(HisToGene(**BRIEF), toy_cohort(), tmp_path)
+    method = fitted(toy.made(HisToGene, **BRIEF), toy_cohort(), tmp_path)
     slide = toy_slide("B1", 30)
     tokens, cells = method.tokens(slide), method.cells(slide)
     shifted = cells.clone()
@@ -145,7 +146,7 @@ def test_both_coordinates_enter(axis, tmp_path):
 
 
 def test_too_large_array_is_refused(tmp_path):
-    method = HisToGene(**{**BRIEF, "positions": 5})
+    method = toy.made(HisToGene, **{**BRIEF, "positions": 5})
     with pytest.raises(FlagError, match=r"spans 7 array positions.*params.positions to 7"):
         method.fit(toy_cohort(), toy_cohort(), None or _run(tmp_path))
 
@@ -173,7 +174,7 @@ def test_patches_are_read_by_spot_and_learned(tmp_path):
     slide = replace(slide, features=np.zeros_like(plain.features))
     cohort = Cohort([slide], [f"g{i}" for i in range(12)])
     params = {**LEARN, "inputs": "patches", "pixels": 8}
-    method = fitted(HisToGene(**params), cohort, tmp_path)
+    method = fitted(toy.made(HisToGene, **params), cohort, tmp_path)
     assert method.needs == {"patches"}
     assert correlation(predict(method, slide).point, slide.expression) > 0.9
     again = reloaded(method, USE, params, tmp_path)
@@ -184,7 +185,7 @@ def test_as_released_feeds_pixels_up_to_255(tmp_path):
     slide = with_patches(toy_slide(), tmp_path / "patches.h5")
     seen = {}
     for released in (False, True):
-        method = HisToGene(inputs="patches", pixels=8, as_released=released, **SMALL)
+        method = toy.made(HisToGene, inputs="patches", pixels=8, as_released=released, **SMALL)
         method.device = "cpu"
         net = lambda x, cells, key=released: seen.setdefault(key, x)  # noqa: E731
         method.forward(net, method.tokens(slide), method.cells(slide))
@@ -194,6 +195,6 @@ def test_as_released_feeds_pixels_up_to_255(tmp_path):
 
 def test_features_entry_without_patches_is_refused_for_pixels(tmp_path):
     with pytest.raises(FlagError, match=r"slide A1 comes without patches.*needs_patches"):
-        HisToGene(inputs="patches", pixels=8, **SMALL).tokens(toy_slide())
+        toy.made(HisToGene, inputs="patches", pixels=8, **SMALL).tokens(toy_slide())
     with pytest.raises(FlagError, match="inputs 'pixels'"):
-        HisToGene(inputs="pixels")
+        toy.made(HisToGene, inputs="pixels")

@@ -39,7 +39,7 @@ def trained(tmp_path: Path, epochs: int = 2, **more) -> tuple[Joint, list[dict]]
         "validate_every": max(1, epochs // 2),
     }
     rows: list[dict] = []
-    method = Joint(**{**SIZE, **more}, training=training)
+    method = toy.made(Joint, **{**SIZE, **more}, training=training)
     run = Run(0, "cpu", tmp_path / "checkpoint", rows.append)
     method.fit(toy.cohort("a", "b", "c", "d"), toy.cohort("v"), run)
     return method, rows
@@ -47,7 +47,7 @@ def trained(tmp_path: Path, epochs: int = 2, **more) -> tuple[Joint, list[dict]]
 
 def ready(**more) -> tuple[Joint, JointTask]:
     """Statistics and an untrained network, without a step of training."""
-    method, cohort = Joint(**{**SIZE, **more}), toy.cohort("a", "b")
+    method, cohort = toy.made(Joint, **{**SIZE, **more}), toy.cohort("a", "b")
     method._statistics(cohort)
     method.device = "cpu"
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 def test_parameter_count_of_the_release():
     with torch.device("meta"):
-        net = Joint(**RELEASED).build(200, 1024)
+        net = toy.made(Joint, **RELEASED).build(200, 1024)
     assert sum(p.numel() for p in net.parameters()) == 44_773_089
 
 
@@ -299,4 +299,4 @@ def test_validation_is_of_every_slide_with_fixed_noise(tmp_path):
 )
 def test_wrong_arguments_name_the_choices(arguments, word):
     with pytest.raises(FlagError, match=word):
-        Joint(**arguments)
+        toy.made(Joint, **arguments)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import toy
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
 from flag_st.commands.describe import count_parameters
@@ -28,10 +29,36 @@ LEARN = {
 @pytest.mark.parametrize(("features", "count"), [(1024, 34_131_202), (1536, 35_639_042)])
 def test_published_sizes(features, count):
     """34.13 M on UNI, 35.64 M on UNI and CONCH; 31.92 M of them in the blocks, 384 a gene."""
-    assert count_parameters(Stem(), 200, features, 0)[0] == count
-    assert count_parameters(Stem(), 201, features, 0)[0] == count + 384
+    assert (
+        count_parameters(
+            toy.made(
+                Stem,
+            ),
+            200,
+            features,
+            0,
+        )[0]
+        == count
+    )
+    assert (
+        count_parameters(
+            toy.made(
+                Stem,
+            ),
+            201,
+            features,
+            0,
+        )[0]
+        == count + 384
+    )
     with torch.device("meta"):
-        blocks = Stem().build(200, features).tokens.blocks
+        blocks = (
+            toy.made(
+                Stem,
+            )
+            .build(200, features)
+            .tokens.blocks
+        )
     assert sum(p.numel() for p in blocks.parameters()) / 1e6 == pytest.approx(31.92, abs=0.005)
 
 
@@ -142,7 +169,7 @@ def test_stride_keeps_the_ends_and_the_noise():
 
 def test_bound_trains_the_variance_alone(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Stem(**BRIEF), cohort, tmp_path)
+    method = fitted(toy.made(Stem, **BRIEF), cohort, tmp_path)
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     out = torch.zeros(40, 12, 2, requires_grad=True)
     _, bound = task._errors(lambda *_: out, task.u, task.y, torch.Generator().manual_seed(0))
@@ -155,13 +182,13 @@ def test_spots_without_counts_are_left_out_of_training(tmp_path):
     slide = toy_slide()
     slide.expression[[3, 7]] = 0
     cohort = Cohort([slide], [f"g{i}" for i in range(12)])
-    method = fitted(Stem(**BRIEF), cohort, tmp_path)
+    method = fitted(toy.made(Stem, **BRIEF), cohort, tmp_path)
     assert len(method.task(cohort, cohort, Run(directory=tmp_path)).y) == 38
 
 
 def test_draws_surround_the_truth(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Stem(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(Stem, **LEARN), cohort, tmp_path)
     found, truth = predict(method, cohort[0], 8), cohort[0].expression
     assert correlation(found.point, truth) > 0.9
     assert correlation(found.samples[0], truth) > 0.8
@@ -175,7 +202,7 @@ def test_draws_surround_the_truth(tmp_path):
 
 def test_reload_and_draws(tmp_path):
     cohort = toy_cohort()
-    method, slide = fitted(Stem(**BRIEF), cohort, tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(Stem, **BRIEF), cohort, tmp_path), toy_slide("B1", 30)
     three = predict(method, slide, 3)
     again = predict(reloaded(method, USE, BRIEF, tmp_path), slide, 3)
     np.testing.assert_array_equal(again.samples, three.samples)
@@ -188,7 +215,7 @@ def test_reload_and_draws(tmp_path):
 
 
 def test_blocks_of_spots_do_not_matter(tmp_path):
-    method, slide = fitted(Stem(**BRIEF), toy_cohort(), tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(Stem, **BRIEF), toy_cohort(), tmp_path), toy_slide("B1", 30)
     whole = predict(method, slide).samples
     method.sample_batch = 7
     np.testing.assert_allclose(predict(method, slide).samples, whole, atol=1e-3)
@@ -196,7 +223,7 @@ def test_blocks_of_spots_do_not_matter(tmp_path):
 
 def test_neighbours_are_pooled(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Stem(**BRIEF, neighbours=4), cohort, tmp_path)
+    method = fitted(toy.made(Stem, **BRIEF, neighbours=4), cohort, tmp_path)
     u = method.condition(cohort)
     own = method.features_of(cohort[0])
     around = nearest(cohort[0].position, 4)
@@ -208,16 +235,16 @@ def test_neighbours_are_pooled(tmp_path):
 
 def test_scale_of_what_is_diffused(tmp_path):
     cohort = toy_cohort()
-    plain = fitted(Stem(**BRIEF), cohort, tmp_path / "plain")
+    plain = fitted(toy.made(Stem, **BRIEF), cohort, tmp_path / "plain")
     np.testing.assert_array_equal(plain.expression_of(cohort[0]), cohort[0].expression)
-    standard = fitted(Stem(**BRIEF, standardise=True), cohort, tmp_path / "standard")
+    standard = fitted(toy.made(Stem, **BRIEF, standardise=True), cohort, tmp_path / "standard")
     z = standard.expression_of(cohort[0])
     np.testing.assert_allclose(z.std(0), 1, rtol=1e-3)
     np.testing.assert_allclose(standard.in_unit(torch.tensor(z)), cohort[0].expression, atol=1e-5)
 
 
 def test_time_is_embedded_by_the_usual_frequencies():
-    net = Stem(**SMALL).build(2, 3)
+    net = toy.made(Stem, **SMALL).build(2, 3)
     frequencies = net.time.frequencies.sort(descending=True).values
     expected = torch.exp(-math.log(1e4) * torch.arange(128) / 128)
     torch.testing.assert_close(frequencies, expected)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import toy
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide
 
 from flag_st.commands.describe import count_parameters
@@ -22,7 +23,14 @@ LEARN = {**SMALL, "training": {"epochs": 30, "lr": 4e-3, "validate_every": 10, "
 
 @pytest.mark.parametrize(("genes", "count"), [(50, 1_147_724), (200, 1_301_924)])
 def test_published_sizes(genes, count):
-    total, parts = count_parameters(StFlow(), genes, 1024, 0)
+    total, parts = count_parameters(
+        toy.made(
+            StFlow,
+        ),
+        genes,
+        1024,
+        0,
+    )
     assert total == count
     assert {n: round(p / 1e3) for n, p in parts.items() if n != "blocks"} == {
         "features": 131,
@@ -41,7 +49,7 @@ def part(spots=40, features=6, genes=5, seed=0, array=False):
 
 def network(genes=5, features=6, released=False):
     torch.manual_seed(0)
-    method = StFlow(**SMALL, as_released=released)
+    method = toy.made(StFlow, **SMALL, as_released=released)
     return method.build(genes, features).eval()
 
 
@@ -166,7 +174,7 @@ def test_prior_is_a_zero_inflated_negative_binomial():
 
 def test_flow_of_five_points_calls_the_network_four_times(tmp_path):
     """Times as published, Euler steps between, and the last estimate is the draw."""
-    method = fitted(StFlow(**BRIEF), toy_cohort(), tmp_path)
+    method = fitted(toy.made(StFlow, **BRIEF), toy_cohort(), tmp_path)
     r, seen = method.open(toy_slide()), []
 
     def net(x, t, _):
@@ -184,7 +192,7 @@ def test_flow_of_five_points_calls_the_network_four_times(tmp_path):
 
 def test_training_regions_are_shuffled_and_of_all_sizes(tmp_path):
     cohort = toy_cohort(3)
-    method = fitted(StFlow(**BRIEF, regions=20), cohort, tmp_path)
+    method = fitted(toy.made(StFlow, **BRIEF, regions=20), cohort, tmp_path)
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     sizes = [n for b in task.batches(torch.Generator().manual_seed(0)) for n in b.mask.sum(1)]
     assert len(sizes) == 60
@@ -195,7 +203,7 @@ def test_training_regions_are_shuffled_and_of_all_sizes(tmp_path):
 
 def test_loss_leaves_padding_out(tmp_path):
     cohort = toy_cohort()
-    method = fitted(StFlow(**BRIEF), cohort, tmp_path)
+    method = fitted(toy.made(StFlow, **BRIEF), cohort, tmp_path)
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     position, u, y = task.train[0]
     batch = method.collate([(position, u, y), (position[:9], u[:9], y[:9])])
@@ -206,7 +214,7 @@ def test_loss_leaves_padding_out(tmp_path):
 
 def test_draws_surround_the_truth(tmp_path):
     cohort = toy_cohort()
-    method = fitted(StFlow(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(StFlow, **LEARN), cohort, tmp_path)
     found, truth = predict(method, cohort[0], 4), cohort[0].expression
     assert correlation(found.samples[0], truth) > 0.9
     assert correlation(found.point, truth) > 0.9
@@ -214,7 +222,7 @@ def test_draws_surround_the_truth(tmp_path):
 
 def test_reload_and_draws(tmp_path):
     cohort = toy_cohort(2)
-    method, slide = fitted(StFlow(**BRIEF), cohort, tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(StFlow, **BRIEF), cohort, tmp_path), toy_slide("B1", 30)
     three = predict(method, slide, 3).samples
     np.testing.assert_array_equal(
         predict(reloaded(method, USE, BRIEF, tmp_path), slide, 3).samples, three
@@ -227,9 +235,9 @@ def test_control_without_the_noisy_expression(tmp_path):
     """All draws are one prediction, which follows a permutation of the spots."""
     params = {**LEARN, "see_x": False}
     cohort = toy_cohort()
-    method = fitted(StFlow(**params), cohort, tmp_path)
+    method = fitted(toy.made(StFlow, **params), cohort, tmp_path)
     assert method.stochastic is False
-    assert StFlow(**LEARN).stochastic is True
+    assert toy.made(StFlow, **LEARN).stochastic is True
     found = predict(method, cohort[0], 2).samples
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     assert correlation(found[0], cohort[0].expression) > 0.9
@@ -240,12 +248,12 @@ def test_control_without_the_noisy_expression(tmp_path):
 
 def test_output_dropout_only_as_released():
     for released, expected in ((False, 0.0), (True, 0.2)):
-        net = StFlow(as_released=released, width=32).build(5, 6)
+        net = toy.made(StFlow, as_released=released, width=32).build(5, 6)
         assert [block.head[-1].p for block in net.blocks] == [expected] * 4
 
 
 def test_unknown_prior_and_too_few_steps_are_refused():
     with pytest.raises(FlagError, match="prior 'poisson'"):
-        StFlow(prior="poisson")
+        toy.made(StFlow, prior="poisson")
     with pytest.raises(FlagError, match="steps 1"):
-        StFlow(steps=1)
+        toy.made(StFlow, steps=1)

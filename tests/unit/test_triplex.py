@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import toy
 from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_slide, with_patches
 
 from flag_st.commands.describe import count_parameters
@@ -32,24 +33,31 @@ UNI = {
 
 def test_published_sizes():
     """29.19 M as published and 54.52 M at UNI's width, a ResNet-18 included."""
-    total, parts = count_parameters(Triplex("patches"), 200, 512, 0)
+    total, parts = count_parameters(toy.made(Triplex, "patches"), 200, 512, 0)
     assert total == 29_191_696
     millions = {name: round(count / 1e6, 2) for name, count in parts.items()}
     expected = {"image": 11.18, "slide": 9.46, "neighbour": 4.73, "fusion": 3.15, "heads": 0.41}
     assert millions == expected | {"target": 0.26}
-    assert count_parameters(Triplex("patches", **UNI), 200, 1024, 0)[0] == 54_523_008
+    assert count_parameters(toy.made(Triplex, "patches", **UNI), 200, 1024, 0)[0] == 54_523_008
 
 
 def test_size_on_features():
     """18.3 M, and 1.05 M for two linear maps from the encoder's width to 512."""
-    assert count_parameters(Triplex(), 200, 1024, 0)[0] == 18_277_328 + 2 * (1024 * 512 + 512)
+    assert count_parameters(
+        toy.made(
+            Triplex,
+        ),
+        200,
+        1024,
+        0,
+    )[0] == 18_277_328 + 2 * (1024 * 512 + 512)
 
 
 @pytest.mark.parametrize(("hidden", "millions"), [(2048, 43.10), (4, 34.72)])
 def test_sizes_of_the_first_release(hidden, millions):
     """Its neighbour MLPs got the ratio 4 as their width. It had no map of the target's tokens."""
     neighbour = {"depth": 4, "heads": 4, "ratio": hidden / 512}
-    method = Triplex("patches", slide={"depth": 5, "heads": 8}, neighbour=neighbour)
+    method = toy.made(Triplex, "patches", slide={"depth": 5, "heads": 8}, neighbour=neighbour)
     total, parts = count_parameters(method, 200, 512, 0)
     assert (total - parts["target"]) / 1e6 == pytest.approx(millions, abs=0.005)
 
@@ -100,7 +108,7 @@ def test_neighbour_bias_depends_on_the_offset_alone():
 
 def test_loss_of_four_heads(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Triplex(**BRIEF), cohort, tmp_path)
+    method = fitted(toy.made(Triplex, **BRIEF), cohort, tmp_path)
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     section, rows = next(task.batches(torch.Generator().manual_seed(0)))
     heads = torch.randn(4, len(rows), 12, generator=torch.Generator().manual_seed(1))
@@ -124,7 +132,7 @@ def test_loss_of_four_heads(tmp_path):
 
 def test_batches_hold_every_spot_once_and_one_slide_each(tmp_path):
     cohort = toy_cohort(3)
-    method = fitted(Triplex(**BRIEF, batch=15), cohort, tmp_path)
+    method = fitted(toy.made(Triplex, **BRIEF, batch=15), cohort, tmp_path)
     task = method.task(cohort, cohort, Run(directory=tmp_path))
     seen = {}
     for section, rows in task.batches(torch.Generator().manual_seed(0)):
@@ -135,13 +143,13 @@ def test_batches_hold_every_spot_once_and_one_slide_each(tmp_path):
 
 def test_learns_a_slide_by_heart(tmp_path):
     cohort = toy_cohort()
-    method = fitted(Triplex(**LEARN), cohort, tmp_path)
+    method = fitted(toy.made(Triplex, **LEARN), cohort, tmp_path)
     assert correlation(predict(method, cohort[0]).point, cohort[0].expression) > 0.9
 
 
 def test_reload_and_permutation(tmp_path):
     cohort = toy_cohort(2)
-    method, slide = fitted(Triplex(**BRIEF), cohort, tmp_path), toy_slide("B1", 30)
+    method, slide = fitted(toy.made(Triplex, **BRIEF), cohort, tmp_path), toy_slide("B1", 30)
     first = predict(method, slide).samples
     np.testing.assert_array_equal(
         predict(reloaded(method, USE, BRIEF, tmp_path), slide).samples, first
@@ -155,7 +163,9 @@ def test_evaluation_is_deterministic_unless_as_released(tmp_path):
     cohort, slide = toy_cohort(), toy_slide("B1", 30)
     noisy = {**BRIEF, "slide": {"heads": 4, "dropout": 0.5}}
     for released in (False, True):
-        method = fitted(Triplex(**noisy, as_released=released), cohort, tmp_path / str(released))
+        method = fitted(
+            toy.made(Triplex, **noisy, as_released=released), cohort, tmp_path / str(released)
+        )
         torch.manual_seed(1)
         first = method.predict(slide, 1, Draws(0, "B1")).samples
         torch.manual_seed(2)
@@ -166,7 +176,7 @@ def test_evaluation_is_deterministic_unless_as_released(tmp_path):
 
 
 def test_global_branch_runs_once_per_slide(tmp_path):
-    method = fitted(Triplex(**BRIEF, batch=4), toy_cohort(), tmp_path)
+    method = fitted(toy.made(Triplex, **BRIEF, batch=4), toy_cohort(), tmp_path)
     calls = []
     method.net.slide.register_forward_hook(lambda *_: calls.append(1))
     slide = toy_slide("B1", 60)
@@ -178,7 +188,7 @@ def test_global_branch_runs_once_per_slide(tmp_path):
 
 def test_neighbourhood_and_slide_enter(tmp_path):
     """Features of a neighbour and of a far spot both change a spot's prediction."""
-    method = fitted(Triplex(**BRIEF), toy_cohort(), tmp_path)
+    method = fitted(toy.made(Triplex, **BRIEF), toy_cohort(), tmp_path)
     slide = toy_slide("B1", 100)  # 10 × 10
     before = predict(method, slide).samples[0, 0]
     for moved in (1, 99):
@@ -196,7 +206,7 @@ def test_patches_are_learned(tmp_path):
     cohort = Cohort([slide], [f"g{i}" for i in range(12)])
     params = {**LEARN, "inputs": "patches", "network": "test_resnet"}
     params["training"] = {**LEARN["training"], "epochs": 40, "lr": 4e-3}
-    method = fitted(Triplex(**params), cohort, tmp_path)
+    method = fitted(toy.made(Triplex, **params), cohort, tmp_path)
     assert correlation(predict(method, slide).point, slide.expression) > 0.9
     again = reloaded(method, USE, params, tmp_path)
     np.testing.assert_array_equal(predict(again, slide).samples, predict(method, slide).samples)
@@ -204,12 +214,12 @@ def test_patches_are_learned(tmp_path):
 
 def test_unknown_sizes_are_refused():
     with pytest.raises(FlagError, match="slide has no width"):
-        Triplex(slide={"width": 3})
+        toy.made(Triplex, slide={"width": 3})
 
 
 def test_missing_neighbours_leave_the_mean(tmp_path):
     """The neighbour head averages real spots; the release also counts the missing ones."""
-    method = fitted(Triplex(**BRIEF), toy_cohort(), tmp_path)
+    method = fitted(toy.made(Triplex, **BRIEF), toy_cohort(), tmp_path)
     net, mask = method.net, torch.zeros(1, 25, dtype=torch.bool)
     mask[0, 12] = True
     states = torch.randn(1, 25, 32)

@@ -5,23 +5,21 @@ mean expression of the training spots whose *expression* embeddings are nearest 
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.methods.training import Task
+from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.training import Task, Training
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
 from flag_st.nets.top_k import mean_of_nearest
-
-SELECT = ("contrastive", "retrieval")
 
 
 class Projection(nn.Module):
@@ -110,6 +108,12 @@ class BleepTask(Task[BleepNet]):
         return scores | {"loss": scores["contrast" if m.select == "contrastive" else "mse"]}
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = replace(
+    PLAIN, epochs=150, lr=1e-3, weight_decay=1e-3, accumulate=4, validate_every=1, patience=25
+)
+
+
 class Bleep(Network):
     """Contrastive embedding and retrieval.
 
@@ -132,18 +136,10 @@ class Bleep(Network):
     """
 
     net: BleepNet
-    recipe: ClassVar[dict[str, Any]] = PLAIN | {
-        "epochs": 150,
-        "lr": 1e-3,
-        "weight_decay": 1e-3,
-        "accumulate": 4,
-        "validate_every": 1,
-        "patience": 25,
-    }
 
     def __init__(
         self,
-        inputs: str = "features",
+        inputs: Inputs = "features",
         network: str = "resnet50",
         weights: str | None = None,
         width: int = 256,
@@ -152,15 +148,13 @@ class Bleep(Network):
         batch: int = 128,
         temperature: float = 1.0,
         normalise: bool = False,
-        select: str = "contrastive",
+        select: Literal["contrastive", "retrieval"] = "contrastive",
         as_released: bool = False,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         self.choose_inputs(inputs)
-        if select not in SELECT:
-            raise FlagError(f"bleep: select {select!r}", choices=SELECT)
         self.network = network if inputs == "patches" else None
         self.weights, self.width, self.dropout = weights, width, dropout
         self.neighbours, self.batch, self.temperature = neighbours, batch, temperature

@@ -21,8 +21,8 @@ from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.flag_task import FlagTask
-from flag_st.methods.network import Network
-from flag_st.methods.training import Task, precise
+from flag_st.methods.network import Centre, Network
+from flag_st.methods.training import Task, Training, precise
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import (
     EDGES,
@@ -44,6 +44,9 @@ class Window:
 
     tiles: Tiles
     index: Tensor
+
+
+TRAINING = Training()
 
 
 class Flag(Network):
@@ -105,7 +108,7 @@ class Flag(Network):
         graph_width: int = 384,
         graph_depth: int = 6,
         graph_heads: int = 8,
-        centre: str = "both",
+        centre: Centre = "both",
         scaling: str = "standard",
         edges: str = "both",
         neighbours: int | None = 16,
@@ -135,7 +138,7 @@ class Flag(Network):
         diffusion: bool = True,
         point_draws: int = 8,
         clip: bool = True,
-        training: dict[str, Any] | None = None,
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         for name, value, choices in (
@@ -302,7 +305,7 @@ class Flag(Network):
     # --- fit and predict -------------------------------------------------------------------------
 
     def build(self, genes: int, features: int, targets: int = 0) -> FlagNet:
-        return self.network_of(genes, self.views * features, targets)
+        return self.network_of(genes, self.inputs_of(features), targets)
 
     def network_of(self, genes: int, inputs: int, targets: int = 0) -> FlagNet:
         return FlagNet(genes, inputs, targets, **self.size)

@@ -1,18 +1,17 @@
 """Regression by the graph backbone of FLAG alone: what the graph gives without any diffusion."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import Network, regression_scores
-from flag_st.methods.training import Task
-from flag_st.nets.graph import EDGES, Tiles, collate, random_tile, spot_graph
+from flag_st.methods.network import Centre, Network, regression_scores
+from flag_st.methods.training import Task, Training
+from flag_st.nets.graph import EDGES, Edges, Tiles, collate, random_tile, spot_graph
 from flag_st.nets.graph_transformer import GraphTransformer
 
 
@@ -51,6 +50,10 @@ class GraphTask(Task[GraphTransformer]):
         )
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = Training(epochs=300, validate_every=5)
+
+
 class GraphRegressor(Network):
     """Graph transformer regression with squared error of z-scored expression.
 
@@ -65,7 +68,6 @@ class GraphRegressor(Network):
 
     net: GraphTransformer
     scaling = "standard"
-    recipe: ClassVar[dict[str, Any]] = {"epochs": 300, "validate_every": 5}
 
     def __init__(
         self,
@@ -73,17 +75,15 @@ class GraphRegressor(Network):
         depth: int = 6,
         heads: int = 8,
         dropout: float = 0.1,
-        edges: str = "both",
+        edges: Edges = "both",
         sigma_um: float = 154.0,
         neighbours: int | None = 24,
         tile_spots: int = 256,
         batch: int = 4,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
-        if edges not in EDGES:
-            raise FlagError(f"graph_regressor: edges {edges!r}", choices=EDGES)
         self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)
         self.edges, self.sigma_um = EDGES[edges], sigma_um
         self.neighbours = neighbours if self.edges else 0

@@ -5,7 +5,8 @@ is dense over the slide, and there is no graph.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from flag_st.core.seeds import Draws
 from flag_st.data.lattice import lattice
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.methods.training import Task
+from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.training import Task, Training
 from flag_st.nets.pixels import Patches
 from flag_st.nets.transformer import Layer
 
@@ -81,6 +82,10 @@ class HisToGeneTask(Task):
         return regression_scores([self._predict(module, slide) for slide in self.valid])
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = replace(PLAIN, epochs=300, lr=1e-4, validate_every=2, patience=25)
+
+
 class HisToGene(Network):
     """Whole-slide transformer regression.
 
@@ -101,16 +106,9 @@ class HisToGene(Network):
         centre, training: as in ``flag_st.methods.network.Network``.
     """
 
-    recipe: ClassVar[dict[str, Any]] = PLAIN | {
-        "epochs": 300,
-        "lr": 1e-4,
-        "validate_every": 2,
-        "patience": 25,
-    }
-
     def __init__(
         self,
-        inputs: str = "features",
+        inputs: Inputs = "features",
         pixels: int = 112,
         width: int = 1024,
         depth: int = 8,
@@ -119,8 +117,8 @@ class HisToGene(Network):
         dropout: float = 0.1,
         positions: int = 128,
         as_released: bool = False,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         self.choose_inputs(inputs)

@@ -1,7 +1,7 @@
 """Joint node-edge and node-only diffusion: the paper's road to FLAG (§3.2-3.3, App. B, D, E)."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from flag_st.diffusion.losses import edm_loss, score_matching_loss
 from flag_st.diffusion.samplers import heun_log
 from flag_st.diffusion.schedules import geometric, log_uniform
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import Network, regression_scores
-from flag_st.methods.training import Task, precise
+from flag_st.methods.network import Centre, Network, regression_scores
+from flag_st.methods.training import Task, Training, precise
 from flag_st.nets.edge_graph import FREQUENCIES, EdgeGraph
 from flag_st.nets.graph import (
     PAPER_EDGES,
@@ -115,6 +115,10 @@ class JointTask(Task[JointNet]):
         return regression_scores(pairs) | {k: float(np.mean(v)) for k, v in errors.items()}
 
 
+#: The settings of training that its authors state.
+TRAINING = Training(epochs=2000, lr=1e-4, warmup=0, schedule="constant", accumulate=16)
+
+
 class Joint(Network):
     """Diffusion of expression with, or without, the correlations between spots.
 
@@ -151,13 +155,6 @@ class Joint(Network):
 
     stochastic: bool = True
     net: JointNet
-    recipe: ClassVar[dict[str, Any]] = {
-        "epochs": 2000,
-        "lr": 1e-4,
-        "warmup": 0,
-        "schedule": "constant",
-        "accumulate": 16,
-    }
 
     def __init__(
         self,
@@ -183,8 +180,8 @@ class Joint(Network):
         sigma_min: float = 0.01,
         sigma_max: float = 10.0,
         steps: int = 100,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__("training" if centre == "none" else centre, training)
         for name, value, choices in (

@@ -1,23 +1,22 @@
 """What the network baselines share: standardised inputs, the loop, and the model file."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.core.seeds import entropy
 from flag_st.data.slide import UNITS, Cohort, Slide
 from flag_st.methods.base import Method, Run
 from flag_st.methods.training import Loop, Task, Training, mean_correlation
 
-INPUTS = ("features", "patches")
-#: How features are z-scored, and how many columns a feature becomes.
-CENTRES = {"training": 1, "slide": 1, "both": 2, "none": 1}
+Inputs = Literal["features", "patches"]
+#: How features are z-scored.
+Centre = Literal["training", "slide", "both", "none"]
 #: What the authors of the baselines leave out: warm-up, schedule, averaging and clipping.
-PLAIN = {"weight_decay": 0.0, "warmup": 0, "schedule": "constant", "ema": 0.0, "clip": 1e9}
+PLAIN = Training(weight_decay=0.0, warmup=0, schedule="constant", ema=0.0, clip=1e9)
 STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
 
 
@@ -28,29 +27,23 @@ class Network(Method):
         centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
             (stain falls out, and the slide's level with it; no label is used), or ``both``, side
             by side; ``none`` takes them as they are.
-        training: settings of the loop (``flag_st.methods.training.Training``).
+        training: settings of the loop. The default of each method holds what its authors state;
+            the configuration replaces single values of it.
 
     Class attributes:
-        recipe: the settings of training that its authors state; ``training`` overrides them.
         scaling: what the network sees of the expression: ``none`` (the panel's unit), ``centred``
             (minus the training mean, which spares a regression head from learning it),
             ``standard`` (also divided by each gene's standard deviation), or that of another
             logarithm, a key of ``UNITS`` (given a panel in natural log1p).
     """
 
-    recipe: ClassVar[dict[str, Any]] = {}
     scaling: str = "centred"
 
-    def __init__(self, centre: str = "training", training: dict[str, Any] | None = None):
-        if centre not in CENTRES:
-            raise FlagError(f"{type(self).__name__}: centre {centre!r}", choices=CENTRES)
-        self.centre, self.views = centre, CENTRES[centre]
-        self.training = Training.of({**self.recipe, **(training or {})})
+    def __init__(self, centre: Centre, training: Training):
+        self.centre, self.training = centre, training
 
-    def choose_inputs(self, inputs: str) -> None:
+    def choose_inputs(self, inputs: Inputs) -> None:
         """``features`` of the encoder, or ``patches`` through a network of its own."""
-        if inputs not in INPUTS:
-            raise FlagError(f"{type(self).__name__}: inputs {inputs!r}", choices=INPUTS)
         self.inputs = inputs
         if inputs == "patches":
             self.needs = frozenset({"patches"})
@@ -58,7 +51,11 @@ class Network(Method):
     def build(self, genes: int, features: int, targets: int = 0) -> nn.Module:
         """The untrained network for G genes, D features of the encoder and the width of what it is
         aligned to; works before ``fit``."""
-        return self.network_of(genes, self.views * features)
+        return self.network_of(genes, self.inputs_of(features))
+
+    def inputs_of(self, features: int) -> int:
+        """Columns of ``features_of``: each feature becomes two where both views are taken."""
+        return features * (2 if self.centre == "both" else 1)
 
     @abstractmethod
     def network_of(self, genes: int, inputs: int) -> nn.Module:

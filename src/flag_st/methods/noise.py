@@ -1,7 +1,7 @@
 """Any method plus Gaussian noise of the size of its errors: the generative control."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run
 
-COVARIANCES = ("diagonal", "genes")
+Covariance = Literal["diagonal", "genes"]
 
 
 class PlusNoise(Method):
@@ -27,9 +27,7 @@ class PlusNoise(Method):
 
     stochastic: bool = True
 
-    def __init__(self, base: Mapping[str, Any], covariance: str = "genes"):
-        if covariance not in COVARIANCES:
-            raise FlagError(f"noise: covariance {covariance!r}", choices=COVARIANCES)
+    def __init__(self, base: Mapping[str, Any], covariance: Covariance = "genes"):
         if unknown := sorted(set(base) - {"use", "params"}) or "use" not in base:
             raise FlagError(f"noise: base {dict(base)} ({unknown})", choices=("use", "params"))
         self.base: Method = registry.build(base["use"], base.get("params"))

@@ -4,7 +4,7 @@ Spots are independent: there is no graph, no coordinate and no slide.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort, Slide
 from flag_st.diffusion.ddpm import Ddpm
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Network
-from flag_st.methods.training import Task, mean_correlation
+from flag_st.methods.network import PLAIN, Centre, Network
+from flag_st.methods.training import Task, Training, mean_correlation
 from flag_st.nets.dit import GeneDiT, NoiseEmbedding
 from flag_st.nets.graph import nearest
 
@@ -109,6 +109,10 @@ class StemTask(Task):
         return {"loss": error, "bound": bound, "pcc": float(np.mean(correlations))}
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = replace(PLAIN, epochs=4000, lr=1e-4, ema=0.9999, validate_every=20, patience=20)
+
+
 class Stem(Network):
     """A conditional DDPM of each spot's expression.
 
@@ -128,13 +132,6 @@ class Stem(Network):
     """
 
     stochastic: bool = True
-    recipe: ClassVar[dict[str, Any]] = PLAIN | {
-        "epochs": 4000,
-        "lr": 1e-4,
-        "ema": 0.9999,
-        "validate_every": 20,
-        "patience": 20,
-    }
 
     def __init__(
         self,
@@ -149,8 +146,8 @@ class Stem(Network):
         batch: int = 256,
         sample_batch: int = 512,
         as_released: bool = False,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         self.size = {"width": width, "depth": depth, "heads": heads}

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,12 @@ from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.methods.training import Task
+from flag_st.methods.network import PLAIN, Centre, Network, regression_scores
+from flag_st.methods.training import Task, Training
 from flag_st.nets.graph import random_tile
 from flag_st.nets.stflow import Regions, StFlowNet, collate
 
-PRIORS = ("zinb", "gaussian", "zero")
+Prior = Literal["zinb", "gaussian", "zero"]
 
 
 def prior_noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -75,6 +76,10 @@ class StFlowTask(Task[StFlowNet]):
         return regression_scores(pairs)
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = replace(PLAIN, epochs=100, lr=5e-4, clip=1.0, validate_every=1, patience=20)
+
+
 class StFlow(Network):
     """Flow matching with attention to the nearest spots.
 
@@ -98,13 +103,6 @@ class StFlow(Network):
     # Without a change to the flow: the network sees differences between spots alone, in which the
     # training mean cancels.
     scaling = "centred"
-    recipe: ClassVar[dict[str, Any]] = PLAIN | {
-        "epochs": 100,
-        "lr": 5e-4,
-        "clip": 1.0,
-        "validate_every": 1,
-        "patience": 20,
-    }
 
     def __init__(
         self,
@@ -113,18 +111,16 @@ class StFlow(Network):
         heads: int = 4,
         dropout: float = 0.2,
         neighbours: int = 8,
-        prior: str = "zinb",
+        prior: Prior = "zinb",
         see_x: bool = True,
         steps: int = 5,
         regions: int = 10,
         batch: int = 2,
         as_released: bool = False,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
-        if prior not in PRIORS:
-            raise FlagError(f"stflow: prior {prior!r}", choices=PRIORS)
         if steps < 2:
             raise FlagError(f"stflow: steps {steps}", remedy="give at least 2 points of time")
         self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)

@@ -10,16 +10,15 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import writing
-from flag_st.core.registry import check_types
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
@@ -28,7 +27,7 @@ log = logging.getLogger("flag_st")
 Net = TypeVar("Net", bound=nn.Module)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Training:
     """Settings of the loop; the ``training`` argument of every network method.
 
@@ -52,35 +51,16 @@ class Training:
     lr: float = 3e-4
     weight_decay: float = 0.01
     warmup: int = 100
-    schedule: str = "cosine"
+    schedule: Literal["constant", "cosine"] = "cosine"
     ema: float = 0.999
     clip: float = 1.0
     accumulate: int = 1
     validate_every: int = 10
     patience: int = 20
-    precision: str = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
-
-    @classmethod
-    def of(cls, values: dict[str, Any] | None) -> "Training":
-        """From a configuration mapping.
-
-        Raises:
-            FlagError: an unknown key or value, with the valid ones.
-        """
-        values, known = values or {}, [f.name for f in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise FlagError(f"training: unknown key {', '.join(unknown)}", choices=known)
-        check_types("training", {f.name: f.type for f in fields(cls)}, values)
-        for key, choices in (
-            ("precision", ("fp32", "tf32", "bf16")),
-            ("schedule", ("constant", "cosine")),
-        ):
-            if values.get(key, choices[0]) not in choices:
-                raise FlagError(f"training: {key} {values[key]!r}", choices=choices)
-        return cls(**values)
 
 
 class Task(ABC, Generic[Net]):

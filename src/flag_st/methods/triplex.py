@@ -1,28 +1,26 @@
 """TRIPLEX (Chung et al. 2024): regression at three resolutions, each teaching the fusion."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, get_type_hints
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flag_st.core.errors import FlagError
-from flag_st.core.registry import check_types
 from flag_st.core.seeds import Draws
 from flag_st.data.lattice import lattice, windows
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Network, regression_scores
-from flag_st.methods.training import Task
+from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.training import Task, Training
 from flag_st.nets.pixels import Patches, dihedral, load_weights, normalise
 from flag_st.nets.triplex import Branch, TriplexNet
 
 #: The release's sizes for HER2ST.
-FUSION = {"depth": 1, "heads": 4, "ratio": 4.0, "dropout": 0.2}
-SLIDE = {"depth": 3, "heads": 16, "ratio": 4.0, "dropout": 0.1}
-NEIGHBOUR = {"depth": 3, "heads": 16, "ratio": 1.0, "dropout": 0.3}
+FUSION = Branch(depth=1, heads=4, ratio=4.0, dropout=0.2)
+SLIDE = Branch(depth=3, heads=16, ratio=4.0, dropout=0.1)
+NEIGHBOUR = Branch(depth=3, heads=16, ratio=1.0, dropout=0.3)
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,10 @@ class TriplexTask(Task[TriplexNet]):
         return regression_scores(pairs)
 
 
+#: The settings of training that its authors state, or that stand in for them.
+TRAINING = replace(PLAIN, epochs=200, lr=1e-4, weight_decay=0.01, validate_every=1, patience=20)
+
+
 class Triplex(Network):
     """Target patch, 5 × 5 neighbourhood and whole slide.
 
@@ -106,37 +108,30 @@ class Triplex(Network):
     """
 
     net: TriplexNet
-    recipe: ClassVar[dict[str, Any]] = PLAIN | {
-        "epochs": 200,
-        "lr": 1e-4,
-        "weight_decay": 0.01,
-        "validate_every": 1,
-        "patience": 20,
-    }
 
     def __init__(
         self,
-        inputs: str = "features",
+        inputs: Inputs = "features",
         network: str = "resnet18",
         weights: str | None = None,
         width: int = 512,
-        fusion: Mapping[str, Any] | None = None,
-        slide: Mapping[str, Any] | None = None,
-        neighbour: Mapping[str, Any] | None = None,
+        fusion: Branch = FUSION,
+        slide: Branch = SLIDE,
+        neighbour: Branch = NEIGHBOUR,
         alpha: float = 0.3,
         batch: int = 128,
         as_released: bool = False,
-        centre: str = "training",
-        training: dict[str, Any] | None = None,
+        centre: Centre = "training",
+        training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         self.choose_inputs(inputs)
         self.network, self.weights = network if inputs == "patches" else None, weights
         self.size: dict[str, Any] = {
             "width": width,
-            "fusion": branch("fusion", FUSION, fusion),
-            "slide": branch("slide", SLIDE, slide),
-            "neighbour": branch("neighbour", NEIGHBOUR, neighbour),
+            "fusion": fusion,
+            "slide": slide,
+            "neighbour": neighbour,
         }
         self.alpha, self.batch, self.as_released = alpha, batch, as_released
 
@@ -193,10 +188,3 @@ class Triplex(Network):
             torch.manual_seed(draws.torch(0).initial_seed())  # its dropout is on
         y = self.in_unit(self.forward(self.net, self.open_section(slide)))  # (N, G)
         return Prediction(np.maximum(y, 0)[None])  # (1, N, G)
-
-
-def branch(name: str, default: Mapping[str, Any], given: Mapping[str, Any] | None) -> Branch:
-    if unknown := sorted(set(given or {}) - set(default)):
-        raise FlagError(f"triplex: {name} has no {', '.join(unknown)}", choices=default)
-    check_types(f"triplex: {name}", get_type_hints(Branch), given or {})
-    return Branch(**{**default, **(given or {})})

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+#: Which edges a graph has (paper Table 14).
+Edges = Literal["both", "distance", "histology", "none"]
 
 #: Edge attributes by the name of a choice (paper Table 14), in the order in which they are stacked.
 EDGES: dict[str, tuple[str, ...]] = {
