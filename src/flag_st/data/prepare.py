@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flag_st.data.check_slide import PIXEL_KEY, check_slide, plain
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, read_json, writing
+from flag_st.data.check_slide import PIXEL_KEY, check_slide, plain
 from flag_st.data.labels import read_labels
 from flag_st.sources.base import SlideFiles
 
