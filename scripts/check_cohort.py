@@ -8,7 +8,7 @@ def main(job):
 
     from flag_st.commands.check import check_slides
     from flag_st.core.io import CONTRACT, read_json, write_json
-    from flag_st.sources.base import SlideFiles
+    from flag_st.data.slide_files import SlideFiles
 
     manifests = [read_json(path) for path in job.input.manifests]
     files = {

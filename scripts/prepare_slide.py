@@ -8,7 +8,7 @@ def main(job):
 
     from flag_st.core.io import read_json
     from flag_st.data.prepare import prepare
-    from flag_st.sources.base import SlideFiles
+    from flag_st.data.slide_files import SlideFiles
 
     files = read_json(job.input.manifest)["files"]
     prepare(

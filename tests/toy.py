@@ -6,7 +6,7 @@ import numpy as np
 
 from flag_st.core import registry
 from flag_st.data.slide import Cohort, Slide
-from flag_st.gene_models.base import Targets, writing_targets
+from flag_st.data.targets import Targets, writing_targets
 
 GENES, WIDTH = 12, 10
 

@@ -19,7 +19,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT
 from flag_st.data.check_slide import check_common_genes, check_features, check_slide
 from flag_st.data.prepare import prepare
-from flag_st.sources.base import SlideFiles
+from flag_st.data.slide_files import SlideFiles
 from flag_st.sources.synthetic import Synthetic
 
 NAME = "P1S1"

@@ -5,7 +5,8 @@ import pytest
 from scipy import sparse
 
 from flag_st.core.errors import FlagError
-from flag_st.gene_models.base import Targets, embed_slide
+from flag_st.data.targets import Targets
+from flag_st.gene_models.base import embed_slide
 from flag_st.gene_models.coexpression import Coexpression, compress, correlations, log_normalised
 
 GENES = [f"g{i}" for i in range(40)]

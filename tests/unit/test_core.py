@@ -16,7 +16,7 @@ import toy
 from flag_st.core import io, provenance, registry, seeds
 from flag_st.core.errors import Faults, FlagError
 from flag_st.data.slide import read_expression, read_slide, write_prediction
-from flag_st.gene_models.base import Targets, writing_targets
+from flag_st.data.targets import Targets, writing_targets
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ ensure_torchvision()
 from transformers import BertConfig, BertForMaskedLM  # noqa: E402
 
 from flag_st.core.errors import FlagError  # noqa: E402
-from flag_st.gene_models.base import Targets, embed_slide  # noqa: E402
+from flag_st.data.targets import Targets  # noqa: E402
+from flag_st.gene_models.base import embed_slide  # noqa: E402
 from flag_st.gene_models.bert import empty_bert  # noqa: E402
 from flag_st.gene_models.geneformer import Geneformer  # noqa: E402
 

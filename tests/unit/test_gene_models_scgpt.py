@@ -10,7 +10,8 @@ from scipy import sparse
 from torch import nn
 
 from flag_st.core.errors import FlagError
-from flag_st.gene_models.base import Targets, embed_slide
+from flag_st.data.targets import Targets
+from flag_st.gene_models.base import embed_slide
 from flag_st.gene_models.scgpt import Encoder, ScGPT, ScGPTGenes, bin_values
 
 GENES = [f"GENE{i}" for i in range(25)]

@@ -19,7 +19,6 @@ from toy_slides import (
 
 from flag_st.commands.describe import count_parameters
 from flag_st.core.errors import FlagError
-from flag_st.data.lattice import lattice, windows
 from flag_st.data.slide import Cohort
 from flag_st.methods.histogene import HisToGene, shrink
 from flag_st.nets.transformer import Layer
@@ -71,47 +70,6 @@ def test_layer_is_the_standard_pre_norm_transformer():
     theirs.load_state_dict(state)
     x = torch.randn(2, 7, 16)
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
-
-
-def turn(position, degrees):
-    a = np.deg2rad(degrees)
-    return position @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
-
-
-@pytest.mark.parametrize("degrees", [0, 7, -20])
-def test_square_array_is_found_again(degrees):
-    rng = np.random.default_rng(0)
-    cells = np.stack(np.meshgrid(np.arange(40), np.arange(33), indexing="ij"), -1).reshape(-1, 2)
-    cells = cells[rng.random(len(cells)) < 0.8]
-    position = turn(cells * [200.0, 201.5] + rng.normal(0, 8, cells.shape), degrees) + 5000
-    np.testing.assert_array_equal(lattice(position), cells - cells.min(0))
-
-
-@pytest.mark.parametrize("degrees", [0, 3, 90])
-def test_hexagonal_array_keeps_its_neighbours(degrees):
-    rows, columns = np.meshgrid(np.arange(78), np.arange(64), indexing="ij")
-    x = 100 * (columns + 0.5 * (rows % 2))
-    position = np.stack([x, 100 * np.sqrt(0.75) * rows], -1).reshape(-1, 2)
-    position = turn(position + np.random.default_rng(0).normal(0, 2, position.shape), degrees)
-    cells = lattice(position)
-    assert len(np.unique(cells, axis=0)) == len(cells)
-    apart = np.linalg.norm(position[:, None] - position[None, ::37], axis=-1)
-    near = (apart > 0) & (apart < 120)
-    steps = (cells[:, None] - cells[None, ::37])[near]
-    # All six neighbours, and no more than six kinds of step.
-    assert np.abs(steps).max() == 1
-    assert len(np.unique(steps, axis=0)) == 6
-
-
-def test_windows_find_the_spots_around_each():
-    cells = np.random.default_rng(0).permutation(
-        np.array([(i, j) for i in range(6) for j in range(5) if (i * j) % 4 != 2])
-    )
-    found = windows(cells, 2)
-    where = {tuple(c): n for n, c in enumerate(cells)}
-    for n, (i, j) in enumerate(cells):
-        around = [(i + a, j + b) for a in range(-2, 3) for b in range(-2, 3)]
-        assert found[n].tolist() == [where.get(c, -1) for c in around]
 
 
 def test_learns_a_slide_by_heart(tmp_path):

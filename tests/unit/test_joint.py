@@ -10,9 +10,9 @@ import toy
 
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
+from flag_st.data.spatial import compact_tiles
 from flag_st.methods.base import Run, load
 from flag_st.methods.joint import Joint, JointTask
-from flag_st.nets.graph import compact_tiles
 from flag_st.nets.joint import average, constant, pairs_of, pearson, symmetric_noise
 
 SIZE = dict(width=32, depth=2, heads=4, dropout=0.0, tile_spots=20, tiles_per_step=4, steps=12)

@@ -150,22 +150,6 @@ def test_without_loops_no_spot_has_an_edge_with_itself(neighbours):
     assert torch.equal(whole.seen, loopless.seen)
 
 
-def test_grid_tiles_part_the_slide():
-    rng = np.random.default_rng(4)
-    position = rng.uniform(0, 5000, (200, 2))
-    parts = graph.grid_tiles(position, 1000.0)
-    assert sorted(np.concatenate(parts)) == list(range(200))
-    for part in parts:
-        assert len(np.unique(np.floor(position[part] / 1000.0), axis=0)) == 1
-
-
-def test_nearest_is_right_and_survives_duplicates():
-    position = np.array([[0, 0], [0, 0], [1, 0], [5, 0]], dtype=float)
-    assert graph.nearest(position, 1)[:3, 0].tolist() == [1, 0, 0]
-    assert graph.nearest(position, 9).shape == (4, 3)
-    assert all(i not in row for i, row in enumerate(graph.nearest(position, 3)))
-
-
 def test_gene_transformer_starts_at_zero_and_returns_the_asked_block():
     net = GeneDiT(genes=G, width=16, depth=3, heads=2, align_at=[1, 2])
     out, tokens = net(torch.randn(4, G, 2), torch.randn(4, 16))

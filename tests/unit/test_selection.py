@@ -8,7 +8,7 @@ from scipy import sparse
 
 from flag_st.core.errors import FlagError
 from flag_st.data import panels, splits
-from flag_st.sources.base import SlideRow
+from flag_st.data.slide_files import SlideRow
 
 ROWS = [SlideRow(f"{p}{i}", f"patient {p}", str(i)) for p in "ABCDE" for i in (1, 2)]
 RANDOM = {"scheme": "random", "by": "slide", "ratio": [7, 2, 1], "seed": 1}

@@ -11,10 +11,10 @@ from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_s
 from flag_st.commands.describe import count_parameters
 from flag_st.core.errors import FlagError
 from flag_st.data.slide import Cohort
+from flag_st.data.spatial import nearest
 from flag_st.diffusion.ddpm import Ddpm, pixel_nll
 from flag_st.methods.base import Run
 from flag_st.methods.stem import Stem
-from flag_st.nets.graph import nearest
 
 USE = "flag_st.methods.stem.Stem"
 SMALL = {"width": 32, "depth": 2, "heads": 4, "chain": 50, "steps": 10, "point_draws": 4}

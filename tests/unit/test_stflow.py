@@ -10,9 +10,9 @@ from toy_slides import correlation, fitted, predict, reloaded, toy_cohort, toy_s
 
 from flag_st.commands.describe import count_parameters
 from flag_st.core.errors import FlagError
+from flag_st.data.spatial import nearest
 from flag_st.methods.base import Run
 from flag_st.methods.stflow import StFlow, prior_noise
-from flag_st.nets.graph import nearest
 from flag_st.nets.stflow import LocalAttention, collate, gather, geometry
 
 USE = "flag_st.methods.stflow.StFlow"

@@ -6,8 +6,8 @@ from typing import Any
 
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
+from flag_st.data.slide_files import SlideFiles
 from flag_st.planning.grid import Plan
-from flag_st.sources.base import SlideFiles
 
 
 def check_all(config: dict[str, Any], data: bool = True) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import check_contract, read_json
 from flag_st.data.labels import read_labels
-from flag_st.sources.base import SlideFiles
+from flag_st.data.slide_files import SlideFiles
 
 #: µm per pixel of level 0 that a microscope or a reduced copy of its picture can have.
 PIXEL_RANGE = (0.05, 20.0)

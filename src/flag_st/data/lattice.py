@@ -1,28 +1,30 @@
-"""Spots as cells of the array they were printed on, found from their positions alone."""
+"""The cell of each spot in its printed array, found from the positions alone."""
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from flag_st.data.spatial import pitch
 
 
 def lattice(position: np.ndarray) -> np.ndarray:
     """Integer coordinates of every spot in the two shortest directions of the array.
 
-    Square arrays get rows and columns; hexagonal ones (Visium) axial coordinates, in which the six
-    neighbours of a spot are among the eight cells around it. The first axis is the one nearest
-    to x. Jitter and a slight rotation are absorbed by a least-squares fit that grows from the
-    middle of the section, so that errors of the pitch do not add up across it.
+    Spots of a square array get their row and column. Spots of a hexagonal array (Visium) get axial
+    coordinates, in which the six neighbours of a spot are among the eight cells around it. The
+    first axis is the one closest to x. A least-squares fit that grows from the middle of the
+    section absorbs jitter and a slight rotation, so that an error of the pitch does not add up.
 
     Args:
         position: (N, 2) in any unit.
 
     Returns:
-        (N, 2) int64, both columns starting at 0. Irregular spots can share a cell.
+        (N, 2) int64; both columns start at 0. Irregularly placed spots can share a cell.
     """
     if len(position) < 2:
         return np.zeros((len(position), 2), dtype=np.int64)
     basis = _basis(position)  # (2, 2), rows are steps
     centred = position - position.mean(0)  # (N, 2)
-    # A real spot as origin: the centre of mass lies between cells.
+    # The origin is a real spot, because the centre of mass may lie between cells.
     origin = centred[np.argmin((centred**2).sum(1).round(6))]  # (2,)
     distance = np.linalg.norm(centred - origin, axis=1)  # (N,)
     reach = 3 * np.linalg.norm(basis, axis=1).max()
@@ -41,35 +43,35 @@ def lattice(position: np.ndarray) -> np.ndarray:
 
 
 def _basis(position: np.ndarray) -> np.ndarray:
-    """Two steps of the array as rows: at 90° on square, at 60° on hexagonal arrays."""
+    """(2, 2) two steps of the array as rows, at 90° on square and at 60° on hexagonal arrays."""
     k = min(7, len(position))
-    distance, index = cKDTree(position).query(position, k=k)
-    pitch = np.median(distance[:, 1]) or 1.0
-    steps = (position[index] - position[:, None])[(distance > 0) & (distance < 1.25 * pitch)]
+    distance, index = cKDTree(position).query(position, k=k)  # (N, k)
+    step = pitch(position) or 1.0
+    steps = (position[index] - position[:, None])[(distance > 0) & (distance < 1.25 * step)]
     if not len(steps):
-        return np.eye(2) * pitch
+        return np.eye(2) * step
     angle = np.arctan2(steps[:, 1], steps[:, 0])  # (S,)
-    # The order of rotational symmetry under which the steps agree best.
+    # m is the order of rotational symmetry under which the steps agree best.
     resultant = {m: np.exp(1j * m * angle).mean() for m in (4, 6)}
     m = max(resultant, key=lambda order: abs(resultant[order]))
     first = np.angle(resultant[m]) / m
     directions = first + np.array([0, 2 * np.pi / m])  # (2,)
-    return pitch * np.column_stack([np.cos(directions), np.sin(directions)])
+    return step * np.column_stack([np.cos(directions), np.sin(directions)])
 
 
 def windows(cells: np.ndarray, radius: int) -> np.ndarray:
-    """Which spot lies in each cell of the square window around each spot.
+    """The spot in each cell of the square window around each spot.
 
     Args:
         cells: (N, 2) integers.
 
     Returns:
-        (N, (2 radius + 1)²) int64 indices of spots, row by row of the window, -1 where no spot
-        is. The middle one is always the spot itself.
+        (N, (2 radius + 1)²) int64 indices of spots, row by row of the window, and -1 in empty
+        cells. The one in the middle is always the spot itself.
     """
     steps = np.arange(-radius, radius + 1)
     offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)  # (W, 2)
-    cells = cells - cells.min(0) + radius  # no window leaves the non-negative quadrant
+    cells = cells - cells.min(0) + radius  # so that no index of a window is negative
     width = cells[:, 1].max() + radius + 1
     keys = cells[:, 0] * width + cells[:, 1]  # (N,)
     wanted = keys[:, None] + offsets[:, 0] * width + offsets[:, 1]  # (N, W)

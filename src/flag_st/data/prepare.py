@@ -13,7 +13,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, read_json, writing
 from flag_st.data.check_slide import PIXEL_KEY, check_slide, plain
 from flag_st.data.labels import read_labels
-from flag_st.sources.base import SlideFiles
+from flag_st.data.slide_files import SlideFiles
 
 #: Longest side of the thumbnail, in pixels.
 THUMBNAIL = 1000

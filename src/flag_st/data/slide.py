@@ -11,15 +11,12 @@ Three files make a slide, joined by spot id and never by row order:
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, check_contract, writing
-
-if TYPE_CHECKING:
-    from flag_st.gene_models.base import Targets
+from flag_st.data.targets import Targets
 
 #: Raw counts (N, G) and spot depth (N, 1) to the unit that a panel states.
 TRANSFORMS = {
@@ -56,7 +53,7 @@ class Slide:
     position: np.ndarray
     features: np.ndarray
     expression: np.ndarray | None = None
-    targets: "Targets | None" = None
+    targets: Targets | None = None
     pixel_um: float = float("nan")
     patches: Path | None = None
 
@@ -155,11 +152,6 @@ def read_slide(
         )
     names = table.obs_names.to_numpy().astype(str)
     expression = None if spots is None else read_expression(spots, names, genes, transform)
-    found = None
-    if targets is not None:
-        from flag_st.gene_models.base import Targets
-
-        found = Targets.open(targets, names, genes)
     return Slide(
         id=str(table.uns["slide"]),
         patient=str(table.uns["patient"]),
@@ -167,7 +159,7 @@ def read_slide(
         position=np.asarray(table.obsm["spatial_um"], dtype=np.float64),
         features=matrix,
         expression=expression,
-        targets=found,
+        targets=None if targets is None else Targets.open(targets, names, genes),
         pixel_um=float(table.uns.get("pixel_size_um", np.nan)),
         patches=None if patches is None else Path(patches),
     )

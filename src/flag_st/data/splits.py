@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import numpy_generator
-from flag_st.sources.base import SlideRow
+from flag_st.data.slide_files import SlideRow
 
 SCHEMES = ("random", "leave_one_out", "fixed")
 

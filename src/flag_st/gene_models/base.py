@@ -1,17 +1,14 @@
-"""What a gene model is, and the file that its embeddings are kept in."""
+"""What a gene model is, and how one is fitted and applied to a slide."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from flag_st.core.errors import FlagError
 from flag_st.core.fitted import Fitted
-from flag_st.core.io import CONTRACT, check_contract, writing
 from flag_st.data.panels import common_genes
+from flag_st.data.targets import writing_targets
 
 
 class GeneModel(Fitted, ABC):
@@ -69,108 +66,6 @@ class GeneModel(Fitted, ABC):
     def digest(self) -> str:
         """Identifies the weights; stored with the embeddings."""
         return "none"
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Embeddings of one slide, read from disk by spot and never whole.
-
-    Attributes:
-        kind: as ``GeneModel.kind``.
-        width: K.
-    """
-
-    path: Path
-    kind: str
-    width: int
-    rows: np.ndarray
-    columns: np.ndarray
-
-    @classmethod
-    def open(cls, path: str | Path, spots: Sequence[str], genes: Sequence[str]) -> "Targets":
-        """Join a target file to ``spots`` and ``genes`` by name."""
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            check_contract(file.attrs.get("contract"), path, "target file")
-            kind, width = str(file.attrs["kind"]), int(file["embedding"].shape[-1])
-            rows = _positions(file["spots"].asstr()[:], spots, "spots", path)
-            columns = _positions(file["genes"].asstr()[:], genes, "genes", path)
-        return cls(Path(path), kind, width, rows, columns)
-
-    def subset(self, index: np.ndarray) -> "Targets":
-        return replace(self, rows=self.rows[index])
-
-    def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embedding and mask of the spots ``index``.
-
-        Returns:
-            (n, G, K) or (n, K) or, for ``static``, (G, K) float32; and (n, G) bool.
-        """
-        import h5py
-
-        rows = self.rows[index]
-        with h5py.File(self.path, "r") as file:
-            mask = _take(file["mask"], rows)[:, self.columns]
-            if self.kind == "static":
-                return file["embedding"][:][self.columns].astype(np.float32), mask
-            embedding = _take(file["embedding"], rows)
-        if self.kind == "contextual":
-            embedding = embedding[:, self.columns]
-        return embedding.astype(np.float32), mask
-
-
-def _positions(have: Sequence[str], want: Sequence[str], what: str, path) -> np.ndarray:
-    where = {name: i for i, name in enumerate(have)}
-    missing = [str(n) for n in want if n not in where]
-    if missing:
-        raise FlagError(
-            f"{path} lacks {len(missing)} {what}, such as {', '.join(missing[:3])}",
-            remedy="delete the file and run embed_genes again",
-        )
-    return np.array([where[n] for n in want], dtype=np.int64)
-
-
-def _take(dataset, rows: np.ndarray) -> np.ndarray:
-    """Rows in any order, repeats allowed: HDF5 itself wants them sorted and unique."""
-    unique, inverse = np.unique(rows, return_inverse=True)
-    return dataset[unique][inverse]
-
-
-@contextmanager
-def writing_targets(
-    path: str | Path, kind: str, spots: Sequence[str], genes: Sequence[str], width: int, **facts
-) -> Iterator[Callable]:
-    """Yield ``put(rows, embedding, mask)``; the file appears under ``path`` when all is written.
-
-    The arguments of ``put`` are what ``GeneModel.embed`` yields.
-
-    The embedding is float16, chunked by spot, so that a batch reads only its own rows.
-    """
-    import h5py
-
-    n, g = len(spots), len(genes)
-    shape = {"static": (g, width), "contextual": (n, g, width), "spot": (n, width)}[kind]
-    chunks = None if kind == "static" else (1, *shape[1:])
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(contract=CONTRACT, kind=kind, **facts)
-        file.create_dataset(
-            "spots", data=np.asarray(spots, dtype=object), dtype=h5py.string_dtype()
-        )
-        file.create_dataset(
-            "genes", data=np.asarray(genes, dtype=object), dtype=h5py.string_dtype()
-        )
-        embedding = file.create_dataset("embedding", shape, np.float16, chunks=chunks)
-        masks = file.create_dataset("mask", data=np.ones((n, g), dtype=bool))
-
-        def put(rows: slice, block: np.ndarray, mask: np.ndarray | None = None) -> None:
-            if kind == "static":  # one table for all spots, whatever ``rows`` says
-                rows = slice(None)
-            embedding[rows] = block
-            if mask is not None:
-                masks[rows] = mask
-
-        yield put
 
 
 def fit_slides(model: GeneModel, slides: Sequence, panel: Sequence[str], seed: int) -> None:

@@ -6,8 +6,8 @@ from scipy.spatial import cKDTree
 from flag_st.core.io import pack_names, unpack_names
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
+from flag_st.data.spatial import pitch
 from flag_st.methods.base import Method, Prediction, Run
-from flag_st.nets.graph import pitch
 
 
 class AdjacentSection(Method):

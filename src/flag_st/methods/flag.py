@@ -16,6 +16,7 @@ from torch import Tensor
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import UNITS, Cohort, Slide, pixel_of
+from flag_st.data.spatial import grid_tiles
 from flag_st.diffusion.precond import CovarianceEdm
 from flag_st.diffusion.samplers import SAMPLERS
 from flag_st.diffusion.schedules import geometric, karras, log_normal, log_uniform
@@ -29,7 +30,6 @@ from flag_st.nets.graph import (
     PAPER_EDGES,
     Tiles,
     collate,
-    grid_tiles,
     spot_graph,
 )
 
@@ -67,7 +67,7 @@ class Flag(Network):
         scaling: of expression: ``standard`` scores by training statistics, or none of it in
             natural ``log1p`` or ``log2`` units (given a panel in natural log1p).
         edges: ``both``, ``distance``, ``histology`` or ``none`` (Table 14; no graph in Table 2).
-        neighbours, far: spots see so many nearest and so many farther ones (``nets.graph.around``),
+        neighbours, far: spots see so many nearest and so many farther ones (``data.spatial.around``),
             which makes all linear in the spots; neighbours null lets all spots of a tile see each
             other. ``fused`` alone.
         sigma_um: width of the distance kernel; 154 µm are the paper's 224 px on HER2ST.

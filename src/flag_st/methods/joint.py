@@ -10,6 +10,7 @@ from torch import Tensor
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import UNITS, Cohort, Slide, pixel_of
+from flag_st.data.spatial import compact_tiles, grid_tiles
 from flag_st.diffusion.losses import edm_loss, score_matching_loss
 from flag_st.diffusion.samplers import heun_log
 from flag_st.diffusion.schedules import geometric, log_uniform
@@ -21,8 +22,6 @@ from flag_st.nets.graph import (
     PAPER_EDGES,
     Tiles,
     collate,
-    compact_tiles,
-    grid_tiles,
     random_tile,
     spot_graph,
 )

@@ -9,6 +9,7 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
+from flag_st.data.spatial import nearest
 from flag_st.methods.base import Method, Prediction, Run
 
 COVARIANCES = ("diagonal", "genes")
@@ -64,8 +65,6 @@ class Ridge(Method):
         if self.centre == "slide":
             x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)  # (N, D)
         if self.neighbours:
-            from flag_st.nets.graph import nearest
-
             x = np.concatenate([x, x[nearest(slide.position, self.neighbours)].mean(1)], 1)
         return x  # (N, D) or (N, 2 D)
 

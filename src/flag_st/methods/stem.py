@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort, Slide
+from flag_st.data.spatial import nearest
 from flag_st.diffusion.ddpm import Ddpm
 from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Centre, Network
 from flag_st.methods.training import Task, Training, mean_correlation
 from flag_st.nets.dit import GeneDiT, NoiseEmbedding
-from flag_st.nets.graph import nearest
 
 #: Draws that validation correlates the mean of, and steps of each: enough to compare settings by,
 #: at a part of the cost of the point estimate.

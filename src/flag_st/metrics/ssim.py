@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.sparse import csr_array
-from scipy.spatial import cKDTree
 
+from flag_st.data.spatial import pitch
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 
@@ -28,8 +28,7 @@ def cells(position: np.ndarray | None, grid: np.ndarray | None = None) -> np.nda
     if grid is None:
         assert position is not None, "one of the two is known"
         distinct = np.unique(position, axis=0)
-        pitch = np.median(cKDTree(distinct).query(distinct, k=2)[0][:, 1])
-        grid = np.rint((position - position.min(axis=0)) / pitch).astype(np.int64)
+        grid = np.rint((position - position.min(axis=0)) / pitch(distinct)).astype(np.int64)
     else:
         grid = np.asarray(grid).astype(np.int64)
         parity = grid.sum(axis=1) % 2

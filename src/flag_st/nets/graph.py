@@ -1,4 +1,4 @@
-"""Spot graphs: neighbourhoods, tiles, edge attributes, and batches with padding."""
+"""Spot graphs as tensors: edge attributes, random tiles, and batches with padding."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from flag_st.data.spatial import around, pitch
 
 #: Which edges a graph has (paper Table 14).
 Edges = Literal["both", "distance", "histology", "none"]
@@ -30,71 +31,6 @@ PAPER_EDGES: dict[str, tuple[str, ...]] = {
     "histology": ("similarity",),
     "none": (),
 }
-
-#: Rank by distance of the farthest spot that a spot sees, where it does not see all.
-FARTHEST = 255
-
-
-def nearest(position: np.ndarray, k: int) -> np.ndarray:
-    """(N, min(k, N − 1)) indices of each spot's nearest other spots; ties by index."""
-    k = min(k, len(position) - 1)
-    # The spot itself is dropped by index, since duplicate coordinates are neighbours; the few
-    # candidates beyond k let ties of a square or hexagonal array be broken by index too.
-    candidates = min(k + 9, len(position))
-    distance, index = cKDTree(position).query(position, k=candidates)
-    distance, index = distance.reshape(len(position), -1), index.reshape(len(position), -1)
-    own = index == np.arange(len(position))[:, None]
-    distance = np.where(own, np.inf, distance)
-    order = np.lexsort((index, np.round(distance, 6)), axis=1)[:, :k]
-    return np.take_along_axis(index, order, axis=1)
-
-
-def around(position: np.ndarray, near: int, far: int) -> np.ndarray:
-    """(N, ≤ near + far) indices of each spot's nearest others, and of ``far`` beyond them.
-
-    The far ones are those whose ranks by distance grow geometrically from near to ``FARTHEST``, so
-    that few spots show both the neighbourhood and what lies around it.
-    """
-    close = nearest(position, near)  # (N, near)
-    ranks = np.unique(np.geomspace(near + 1, FARTHEST, far + 1)[1:].round().astype(int))
-    ranks = ranks[(ranks > near) & (ranks < len(position))] if far else ranks[:0]
-    if not len(ranks):
-        return close
-    # The tree is asked for these ranks alone (it counts from the spot itself, as 1): to carry all
-    # nearer ones along takes most of a graph's time.
-    workers = torch.get_num_threads()
-    _, beyond = cKDTree(position).query(position, k=(ranks + 1).tolist(), workers=workers)
-    return np.concatenate([close, beyond], axis=1)
-
-
-def pitch(position: np.ndarray) -> float:
-    """Median distance to the nearest other spot, in µm."""
-    if len(position) < 2:
-        return 1.0
-    return float(np.median(cKDTree(position).query(position, k=2)[0][:, 1]))
-
-
-def grid_tiles(position: np.ndarray, edge_um: float) -> list[np.ndarray]:
-    """Indices of the spots of each tile of a fixed square grid anchored at the picture's corner."""
-    cells = np.floor(position / edge_um).astype(np.int64)  # (N, 2)
-    _, member = np.unique(cells, axis=0, return_inverse=True)
-    order = np.argsort(member.ravel(), kind="stable")
-    return np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
-
-
-def compact_tiles(position: np.ndarray, spots: int) -> list[np.ndarray]:
-    """Cut a slide across its longer side until no part has more than ``spots``; sizes are even."""
-
-    def cut(index: np.ndarray, tiles: int) -> list[np.ndarray]:
-        if tiles == 1:
-            return [index]
-        axis = np.ptp(position[index], axis=0).argmax()
-        order = index[np.argsort(position[index, axis], kind="stable")]
-        left = tiles // 2
-        at = len(order) * left // tiles
-        return cut(order[:at], left) + cut(order[at:], tiles - left)
-
-    return cut(np.arange(len(position)), -(-len(position) // spots))
 
 
 def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) -> np.ndarray:
@@ -143,7 +79,8 @@ def spot_graph(
     near = None
     if neighbours is not None:
         own = np.arange(len(position))[:, None]
-        near = np.concatenate([own, around(position, neighbours, far)], 1)
+        threads = torch.get_num_threads()
+        near = np.concatenate([own, around(position, neighbours, far, workers=threads)], 1)
         missing = 1 + neighbours + far - near.shape[1]
         near = np.concatenate([near, np.repeat(own, missing, 1)], 1)  # (N, 1 + near + far)
     return SpotGraph(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flag_st.data.spatial import nearest, pitch
 from flag_st.nets.dit import NoiseEmbedding
-from flag_st.nets.graph import nearest, pitch
 
 #: Below this relative difference of the scatter's axes there is no direction to tell.
 ISOTROPIC = 0.05

@@ -10,6 +10,7 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.core.io import check_contract
 from flag_st.data.slide import read_expression
+from flag_st.data.spatial import pitch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,16 +87,13 @@ def read_tissue(
 
 def spot_diameter(position: np.ndarray) -> float:
     """Diameter in µm of the array whose pitch the spots have, else 0.55 of their distance."""
-    from scipy.spatial import cKDTree
-
     if len(position) < 2:
         return ARRAYS[0][1]
-    nearest = cKDTree(position).query(position, k=2)[0][:, 1]
-    pitch = float(np.median(nearest))
+    distance = pitch(position)
     for known, diameter in ARRAYS:
-        if abs(pitch / known - 1) < 0.15:
+        if abs(distance / known - 1) < 0.15:
             return diameter
-    return 0.55 * pitch
+    return 0.55 * distance
 
 
 def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = None) -> Shown:

@@ -7,8 +7,9 @@ from typing import Any
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.data import splits
+from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
-from flag_st.sources.base import SlideRow, Source
+from flag_st.sources.base import Source
 
 #: What scripts of tables and figures read; a script that is not listed reads ``SCORED``.
 SCORED = ("scores", "runs")

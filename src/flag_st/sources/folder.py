@@ -6,7 +6,8 @@ from pathlib import Path
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
-from flag_st.sources.base import SlideFiles, SlideRow, Source
+from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.sources.base import Source
 
 #: A leading dot would make a hidden file, a leading dash an option of a command.
 SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")

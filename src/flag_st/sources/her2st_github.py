@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from flag_st.core.errors import FlagError
-from flag_st.sources.base import SlideFiles, SlideRow, Source
+from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.sources.base import Source
 from flag_st.sources.folder import read_sheet
 from flag_st.sources.hest import locate, restrict
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flag_st.core.errors import FlagError
-from flag_st.sources.base import SlideFiles, SlideRow, Source
+from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.sources.base import Source
 from flag_st.sources.folder import read_sheet
 
 if TYPE_CHECKING:

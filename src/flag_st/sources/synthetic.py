@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flag_st.core.errors import FlagError
-from flag_st.sources.base import SlideFiles, SlideRow, Source
+from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.sources.base import Source
 
 
 class Synthetic(Source):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from flag_st.core.io import write_json, writing
-from flag_st.sources.base import SlideFiles
+from flag_st.data.slide_files import SlideFiles
 from flag_st.synthetic.expression import Truth, draw_counts, truth
 from flag_st.synthetic.histology import PIXEL_UM, draw
 from flag_st.synthetic.tissue import DOMAINS, PITCH_UM, SPOT_UM, Section
