@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("predictions", "spots")
+
 
 def main(job):
     import matplotlib.pyplot as plt

@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("scores", "predictions", "records")
+
 
 def main(job):
 

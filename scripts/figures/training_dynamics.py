@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("history",)
+
 
 def main(job):
     from flag_st.paper import curves, style

@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("slides",)
+
 
 def main(job):
     from flag_st.paper.facts import COHORT_FACTS, cohort_facts, fact_sheet

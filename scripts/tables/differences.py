@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("scores",)
+
 
 def main(job):
     from flag_st.paper.collect import read_scores

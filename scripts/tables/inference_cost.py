@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("predictions", "records")
+
 
 def main(job):
     from flag_st.paper.facts import INFERENCE_FACTS, fact_sheet, inference_costs

@@ -2,6 +2,8 @@
 
 from flag_st.core.job import run
 
+READS = ("runs", "history")
+
 
 def main(job):
     import pandas as pd

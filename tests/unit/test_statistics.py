@@ -1,4 +1,4 @@
-"""Seeds, intervals and tests against scipy, loops and closed forms."""
+"""Intervals and tests against scipy, loops and closed forms."""
 
 import itertools
 
@@ -8,7 +8,6 @@ import pytest
 import scipy.stats
 
 from flag_st.core.errors import FlagError
-from flag_st.core.seeds import numpy_generator
 from flag_st.paper import statistics
 
 SLIDES = {"A1": "A", "A2": "A", "A3": "A", "B1": "B", "C1": "C", "C2": "C", "D1": "D", "E1": "E"}
@@ -46,60 +45,6 @@ def paired(scores, method, reference):
         ]
         found[slide] = of[0] - of[1]
     return found
-
-
-# --- seeds and draws ----------------------------------------------------------------------------
-
-
-def test_over_seeds_averages_slides_first():
-    values = {("m", 0, "A1"): 1.0, ("m", 0, "A2"): 3.0, ("m", 1, "A1"): 5.0, ("m", 1, "A2"): 7.0}
-    values |= {("m", s, ""): 10.0 * s for s in (0, 1)}
-    found = statistics.over_seeds(tidy(values)).set_index("scope")
-    assert found.loc["slide", "mean"] == 4
-    assert found.loc["slide", "std"] == pytest.approx(np.std([2, 6], ddof=1))
-    assert found.loc["pooled", "mean"] == 5
-    assert found.loc["pooled", "std"] == pytest.approx(np.std([0, 10], ddof=1))
-    assert found["n_seeds"].tolist() == [2, 2]
-    assert (found.loc["slide", "n_slides"], found.loc["pooled", "n_slides"]) == (2, 1)
-
-
-def test_over_seeds_counts_what_is_undefined_and_what_is_single():
-    values = {("m", 0, "A1"): 1.0, ("m", 0, "A2"): np.nan, ("m", 0, "B1"): 2.0}
-    found = statistics.over_seeds(tidy(values)).iloc[0]
-    assert (found["mean"], found["n_slides"], found["n_undefined"]) == (1.5, 2, 1)
-    assert np.isnan(found["std"])
-    assert found["n_seeds"] == 1
-
-
-def test_groups_are_kept_apart_and_genes_left_out():
-    one, two = example(metric="pcc"), example(metric="mse").assign(value=9.0)
-    genes = one.assign(gene="ERBB2", value=-100.0)
-    found = statistics.over_seeds(pd.concat([one, two, genes]))
-    alone = statistics.over_seeds(one)
-    pd.testing.assert_frame_equal(found[found["metric"] == "pcc"], alone)
-    assert (found[found["metric"] == "mse"]["mean"] == 9).all()
-    assert len(found) == 6
-
-
-def test_sampling_variance_is_over_draws_within_seeds():
-    rng = np.random.default_rng(0)
-    draws = rng.normal(size=(2, 5, 3)) + np.array([0, 100])[:, None, None]  # seeds, draws, slides
-    parts = [
-        tidy({("m", s, f"S{i}"): draws[s, k, i] for i in range(3)}, estimator=f"draw_{k}")
-        for s in range(2)
-        for k in range(5)
-    ]
-    found = statistics.sampling_variance(pd.concat([*parts, example()])).iloc[0]
-    runs = draws.mean(2)  # seeds, draws
-    assert found["mean"] == pytest.approx(runs.mean())
-    assert found["std"] == pytest.approx(np.sqrt(runs.var(1, ddof=1).mean()))
-    assert found["std"] < 2  # training moved the level by 100
-    assert (found["n_draws"], found["n_seeds"]) == (5, 2)
-
-
-def test_sampling_variance_needs_draws():
-    with pytest.raises(FlagError, match="each_draw"):
-        statistics.sampling_variance(example())
 
 
 # --- bootstrap ----------------------------------------------------------------------------------
@@ -155,6 +100,16 @@ def test_slides_of_one_patient_do_not_count_as_many():
     by_slide = statistics.bootstrap(scores, {s: s for s in slides}).iloc[0]
     ratio = (by_patient["high"] - by_patient["low"]) / (by_slide["high"] - by_slide["low"])
     assert ratio == pytest.approx(np.sqrt(10), rel=0.1)
+
+
+def test_groups_are_kept_apart_and_genes_left_out():
+    one, two = example(metric="pcc"), example(metric="mse").assign(value=9.0)
+    genes = one.assign(gene="ERBB2", value=-100.0)
+    found = statistics.bootstrap(pd.concat([one, two, genes]), SLIDES)
+    alone = statistics.bootstrap(one, SLIDES)
+    pd.testing.assert_frame_equal(found[found["metric"] == "pcc"], alone)
+    assert (found[found["metric"] == "mse"]["estimate"] == 9).all()
+    assert len(found) == 6
 
 
 def test_bootstrap_is_paired():
@@ -225,19 +180,6 @@ def test_wilcoxon_splits_zero_differences():
     assert (found["n"], found["n_zero"]) == (8, 2)
 
 
-def test_wilcoxon_on_patient_means():
-    scores = example()
-    found = statistics.wilcoxon(scores, "flag", SLIDES).set_index("method").loc["ridge"]
-    difference = paired(scores, "ridge", "flag")
-    means = [
-        np.mean([d for s, d in difference.items() if SLIDES[s] == p])
-        for p in sorted(set(SLIDES.values()))
-    ]
-    assert found["n"] == 5
-    assert found["p"] == pytest.approx(scipy.stats.wilcoxon(means).pvalue)
-    assert found["p_smallest"] == 0.0625
-
-
 def test_wilcoxon_of_equal_methods():
     scores = example(("flag",))
     table = pd.concat([scores, scores.assign(method="copy")])
@@ -245,51 +187,6 @@ def test_wilcoxon_of_equal_methods():
     assert (found["n"], found["n_zero"]) == (8, 8)
     assert np.isnan(found["p"])
     assert np.isnan(found["p_holm"])
-
-
-def test_sign_flip_equals_enumeration():
-    scores = example()
-    found = statistics.sign_flip(scores, "flag", SLIDES).set_index("method")
-    table = statistics.patient_differences(scores, SLIDES, "flag")
-    for method in ("ridge", "mean"):
-        d = table[table["method"] == method]["difference"].to_numpy()
-        flips = [abs(np.mean(d * s)) for s in itertools.product([1, -1], repeat=5)]
-        assert found.loc[method, "p"] == np.mean([f >= abs(d.mean()) - 1e-12 for f in flips])
-        assert found.loc[method, "difference"] == pytest.approx(d.mean())
-    assert (found["p_smallest"] == 2 / 2**5).all()
-
-
-def test_sign_flip_equals_scipy_and_counts_ties():
-    values = np.array([1.0, 1.0, 1.0, -1.0, 0.5])
-    p, smallest = statistics._flip(values, 0)
-    expected = scipy.stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=np.inf
-    )
-    assert p == pytest.approx(expected.pvalue)
-    assert smallest == 0.0625
-    assert statistics._flip(np.ones(4), 0) == (0.125, 0.125)
-    assert statistics._flip(np.array([3.0]), 0) == (1, 1)
-    assert statistics._flip(np.zeros(3), 0)[0] == 1
-
-
-def test_sign_flip_of_many_patients_is_sampled():
-    values = numpy_generator("values").normal(0.3, 1, size=20)
-    p, smallest = statistics._flip(values, 0)
-    signs = np.array(list(itertools.product([1, -1], repeat=10)))
-    sums = (signs @ values[:10])[:, None] + (signs @ values[10:])[None]  # all 2^20 patterns
-    assert p == pytest.approx((abs(sums) >= abs(values.sum()) - 1e-12).mean(), abs=0.006)
-    assert p == statistics._flip(values, 0)[0]
-    assert smallest == pytest.approx(1e-5, rel=1e-3)
-
-
-def test_patient_differences():
-    scores = example()
-    found = statistics.patient_differences(scores, SLIDES, "flag")
-    row = found.query("method == 'ridge' and patient == 'A'").iloc[0]
-    difference = paired(scores, "ridge", "flag")
-    assert row["difference"] == pytest.approx(np.mean([difference[s] for s in ("A1", "A2", "A3")]))
-    assert row["n_slides"] == 3
-    assert len(found) == 2 * 5
 
 
 def test_holm():
@@ -322,7 +219,7 @@ def test_faults_are_told():
     scores = example()
     with pytest.raises(FlagError, match=r"reference method 'stem'.*flag"):
         statistics.wilcoxon(scores, "stem")
-    with pytest.raises(FlagError, match="patient of 1 slides is unknown, such as B1"):
+    with pytest.raises(FlagError, match="patients of 1 slides are unknown, such as B1"):
         statistics.bootstrap(scores, {**SLIDES, "B1": ""})
     with pytest.raises(FlagError, match="lack the columns seed"):
-        statistics.over_seeds(scores.drop(columns="seed"))
+        statistics.bootstrap(scores.drop(columns="seed"), SLIDES)

@@ -7,6 +7,10 @@ ASSETS = sorted(
     for path in (ROOT / "src" / "flag_st" / "report").iterdir()
     if path.suffix in (".css", ".jinja", ".js")
 )
+try:
+    READS = {name: PLAN.reads(name) for name in MADE}
+except FlagError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def item(experiment):
@@ -93,8 +97,9 @@ def keys_of(wildcards):
         "spots": ("spots", spot_keys),
         "slides": ("slides", slide_keys),
     }
-    needs = PLAN.reads(name)
-    return {known[need][0]: known[need][1](name) for need in needs if need in known}
+    return {
+        known[word][0]: known[word][1](name) for word in READS[name] if word in known
+    }
 
 
 def files_of(wildcards):
@@ -115,7 +120,7 @@ def files_of(wildcards):
         "pathways": lambda: str(ROOT / "config" / "pathways.yaml"),
         "claims": lambda: str(ROOT / "config" / "claims.yaml"),
     }
-    return {need: found[need]() for need in PLAN.reads(name)}
+    return {word: found[word]() for word in READS[name]}
 
 
 def explored():

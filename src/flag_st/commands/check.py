@@ -25,6 +25,7 @@ def check_all(config: dict[str, Any], data: bool = True) -> int:
     cohorts = list(dict.fromkeys(c for e in experiments.values() for c in e["cohorts"]))
     for name in experiments:
         _collect(faults, lambda name=name: plan.runs(name))
+        _collect(faults, lambda name=name: plan.reads(name))
     for cohort in cohorts if data else ():
         check_cohort(plan, cohort, panel_sizes(config, experiments, cohort), faults)
     found = list(dict.fromkeys(faults.messages))  # a missing folder stops every experiment on it

@@ -9,31 +9,8 @@ from flag_st.core.errors import FlagError
 from flag_st.data import splits
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
+from flag_st.planning.reads import reads_of
 from flag_st.sources.base import Source
-
-#: What scripts of tables and figures read; a script that is not listed reads ``SCORED``.
-SCORED = ("scores", "runs")
-READS = {
-    "tables/claims": (*SCORED, "claims"),
-    "tables/cohorts": ("slides",),
-    "tables/differences": ("scores",),
-    "tables/inference_cost": ("predictions", "records"),
-    "tables/search": ("runs", "history"),
-    "tables/settings": ("runs",),
-    "tables/ssc_neighbours": ("runs", "predictions", "spots"),
-    "tables/training_cost": ("runs", "history"),
-    "tables/uncertainty": ("runs", "predictions", "spots"),
-    "figures/calibration": ("scores",),
-    "figures/concentration": ("predictions", "spots"),
-    "figures/domains": ("predictions", "spots"),
-    "figures/gene_maps": ("predictions", "spots"),
-    "figures/gene_matrices": ("predictions", "spots", "pathways"),
-    "figures/moran": ("predictions", "spots"),
-    "figures/runtime_quality": ("scores", "predictions", "records"),
-    "figures/structure_accuracy": (*SCORED, "predictions", "spots"),
-    "figures/training_curves": ("history",),
-    "figures/training_dynamics": ("history",),
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -144,8 +121,8 @@ class Plan:
         ]
 
     def reads(self, experiment: str) -> tuple[str, ...]:
-        """What the script of an experiment reads beside the printed numbers."""
-        return READS.get(self.config["experiments"][experiment]["script"], SCORED)
+        """What the script of an experiment reads besides the printed numbers."""
+        return reads_of(self.config["experiments"][experiment]["script"])
 
     @cached_property
     def folds(self) -> list[str]:
