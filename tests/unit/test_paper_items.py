@@ -9,7 +9,7 @@ import pytest
 import yaml
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
-from flag_st.core import provenance, registry
+from flag_st.core import code, registry
 from flag_st.core.errors import FlagError
 from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
 from flag_st.paper.collect import read_scores
@@ -250,7 +250,7 @@ def test_every_claim_is_judged_where_its_methods_are_run():
     """Once each, in an experiment that has the methods and the cohorts that its test names."""
     experiments = config.load()["experiments"]
     where = [e for e in experiments.values() if e["script"] == "tables/claims"]
-    path, seen = provenance.ROOT / "config" / "claims.yaml", []
+    path, seen = code.ROOT / "config" / "claims.yaml", []
     for entry in where:
         for name, claim in claims.read_claims(path, entry["params"]["claims"]).items():
             test = claim["test"]

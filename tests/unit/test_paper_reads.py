@@ -3,8 +3,8 @@
 import pytest
 
 from flag_st.commands.check import check_all
+from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
-from flag_st.core.provenance import ROOT
 from flag_st.planning import config, reads
 
 

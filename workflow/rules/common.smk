@@ -5,7 +5,7 @@ import re
 from flag_st.planning import config as layers
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
-from flag_st.core.provenance import ROOT, code_digest
+from flag_st.core.code import ROOT, code_digest
 
 try:
     CONFIG = layers.load(config)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
+from flag_st.core.code import SRC
 from flag_st.core.io import read_json
-from flag_st.core.provenance import SRC
 from flag_st.paper import reported
 from flag_st.paper.sheet import DASH, Block, Cell, Head, Sheet, printed
 

@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import yaml
 
+from flag_st.core.code import ROOT, locate
 from flag_st.core.errors import Faults, FlagError
-from flag_st.core.provenance import ROOT, _locate
 
 #: One file a layer; later layers may name entries of earlier ones.
 LAYERS = [
@@ -172,7 +172,7 @@ def cross_faults(config: dict[str, Any]) -> Faults:
 def plugin_exists(use: str) -> bool:
     """Whether ``use`` names a class, found without importing what it needs."""
     module, _, name = use.rpartition(".")
-    path = _locate(module)
+    path = locate(module)
     if not module.startswith("flag_st."):
         return True  # somebody's own package; the registry will tell when it is built
     if path is None or path.stem != module.rpartition(".")[2]:

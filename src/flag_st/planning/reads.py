@@ -4,8 +4,8 @@ import ast
 from functools import cache
 from typing import TypeGuard
 
+from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
-from flag_st.core.provenance import ROOT
 
 #: What a script may read: the word in ``READS``, the name in ``job.input`` and what is found there.
 READABLE = {

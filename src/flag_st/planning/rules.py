@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
-from flag_st.core.provenance import ROOT
 from flag_st.planning.config import read_yaml
 
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", re.M | re.S)
