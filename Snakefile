@@ -2,6 +2,7 @@
 
 import sys
 
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -9,7 +10,12 @@ min_version("9.20")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 
-from flag_st.planning.ending import ending
+from flag_st.planning.ending import JobEvents, ending
+
+EVENTS = JobEvents()
+# Jobs that parse this file again, in processes of their own, have no run to sum up.
+if workflow.is_main_process:
+    logger.addHandler(EVENTS)
 
 
 report: "workflow/report/workflow.rst"
@@ -45,8 +51,8 @@ rule all:
 
 
 onsuccess:
-    print(ending(log, CONFIG))
+    print(ending(EVENTS, CONFIG))
 
 
 onerror:
-    print(ending(log, CONFIG))
+    print(ending(EVENTS, CONFIG))

@@ -1,52 +1,98 @@
-"""The last lines of a run."""
+"""The summary at the end of a run."""
+
+import logging
+
+from running import TINY, snakemake
+from snakemake.logging import DefaultFilter
+from snakemake.settings.enums import Quietness
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from flag_st.planning import config
-from flag_st.planning.cost import list_jobs
-from flag_st.planning.ending import ending, read
-from flag_st.planning.rules import paths, read_rules
+from flag_st.planning.ending import JobEvents, ending
+from flag_st.planning.jobs import list_jobs
 
-LOG = """
-Finished jobid: 12 (Rule: retrieve)
-[Thu Nov 26 11:17:24 2026]
-Error in rule train:
-    message: None
-    jobid: 14
-    input: a.h5ad
-    output: model.safetensors
-    log: results/logs/train/a.log (check log file(s) for error details)
-    Error in rule predict:
-        message: None
-        jobid: 15
-        log: results/logs/predict/b.log (check log file(s) for error details)
-Finished jobid: 15 (Rule: predict)
-Finished jobid: 0 (Rule: all)
-"""
+
+def job_info(job: int, rule: str) -> dict:
+    return {"event": LogEvent.JOB_INFO, "jobid": job, "rule_name": rule}
+
+
+def job_error(job: int, rule: str, *log: str) -> dict:
+    return {"event": LogEvent.JOB_ERROR, "jobid": job, "rule_name": rule, "log": list(log)}
+
+
+def finished(job: int) -> dict:
+    return {"event": LogEvent.JOB_FINISHED, "job_id": job}
+
+
+#: One training fails for good; one prediction fails and finishes at its second try.
+RUN = (
+    job_info(12, "retrieve"),
+    finished(12),
+    job_info(14, "train"),
+    job_info(15, "predict"),
+    job_error(14, "train", "results/logs/train/a.log", "slurm/14.log"),
+    job_error(15, "predict", "results/logs/predict/b.log"),
+    job_info(15, "predict"),
+    finished(15),
+    job_info(0, "all"),
+    finished(0),
+)
+
+
+def events(*sent: dict) -> JobEvents:
+    """What is left of events that go through a logger which prints nothing, as under `--quiet all`."""
+    logger = logging.Logger("test")
+    screen = logging.NullHandler()
+    screen.addFilter(DefaultFilter({Quietness.ALL}, False, False, False, False))
+    seen = JobEvents()
+    logger.addHandler(screen)
+    logger.addHandler(seen)
+    logger.info("Building DAG of jobs...")
+    for one in sent:
+        logger.info("", extra=one)
+    return seen
 
 
 def test_what_failed_and_finished_later_has_finished():
-    ran, failed = read(LOG)
-    assert ran == {"12": "retrieve", "15": "predict"}
-    assert failed == {"14": ("train", "results/logs/train/a.log")}
+    seen = events(*RUN)
+    assert seen.ran == ["retrieve", "predict"]
+    assert seen.failed == [("train", "results/logs/train/a.log")]
+    assert events(job_error(3, "table")).failed == [("table", "no log")]
 
 
-def test_it_tells_what_ran_what_is_there_and_what_is_next(tmp_path, root):
-    overlay = root / "tests/workflow/tiny.yaml"
-    known = config.load({"results": str(tmp_path / "r")}, [overlay])
-    log = tmp_path / "log"
-    log.write_text(LOG)
-    told = ending([str(log)], known)
+def test_it_says_what_ran_what_is_there_and_what_is_next(tmp_path):
+    known = config.load({"results": str(tmp_path / "r")}, [TINY])
+    told = ending(events(*RUN), known)
     assert "2 jobs ran (retrieve 1, predict 1)" in told
     assert "1 job failed:\n  train: results/logs/train/a.log" in told
-    jobs, rules = list_jobs(known), read_rules()
+    jobs = list_jobs(known)
     assert f"0 of the {len(jobs)} jobs of this configuration" in told
     assert "the same command" in told
     for job in jobs:
-        for path in paths(rules[job.rule].outputs, known["results"], job.wildcards):
+        for path in job.files(known["results"]):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).touch()
-    log.write_text("Finished jobid: 12 (Rule: retrieve)\n")
-    told = ending([str(log)], known)
+    told = ending(events(*RUN[:2]), known)
     assert f"{len(jobs)} of the {len(jobs)} jobs" in told
     assert told.endswith("report/index.html")
-    log.write_text("")
-    assert "`--quiet all`" in ending([str(log)], known)
+    assert "`--quiet progress`" in ending(events(), known)
+
+
+def test_many_failures_are_counted(tmp_path):
+    known = config.load({"results": str(tmp_path)}, [TINY])
+    told = ending(events(*(job_error(job, "train", f"{job}.log") for job in range(14))), known)
+    assert "14 jobs failed" in told
+    assert "train: 9.log\n  and 4 more\n" in told
+
+
+def test_a_run_that_prints_nothing_sums_up_its_jobs(tmp_path):
+    targets = ["results/tiny/tiny/split.json", "results/tiny/data/sources/P1S1.json"]
+    done = snakemake(tmp_path, *targets, "--configfile", str(TINY), "--quiet", "all")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Finished jobid" not in done.stdout + done.stderr
+    told = done.stdout.splitlines()
+    assert told[0] in (
+        "2 jobs ran (make_split 1, retrieve 1)",
+        "2 jobs ran (retrieve 1, make_split 1)",
+    )
+    assert told[1].startswith("2 of the ")

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 import yaml
 
-from flag_st.planning.rules import read_rules
+from flag_st.planning.rules import RULES
 
 PROFILES = ("default", "slurm", "conda")
 
@@ -56,12 +56,12 @@ def test_slurm_keeps_what_the_default_says(profile):
 
 
 def test_groups_are_of_cpu_rules_that_exist(profile):
-    slurm, rules = profile("slurm"), read_rules()
-    assert set(slurm["groups"]) <= set(rules)
+    slurm = profile("slurm")
+    assert set(slurm["groups"]) <= set(RULES)
     assert set(slurm["groups"].values()) == set(slurm["group-components"])
     for name in slurm["groups"]:  # GPUs of a group would add up
-        assert rules[name].amounts["gpu"].number == 0
-        assert not rules[name].amounts["gpu"].layer
+        assert RULES[name].gpu == 0
+        assert RULES[name].entry is None
 
 
 def test_retries_are_of_the_profile_and_never_of_a_rule(root):

@@ -10,9 +10,10 @@ import pytest
 from running import ROOT, TINY, snakemake
 
 from flag_st.core.errors import FlagError
-from flag_st.planning import config, cost
+from flag_st.planning import config
 from flag_st.planning.grid import Plan
-from flag_st.planning.rules import read_rules
+from flag_st.planning.jobs import list_jobs
+from flag_st.planning.rules import RULES
 
 DEMO = ROOT / "config" / "demo.yaml"
 #: A job in what a dry run prints.
@@ -76,10 +77,9 @@ def planned(text: str) -> Counter:
 
 def estimated(overlay) -> Counter:
     loaded, found = config.load({}, [overlay] if overlay else []), Counter()
-    for job in cost.list_jobs(loaded):
-        amounts = read_rules()[job.rule].amounts
-        keys = ("threads", "gpu", "mem_mb", "runtime")
-        found[job.rule, *(amounts[key].of(loaded, job.wildcards) for key in keys)] += 1
+    for job in list_jobs(loaded):
+        rule, keys = RULES[job.rule], ("threads", "gpu", "mem_mb", "runtime")
+        found[job.rule, *(rule.amount(key, loaded, job.wildcards) for key in keys)] += 1
     return found
 
 

@@ -48,3 +48,6 @@ def test_downloads_are_tried_three_times_and_nothing_else_is(tmp_path):
     assert count.read_text() == "xxx"
     assert done.stderr.count("Trying to restart") == 2
     assert done.stderr.count("Error in rule check_cohort") == 1
+    # The summary of the run: what finished at a later try has finished.
+    assert "3 jobs ran (retrieve 3)" in done.stdout
+    assert "1 job failed:\n  check_cohort: results/logs/check_cohort/flaky.log" in done.stdout

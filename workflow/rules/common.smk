@@ -1,17 +1,19 @@
-# Configuration, the grid and small helpers. No rule here, so that `snakemake --lint` can tell.
+# Configuration, the grid and small helpers. There are no rules here: `snakemake --lint` wants rules
+# and functions in separate files.
 
 import re
 
 from flag_st.planning import config as layers
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
+from flag_st.planning.rules import GROWING, RULES, RUN
 from flag_st.core.code import ROOT, code_digest
 
 try:
     CONFIG = layers.load(config)
     PLAN = Plan(CONFIG)
     RUNS = {name: PLAN.runs(name) for name in CONFIG["make"]}
-    # An experiment of which nothing can be run here is told in the report and not made.
+    # An experiment of which nothing can be run here is mentioned in the report and not made.
     MADE = [name for name in CONFIG["make"] if RUNS[name]]
 except FlagError as error:
     raise WorkflowError(str(error)) from None
@@ -45,7 +47,7 @@ def entry(layer, name):
 
 
 def plugin(layer, name):
-    """What a script needs to build a plug-in: no machine facts, so that moving re-runs nothing."""
+    """What a script needs to build a plug-in, without machine facts, so that moving re-runs nothing."""
     return {
         "name": name,
         "use": entry(layer, name)["use"],
@@ -54,7 +56,7 @@ def plugin(layer, name):
 
 
 def uses(plugin):
-    """The classes that an entry names, those in its params included (wrappers)."""
+    """The classes that an entry names, including those in its params (of wrappers)."""
     if isinstance(plugin, dict):
         own = [plugin["use"]] if isinstance(plugin.get("use"), str) else []
         return own + [u for value in plugin.values() for u in uses(value)]
@@ -68,35 +70,56 @@ def code(script, *plugins):
     return code_digest(ROOT / "scripts" / f"{script}.py", *uses(list(plugins)))
 
 
-def cost(layer, wildcard, key, default):
-    """A resource of the entry that a job's wildcard names, for `resources` and `threads`.
-
-    Memory and time grow with each try; how often is tried, the profile says.
-    """
-
-    def value(wildcards, attempt):
-        amount = entry(layer, wildcards[wildcard]).get(key, default)
-        return amount * attempt if key in ("mem_mb", "runtime") else amount
-
-    return value
+# Outputs, log, benchmark, environment and resources of every rule are in flag_st/planning/rules.py.
 
 
-def grown(amount):
-    """A fixed memory or time that grows with each try."""
-    return lambda wildcards, attempt: amount * attempt
+def outputs(rule, **flagged):
+    """Outputs of a rule by name; `flagged` gives a function that marks the path of an output."""
+    unflagged = lambda path: path
+    return {
+        name: flagged.get(name, unflagged)(f"{RESULTS}/{path}")
+        for name, path in RULES[rule].outputs.items()
+    }
 
 
-def environment(layer, wildcard, default):
-    """The conda environment file of the entry that a job's wildcard names."""
+def log_of(rule):
+    return f"{RESULTS}/{RULES[rule].log}"
 
-    def value(wildcards):
-        return str(
-            ROOT
-            / "envs"
-            / f"{entry(layer, wildcards[wildcard]).get('env', default)}.yaml"
-        )
 
-    return value
+def benchmark_of(rule):
+    return f"{RESULTS}/{RULES[rule].benchmark}"
+
+
+def environment(rule):
+    """The conda environment file; an entry of the configuration may name another one."""
+
+    def file(wildcards):
+        return str(ROOT / "envs" / f"{RULES[rule].environment(CONFIG, wildcards)}.yaml")
+
+    return file if RULES[rule].entry else file(None)
+
+
+def threads_of(rule):
+    """The number of threads as the configuration states it, for `threads` and for `params`."""
+    if RULES[rule].entry is None:
+        return RULES[rule].threads
+    return lambda wildcards: RULES[rule].amount("threads", CONFIG, wildcards)
+
+
+def resources_of(rule):
+    """GPUs, memory and time limit; memory and time grow with each try."""
+
+    def resource(key):
+        if RULES[rule].entry is None and key not in GROWING:
+            return RULES[rule].amount(key, CONFIG, None)
+
+        def value(wildcards, attempt):
+            amount = RULES[rule].amount(key, CONFIG, wildcards)
+            return amount * attempt if key in GROWING else amount
+
+        return value
+
+    return {key: resource(key) for key in ("gpu", "mem_mb", "runtime")}
 
 
 def scope(encoder, split):
@@ -105,7 +128,7 @@ def scope(encoder, split):
 
 
 def part(wildcards, *names):
-    """Slides of parts of the job's split, in sheet order."""
+    """The slides of some parts of the job's split, in sheet order."""
     split = PLAN.split(wildcards.cohort, wildcards.split).as_dict()
     return [slide for name in names for slide in split[name]]
 
@@ -131,7 +154,7 @@ def of_predictions(pattern, experiment):
 
 
 def panels_of(cohort):
-    """Panels that the experiments want of a cohort, with their sizes."""
+    """The panels that the experiments use on a cohort, with their sizes."""
     names = {
         run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort
     }

@@ -5,16 +5,16 @@ rule retrieve:
     input:
         lambda wc: PLAN.source(wc.cohort).inputs(wc.slide),
     output:
-        manifest=f"{RESULTS}/{{cohort}}/data/sources/{{slide}}.json",
+        **outputs("retrieve"),
     log:
-        f"{RESULTS}/logs/retrieve/{{cohort}}/{{slide}}.log",
+        log_of("retrieve"),
     benchmark:
-        f"{RESULTS}/benchmarks/retrieve/{{cohort}}/{{slide}}.tsv"
+        benchmark_of("retrieve")
     conda:
-        "../../envs/data.yaml"
+        environment("retrieve")
+    threads: threads_of("retrieve")
     resources:
-        mem_mb=grown(2000),
-        runtime=grown(120),
+        **resources_of("retrieve"),
     params:
         source=lambda wc: plugin("cohorts", wc.cohort),
         root=lambda wc: CONFIG["root"],
@@ -30,16 +30,16 @@ rule check_cohort:
             rules.retrieve.output.manifest, wc, PLAN.slides(wc.cohort)
         ),
     output:
-        checked=f"{RESULTS}/{{cohort}}/data/checked.json",
+        **outputs("check_cohort"),
     log:
-        f"{RESULTS}/logs/check_cohort/{{cohort}}.log",
+        log_of("check_cohort"),
     benchmark:
-        f"{RESULTS}/benchmarks/check_cohort/{{cohort}}.tsv"
+        benchmark_of("check_cohort")
     conda:
-        "../../envs/data.yaml"
+        environment("check_cohort")
+    threads: threads_of("check_cohort")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(60),
+        **resources_of("check_cohort"),
     params:
         panels=lambda wc: panels_of(wc.cohort),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
@@ -55,17 +55,16 @@ rule prepare_slide:
         # cohort does not make the others anew.
         checked=ancient(rules.check_cohort.output.checked),
     output:
-        spots=f"{RESULTS}/{{cohort}}/data/slides/{{slide}}/spots.h5ad",
-        patches=f"{RESULTS}/{{cohort}}/data/slides/{{slide}}/patches.h5",
+        **outputs("prepare_slide"),
     log:
-        f"{RESULTS}/logs/prepare_slide/{{cohort}}/{{slide}}.log",
+        log_of("prepare_slide"),
     benchmark:
-        f"{RESULTS}/benchmarks/prepare_slide/{{cohort}}/{{slide}}.tsv"
+        benchmark_of("prepare_slide")
     conda:
-        "../../envs/data.yaml"
+        environment("prepare_slide")
+    threads: threads_of("prepare_slide")
     resources:
-        mem_mb=grown(8000),
-        runtime=grown(60),
+        **resources_of("prepare_slide"),
     params:
         patient=lambda wc: PLAN.patient(wc.cohort, wc.slide),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
@@ -76,14 +75,17 @@ rule prepare_slide:
 
 rule make_split:
     output:
-        split=f"{RESULTS}/{{cohort}}/{{split}}/split.json",
+        **outputs("make_split"),
     log:
-        f"{RESULTS}/logs/make_split/{{cohort}}/{{split}}.log",
+        log_of("make_split"),
     benchmark:
-        f"{RESULTS}/benchmarks/make_split/{{cohort}}/{{split}}.tsv"
+        benchmark_of("make_split")
     localrule: True
     conda:
-        "../../envs/data.yaml"
+        environment("make_split")
+    threads: threads_of("make_split")
+    resources:
+        **resources_of("make_split"),
     params:
         split=lambda wc: PLAN.split(wc.cohort, wc.split).as_dict(),
         patients=lambda wc: {row.id: row.patient for row in PLAN.rows(wc.cohort)},
@@ -98,16 +100,16 @@ rule select_panel:
         ),
         split=rules.make_split.output.split,
     output:
-        panel=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/panel.parquet",
+        **outputs("select_panel"),
     log:
-        f"{RESULTS}/logs/select_panel/{{cohort}}/{{split}}/{{panel}}.log",
+        log_of("select_panel"),
     benchmark:
-        f"{RESULTS}/benchmarks/select_panel/{{cohort}}/{{split}}/{{panel}}.tsv"
+        benchmark_of("select_panel")
     conda:
-        "../../envs/data.yaml"
+        environment("select_panel")
+    threads: threads_of("select_panel")
     resources:
-        mem_mb=grown(16000),
-        runtime=grown(60),
+        **resources_of("select_panel"),
     params:
         panel=lambda wc: entry("panels", wc.panel),
         code=code("select_panel"),
@@ -121,21 +123,19 @@ rule fit_encoder:
             rules.prepare_slide.output.patches, wc, part(wc, "train")
         ),
     output:
-        model=f"{RESULTS}/{{cohort}}/{{split}}/features/{{encoder}}/model.safetensors",
+        **outputs("fit_encoder"),
     log:
-        f"{RESULTS}/logs/fit_encoder/{{cohort}}/{{split}}/{{encoder}}.log",
+        log_of("fit_encoder"),
     benchmark:
-        f"{RESULTS}/benchmarks/fit_encoder/{{cohort}}/{{split}}/{{encoder}}.tsv"
+        benchmark_of("fit_encoder")
     conda:
-        environment("encoders", "encoder", "encode")
-    threads: cost("encoders", "encoder", "threads", 1)
+        environment("fit_encoder")
+    threads: threads_of("fit_encoder")
     resources:
-        gpu=cost("encoders", "encoder", "gpu", 0),
-        mem_mb=cost("encoders", "encoder", "mem_mb", 8000),
-        runtime=cost("encoders", "encoder", "runtime", 120),
+        **resources_of("fit_encoder"),
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
-        threads=lambda wc: entry("encoders", wc.encoder).get("threads", 1),
+        threads=threads_of("fit_encoder"),
         code=lambda wc: code("fit_encoder", entry("encoders", wc.encoder)),
     script:
         "../../scripts/fit_encoder.py"
@@ -152,21 +152,19 @@ rule encode_patches:
             else []
         ),
     output:
-        features=f"{RESULTS}/{{cohort}}/{{scope}}/features/{{encoder}}/{{slide}}.h5ad",
+        **outputs("encode_patches"),
     log:
-        f"{RESULTS}/logs/encode_patches/{{cohort}}/{{scope}}/{{encoder}}/{{slide}}.log",
+        log_of("encode_patches"),
     benchmark:
-        f"{RESULTS}/benchmarks/encode_patches/{{cohort}}/{{scope}}/{{encoder}}/{{slide}}.tsv"
+        benchmark_of("encode_patches")
     conda:
-        environment("encoders", "encoder", "encode")
-    threads: cost("encoders", "encoder", "threads", 1)
+        environment("encode_patches")
+    threads: threads_of("encode_patches")
     resources:
-        gpu=cost("encoders", "encoder", "gpu", 0),
-        mem_mb=cost("encoders", "encoder", "mem_mb", 8000),
-        runtime=cost("encoders", "encoder", "runtime", 120),
+        **resources_of("encode_patches"),
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
-        threads=lambda wc: entry("encoders", wc.encoder).get("threads", 1),
+        threads=threads_of("encode_patches"),
         code=lambda wc: code("encode_patches", entry("encoders", wc.encoder)),
     script:
         "../../scripts/encode_patches.py"

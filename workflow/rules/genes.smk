@@ -8,21 +8,19 @@ rule fit_gene_model:
         ),
         panel=rules.select_panel.output.panel,
     output:
-        model=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/targets/{{gene_model}}/model.safetensors",
+        **outputs("fit_gene_model"),
     log:
-        f"{RESULTS}/logs/fit_gene_model/{{cohort}}/{{split}}/{{panel}}/{{gene_model}}.log",
+        log_of("fit_gene_model"),
     benchmark:
-        f"{RESULTS}/benchmarks/fit_gene_model/{{cohort}}/{{split}}/{{panel}}/{{gene_model}}.tsv"
+        benchmark_of("fit_gene_model")
     conda:
-        environment("gene_models", "gene_model", "torch")
-    threads: cost("gene_models", "gene_model", "threads", 1)
+        environment("fit_gene_model")
+    threads: threads_of("fit_gene_model")
     resources:
-        gpu=cost("gene_models", "gene_model", "gpu", 0),
-        mem_mb=cost("gene_models", "gene_model", "mem_mb", 8000),
-        runtime=cost("gene_models", "gene_model", "runtime", 120),
+        **resources_of("fit_gene_model"),
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
-        threads=lambda wc: entry("gene_models", wc.gene_model).get("threads", 1),
+        threads=threads_of("fit_gene_model"),
         code=lambda wc: code("fit_gene_model", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/fit_gene_model.py"
@@ -38,21 +36,19 @@ rule embed_genes:
             else []
         ),
     output:
-        targets=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/targets/{{gene_model}}/{{slide}}.h5",
+        **outputs("embed_genes"),
     log:
-        f"{RESULTS}/logs/embed_genes/{{cohort}}/{{split}}/{{panel}}/{{gene_model}}/{{slide}}.log",
+        log_of("embed_genes"),
     benchmark:
-        f"{RESULTS}/benchmarks/embed_genes/{{cohort}}/{{split}}/{{panel}}/{{gene_model}}/{{slide}}.tsv"
+        benchmark_of("embed_genes")
     conda:
-        environment("gene_models", "gene_model", "torch")
-    threads: cost("gene_models", "gene_model", "threads", 1)
+        environment("embed_genes")
+    threads: threads_of("embed_genes")
     resources:
-        gpu=cost("gene_models", "gene_model", "gpu", 0),
-        mem_mb=cost("gene_models", "gene_model", "mem_mb", 8000),
-        runtime=cost("gene_models", "gene_model", "runtime", 120),
+        **resources_of("embed_genes"),
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
-        threads=lambda wc: entry("gene_models", wc.gene_model).get("threads", 1),
+        threads=threads_of("embed_genes"),
         code=lambda wc: code("embed_genes", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/embed_genes.py"

@@ -5,16 +5,16 @@ rule collect_scores:
     input:
         scores=lambda wc: of_runs(rules.evaluate.output.scores, wc.experiment),
     output:
-        scores=f"{RESULTS}/experiments/{{experiment}}/scores.parquet",
+        **outputs("collect_scores"),
     log:
-        f"{RESULTS}/logs/collect_scores/{{experiment}}.log",
+        log_of("collect_scores"),
     benchmark:
-        f"{RESULTS}/benchmarks/collect_scores/{{experiment}}.tsv"
+        benchmark_of("collect_scores")
     conda:
-        "../../envs/figures.yaml"
+        environment("collect_scores")
+    threads: threads_of("collect_scores")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(30),
+        **resources_of("collect_scores"),
     params:
         code=code("collect_scores"),
     script:
@@ -26,16 +26,16 @@ rule collect_runs:
     input:
         runs=lambda wc: of_runs(rules.train.output.run, wc.experiment),
     output:
-        runs=f"{RESULTS}/experiments/{{experiment}}/runs.parquet",
+        **outputs("collect_runs"),
     log:
-        f"{RESULTS}/logs/collect_runs/{{experiment}}.log",
+        log_of("collect_runs"),
     benchmark:
-        f"{RESULTS}/benchmarks/collect_runs/{{experiment}}.tsv"
+        benchmark_of("collect_runs")
     conda:
-        "../../envs/figures.yaml"
+        environment("collect_runs")
+    threads: threads_of("collect_runs")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(30),
+        **resources_of("collect_runs"),
     params:
         runs=lambda wc: run_keys(wc.experiment),
         code=code("collect_runs"),
@@ -48,24 +48,24 @@ rule table:
         unpack(files_of),
         reported=REPORTED,
     output:
-        csv=f"{RESULTS}/paper/tables/{{experiment}}.csv",
-        tex=f"{RESULTS}/paper/tables/{{experiment}}.tex",
-        md=f"{RESULTS}/paper/tables/{{experiment}}.md",
-        html=report(
-            f"{RESULTS}/paper/tables/{{experiment}}.html",
-            caption="../report/item.rst",
-            category="Tables",
-            labels={"table": "{experiment}"},
+        **outputs(
+            "table",
+            html=lambda path: report(
+                path,
+                caption="../report/item.rst",
+                category="Tables",
+                labels={"table": "{experiment}"},
+            ),
         ),
     log:
-        f"{RESULTS}/logs/table/{{experiment}}.log",
+        log_of("table"),
     benchmark:
-        f"{RESULTS}/benchmarks/table/{{experiment}}.tsv"
+        benchmark_of("table")
     conda:
-        "../../envs/figures.yaml"
+        environment("table")
+    threads: threads_of("table")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(30),
+        **resources_of("table"),
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
@@ -80,23 +80,24 @@ rule figure:
         unpack(files_of),
         reported=REPORTED,
     output:
-        csv=f"{RESULTS}/paper/figures/{{experiment}}.csv",
-        pdf=f"{RESULTS}/paper/figures/{{experiment}}.pdf",
-        png=report(
-            f"{RESULTS}/paper/figures/{{experiment}}.png",
-            caption="../report/item.rst",
-            category="Figures",
-            labels={"figure": "{experiment}"},
+        **outputs(
+            "figure",
+            png=lambda path: report(
+                path,
+                caption="../report/item.rst",
+                category="Figures",
+                labels={"figure": "{experiment}"},
+            ),
         ),
     log:
-        f"{RESULTS}/logs/figure/{{experiment}}.log",
+        log_of("figure"),
     benchmark:
-        f"{RESULTS}/benchmarks/figure/{{experiment}}.tsv"
+        benchmark_of("figure")
     conda:
-        "../../envs/figures.yaml"
+        environment("figure")
+    threads: threads_of("figure")
     resources:
-        mem_mb=grown(8000),
-        runtime=grown(60),
+        **resources_of("figure"),
     params:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
@@ -111,21 +112,24 @@ rule explorer:
         unpack(files_of),
         assets=ASSETS,
     output:
-        page=report(
-            f"{RESULTS}/report/explorer/{{experiment}}.html",
-            caption="../report/item.rst",
-            category="Report",
-            labels={"page": "explorer of {experiment}"},
+        **outputs(
+            "explorer",
+            page=lambda path: report(
+                path,
+                caption="../report/item.rst",
+                category="Report",
+                labels={"page": "explorer of {experiment}"},
+            ),
         ),
     log:
-        f"{RESULTS}/logs/explorer/{{experiment}}.log",
+        log_of("explorer"),
     benchmark:
-        f"{RESULTS}/benchmarks/explorer/{{experiment}}.tsv"
+        benchmark_of("explorer")
     conda:
-        "../../envs/figures.yaml"
+        environment("explorer")
+    threads: threads_of("explorer")
     resources:
-        mem_mb=grown(8000),
-        runtime=grown(60),
+        **resources_of("explorer"),
     params:
         item=lambda wc: item(wc.experiment),
         of=keys_of,
@@ -143,21 +147,24 @@ rule report:
         reported=REPORTED,
         assets=ASSETS,
     output:
-        page=report(
-            f"{RESULTS}/report/index.html",
-            caption="../report/page.rst",
-            category="Report",
-            labels={"page": "all items and their provenance"},
+        **outputs(
+            "report",
+            page=lambda path: report(
+                path,
+                caption="../report/page.rst",
+                category="Report",
+                labels={"page": "all items and their provenance"},
+            ),
         ),
     log:
-        f"{RESULTS}/logs/report.log",
+        log_of("report"),
     benchmark:
-        f"{RESULTS}/benchmarks/report.tsv"
+        benchmark_of("report")
     conda:
-        "../../envs/figures.yaml"
+        environment("report")
+    threads: threads_of("report")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(30),
+        **resources_of("report"),
     params:
         tables=makes("tables"),
         figures=makes("figures"),

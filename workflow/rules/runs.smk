@@ -12,29 +12,25 @@ rule train:
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
     output:
-        model=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/model.safetensors",
-        history=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/history.csv",
-        run=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/run.json",
+        **outputs("train"),
     log:
-        f"{RESULTS}/logs/train/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.log",
+        log_of("train"),
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.tsv"
+        benchmark_of("train")
     priority: 1
     conda:
-        environment("methods", "method", "torch")
-    threads: cost("methods", "method", "threads", 1)
+        environment("train")
+    threads: threads_of("train")
     resources:
-        gpu=cost("methods", "method", "gpu", 0),
-        mem_mb=cost("methods", "method", "mem_mb", 8000),
-        runtime=cost("methods", "method", "runtime", 60),
+        **resources_of("train"),
     params:
         method=lambda wc: plugin("methods", wc.method),
         inputs=lambda wc: {
             k: entry("methods", wc.method)[k] for k in ("encoder", "gene_model")
         },
         panel=lambda wc: entry("panels", wc.panel),
-        checkpoint=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/checkpoint",
-        threads=lambda wc: entry("methods", wc.method).get("threads", 1),
+        checkpoint=f"{RESULTS}/{RUN}/checkpoint",
+        threads=threads_of("train"),
         code=lambda wc: code("train", entry("methods", wc.method)),
     script:
         "../../scripts/train.py"
@@ -58,23 +54,20 @@ rule predict:
             else []
         ),
     output:
-        prediction=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/predictions/{{slide}}.h5ad",
-        run=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/predictions/{{slide}}.run.json",
+        **outputs("predict"),
     log:
-        f"{RESULTS}/logs/predict/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/{{slide}}.log",
+        log_of("predict"),
     benchmark:
-        f"{RESULTS}/benchmarks/predict/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/{{slide}}.tsv"
+        benchmark_of("predict")
     priority: 1
     conda:
-        environment("methods", "method", "torch")
-    threads: cost("methods", "method", "threads", 1)
+        environment("predict")
+    threads: threads_of("predict")
     resources:
-        gpu=cost("methods", "method", "gpu", 0),
-        mem_mb=cost("methods", "method", "mem_mb", 8000),
-        runtime=cost("methods", "method", "runtime", 60),
+        **resources_of("predict"),
     params:
         samples=SAMPLES,
-        threads=lambda wc: entry("methods", wc.method).get("threads", 1),
+        threads=threads_of("predict"),
         code=lambda wc: code("predict", entry("methods", wc.method)),
     script:
         "../../scripts/predict.py"
@@ -90,16 +83,16 @@ rule evaluate:
         ),
         panel=rules.select_panel.output.panel,
     output:
-        scores=f"{RESULTS}/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}/scores.parquet",
+        **outputs("evaluate"),
     log:
-        f"{RESULTS}/logs/evaluate/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.log",
+        log_of("evaluate"),
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{{cohort}}/{{split}}/{{panel}}/{{method}}/seed{{seed}}.tsv"
+        benchmark_of("evaluate")
     conda:
-        "../../envs/evaluate.yaml"
+        environment("evaluate")
+    threads: threads_of("evaluate")
     resources:
-        mem_mb=grown(4000),
-        runtime=grown(30),
+        **resources_of("evaluate"),
     params:
         metrics={name: plugin("metrics", name) for name in METRICS},
         panel=lambda wc: entry("panels", wc.panel),

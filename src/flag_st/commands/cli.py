@@ -126,12 +126,12 @@ def run_downloads(arguments: argparse.Namespace) -> int:
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    from flag_st.planning import cost
+    from flag_st.commands import plan
 
-    spots = arguments.spots or cost.SPOTS
-    stages = cost.estimate(load_config(arguments), spots)
-    found = cost.as_json(stages)
-    print(json.dumps(found, indent=2) if arguments.json else cost.as_text(stages, spots))
+    spots = arguments.spots or plan.SPOTS
+    stages = plan.estimate(load_config(arguments), spots)
+    found = plan.as_json(stages)
+    print(json.dumps(found, indent=2) if arguments.json else plan.as_text(stages, spots))
     return 0
 
 
