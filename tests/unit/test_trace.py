@@ -1,4 +1,4 @@
-"""From a table back to slides and weights; what differs from its record is named."""
+"""From a table back to slides and weights; files that differ from their records are named."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def sha(text: str) -> str:
 
 
 class Folder:
-    """A results folder with Snakemake's records, as a run leaves them."""
+    """A results folder with Snakemake's records and those of the jobs, as a run leaves them."""
 
     def __init__(self, path):
         self.path = path
@@ -31,20 +31,24 @@ class Folder:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         (self.path / name).write_text(text)
 
-    def made(self, name, rule, inputs=(), params=(), text="", checksums=True):
-        """An output with its record; inputs are small, so that Snakemake notes their digests."""
+    def made(self, name, rule, inputs=(), text="", checksums=True):
+        """An output with its record; inputs are small, so that Snakemake records their digests."""
         self.write(name, text or name)
         sums = {i: "sha256:" + sha((self.path / i).read_text()) for i in inputs}
         record = {
             "rule": rule,
             "input": list(inputs),
-            "params": [repr(value) for value in params],
             "endtime": (self.path / name).stat().st_mtime,
             "input_checksums": sums if checksums else {},
             "log": [f"logs/{name}.log"],
         }
         code = urlsafe_b64encode(name.encode()).decode()
         (self.path / ".snakemake/metadata" / code).write_text(json.dumps(record))
+
+    def job(self, name, **facts):
+        """The record that a job itself wrote beside its log."""
+        plain = {"commit": "c0ffee", "dirty": True, "device": "cpu", "wildcards": {}, "params": {}}
+        self.write(f"logs/{name}.json", json.dumps(plain | {"inputs": {}, "outputs": {}} | facts))
 
     def state(self, name=TABLE, **more):
         return {link.path: link.state for link in trace(self.path / name, **more)}
@@ -63,14 +67,14 @@ def folder(tmp_path, monkeypatch):
     found.made(spots, "prepare_slide", ["results/c/data/sources/A1.json"])
     features = "results/c/data/features/uni/A1.h5ad"
     entry = {**UNI, "params": {**UNI["params"], "revision": "r1", "sha256": sha("weights")}}
-    found.made(features, "encode_patches", [spots], ["'code'", entry, 3])
+    found.made(features, "encode_patches", [spots])
+    found.job(features, params={"code": "3f2a", "encoder": entry, "threads": 3})
     for method in ("ridge", "flag"):
         run = f"{RUNS}/{method}/seed0"
         model = f"{run}/model.safetensors"
         found.made(model, "train", [features], text=method, checksums=False)
-        facts = {"commit": "c0ffee", "dirty": True, "wildcards": {"seed": "0"}, "device": "cpu"}
-        facts |= {"inputs": {features: sha(features)}, "outputs": {model: sha(method)}}
-        found.write(f"logs/{model}.json", json.dumps(facts))
+        digests = {"inputs": {features: sha(features)}, "outputs": {model: sha(method)}}
+        found.job(model, wildcards={"seed": "0"}, **digests)
         inputs = [f"{run}/model.safetensors", features]
         found.made(f"{run}/predictions/A1.h5ad", "predict", inputs, checksums=False)
         found.made(f"{run}/scores.parquet", "evaluate", [f"{run}/predictions/A1.h5ad", spots])

@@ -1,12 +1,12 @@
-"""``flag-st trace FILE``: from a result back to slides and weights, each file held to its record.
+"""``flag-st trace FILE``: from a result back to slides and weights; each file is compared to its record.
 
-The chain is what Snakemake recorded of every output (``.snakemake/metadata``): its rule, its inputs
-and the parameters of its plug-ins. Digests are those that the project (a record beside the log of every
-job, the manifests of ``retrieve``) and Snakemake (inputs below 1 MB) wrote down when a file was made or
-used. Where nobody did, the file's time tells whether it was written after its job ended.
+The chain follows what Snakemake recorded about every output (``.snakemake/metadata``): its rule, its
+inputs and its log. Beside the log is the record of the job itself (``core.provenance.Record``) with its
+parameters, which name published weights, and with the digests of its inputs and outputs. Further
+digests are in the manifests of ``retrieve`` and, for inputs below 1 MB, in Snakemake's record. Where
+nothing recorded a digest, the file's time shows whether it was written after its job ended.
 """
 
-import ast
 import json
 import os
 from base64 import urlsafe_b64encode
@@ -19,18 +19,18 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import digest, read_json
 from flag_st.transfer.weights import Checkpoint, checkpoints
 
-#: State of a file → what it means.
+#: The state of a file → what it means.
 STATES = {
     "same": "as recorded",
     "same time": "not written since it was made; no digest was recorded",
     "changed": "differs from what was recorded",
     "written later": "written after it was made; no digest was recorded",
-    "missing": "not there",
+    "missing": "does not exist",
     "not here": "not on this machine",
     "unpinned": "no digest was recorded",
 }
 WRONG = ("changed", "written later", "missing")
-#: Seconds by which times of a file may differ: some file systems keep whole ones.
+#: Seconds by which a file's times may differ: some file systems keep whole seconds.
 CLOCK = 2.0
 
 
@@ -40,12 +40,14 @@ class Link:
 
     Attributes:
         path: as recorded, so relative to the folder that Snakemake ran in.
-        rule: that made it; ``raw`` for files of a source, ``weights`` of a published model, and
-            ``given`` for other files that nothing made.
-        inputs: paths of what it was made from.
-        recorded: sha256 → who wrote it down.
-        made: when its job ended.
-        facts: what else is known, such as commit and seed.
+        rule: that made it; ``raw`` for files of a source, ``weights`` for files of a published model,
+            and ``given`` for other files that no rule made.
+        inputs: paths of the files that it was made from.
+        recorded: sha256 → who recorded it.
+        made: when its job ended, in seconds since the epoch.
+        params: parameters of its job.
+        facts: commit, device and seed of its job.
+        digests: (path, sha256, who recorded it) of inputs and outputs, from the records of its job.
     """
 
     path: str
@@ -53,21 +55,24 @@ class Link:
     inputs: list[str] = field(default_factory=list)
     recorded: dict[str, str] = field(default_factory=dict)
     made: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    digests: list[tuple[str, str, str]] = field(default_factory=list)
     state: str = ""
     note: str = ""
 
 
 class Records:
-    """What Snakemake recorded in a folder."""
+    """The records of the jobs that Snakemake ran in a folder."""
 
     def __init__(self, directory: Path):
         self.directory, self.folder = directory, directory / ".snakemake" / "metadata"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Record of an output, None if there is none.
+        """Snakemake's record of an output, None if there is none.
 
-        A record's file name is the output's in base64, in folders where it is too long for one.
+        The file name of a record is the output's in base64, split into folders where it is longer
+        than a file name may be.
         """
         if not self.folder.is_dir():
             return None
@@ -76,17 +81,23 @@ class Records:
         path = self.folder.joinpath(*(f"@{part}" for part in parts), last)
         return read_json(path) if path.is_file() else None
 
+    def of_job(self, log: str) -> tuple[str, dict[str, Any] | None]:
+        """The path of the record that a job wrote beside its log, and the record if it is there."""
+        path = Path(log).with_suffix(".json")
+        found = self.directory / path
+        return str(path), read_json(found) if found.is_file() else None
+
     @property
     def _longest(self) -> int:
         return os.pathconf(self.folder, "PC_NAME_MAX") or 255
 
 
 def trace(file: str | Path, only: Sequence[str] = ()) -> list[Link]:
-    """The chain of ``file``, itself first, sources last; each file is held to its record.
+    """The chain of ``file``, from itself to its sources; each file is compared to its record.
 
     Args:
         file: any output of the workflow.
-        only: of the runs that a collection was made from, those whose path holds all these names
+        only: follow only those of several collected runs whose paths contain all these names
             (a method, a cohort, ``seed0``).
 
     Raises:
@@ -103,7 +114,10 @@ def trace(file: str | Path, only: Sequence[str] = ()) -> list[Link]:
             links.setdefault(source.path, source).recorded.update(source.recorded)
             link.inputs.append(source.path)
         todo += [path for path in link.inputs if path not in links]
-    _collect_digests(links, records.directory)
+    for link in list(links.values()):
+        for path, value, who in link.digests:
+            if (name := os.path.normpath(path)) in links:
+                links[name].recorded[value] = who
     for link in links.values():
         if link.rule != "weights":
             link.state, link.note = judge(link, records.directory / link.path)
@@ -111,7 +125,7 @@ def trace(file: str | Path, only: Sequence[str] = ()) -> list[Link]:
 
 
 def locate(file: Path) -> tuple[Records, str]:
-    """The folder that Snakemake ran in, and the name that it has for ``file``."""
+    """The folder that Snakemake ran in, and its name for ``file``."""
     if not file.exists():
         raise FlagError(f"{file} does not exist")
     whole = Path(os.path.abspath(file))
@@ -122,8 +136,8 @@ def locate(file: Path) -> tuple[Records, str]:
                 return records, name
     raise FlagError(
         f"{file}: there is no record of how it was made",
-        remedy="give an output of the workflow, where .snakemake is still beside its results; "
-        "without it, run snakemake again: what is made anew is recorded",
+        remedy="give an output of the workflow whose .snakemake folder is still beside its results; "
+        "without that folder, run snakemake again: everything that it makes is recorded",
     )
 
 
@@ -136,22 +150,25 @@ def _link(records: Records, name: str, only: Sequence[str]) -> Link:
         inputs = [path for path in inputs if set(only) <= set(Path(path).parts)]
         if not inputs:
             raise FlagError(f"{name}: no run is of {', '.join(only)}")
-    facts = {"params": [value for text in record.get("params") or [] for value in _value(text)]}
-    return Link(name, record["rule"], inputs, made=record.get("endtime"), facts=facts)
-
-
-def _value(text: str) -> list[Any]:
-    """A parameter from its repr; what is no literal tells nothing here."""
-    try:
-        return [ast.literal_eval(text)]
-    except (ValueError, SyntaxError):
-        return []
+    link = Link(name, record["rule"], inputs, made=record.get("endtime"))
+    for path, value in (record.get("input_checksums") or {}).items():
+        if value.startswith("sha256:"):
+            link.digests.append((path, value.removeprefix("sha256:"), f"the record of {name}"))
+    for log in record.get("log") or []:
+        who, facts = records.of_job(log)
+        if facts is not None:
+            link.params = facts.get("params", {})
+            link.facts = {key: facts.get(key) for key in ("commit", "dirty", "device")}
+            link.facts["seed"] = facts["wildcards"].get("seed")
+            digests = {**facts["inputs"], **facts["outputs"]}
+            link.digests += [(path, value, who) for path, value in digests.items()]
+    return link
 
 
 def _sources(records: Records, link: Link) -> list[Link]:
-    """Raw files and weights that ``link`` rests on, which Snakemake does not know as inputs."""
+    """Raw files and weights that ``link`` was made from and that are no inputs to Snakemake."""
     if link.rule in ("encode_patches", "fit_encoder", "embed_genes", "fit_gene_model"):
-        return list(weights(link.facts["params"]))
+        return list(weights(link.params))
     manifest = records.directory / link.path
     if link.rule != "retrieve" or not manifest.is_file():
         return []
@@ -160,7 +177,7 @@ def _sources(records: Records, link: Link) -> list[Link]:
 
 
 def weights(params: Any) -> Iterator[Link]:
-    """Files of published models that plug-ins among ``params`` name."""
+    """Files of published models that the plug-ins among ``params`` name."""
     for place in checkpoints(params):
         link = Link(f"{place.repo}@{place.revision}/{place.file}", "weights")
         if place.sha256:
@@ -181,32 +198,8 @@ def _judge_weights(place: Checkpoint, link: Link) -> tuple[str, str]:
     return _compare(link, path)
 
 
-def _collect_digests(links: dict[str, Link], directory: Path) -> None:
-    """Tell every link which digests its users wrote down."""
-    records = Records(directory)
-
-    def note(path: str, value: str, who: str) -> None:
-        if (name := os.path.normpath(path)) in links:
-            links[name].recorded[value] = who
-
-    for link in list(links.values()):
-        known = records.read(link.path) or {}
-        for path, value in (known.get("input_checksums") or {}).items():
-            if value.startswith("sha256:"):
-                note(path, value.removeprefix("sha256:"), f"the record of {link.path}")
-        for log in known.get("log") or []:
-            beside = Path(log).with_suffix(".json")
-            if not (directory / beside).is_file():
-                continue
-            facts = read_json(directory / beside)
-            link.facts |= {key: facts.get(key) for key in ("commit", "dirty", "device")}
-            link.facts["seed"] = facts["wildcards"].get("seed")
-            for path, value in {**facts["inputs"], **facts["outputs"]}.items():
-                note(path, value, str(beside))
-
-
 def judge(link: Link, path: Path) -> tuple[str, str]:
-    """State of a file, and what speaks for it."""
+    """The state of a file, and the evidence for it."""
     if not path.exists():
         return "missing", ""
     if link.recorded:
@@ -227,7 +220,7 @@ def _compare(link: Link, path: Path) -> tuple[str, str]:
 
 
 def as_text(links: Sequence[Link]) -> str:
-    """A line a file, and what is wrong at the end, by name."""
+    """One line per file; at the end, the files that are wrong, by name."""
     width = max(len(link.rule) for link in links)
     lines = []
     for link in links:
@@ -250,11 +243,5 @@ def as_text(links: Sequence[Link]) -> str:
 def as_json(links: Sequence[Link]) -> str:
     """The chain as JSON: a list of links, each with the paths of its inputs."""
     keys = ("path", "rule", "inputs", "recorded", "state", "note")
-    plain = [
-        {
-            **{key: getattr(link, key) for key in keys},
-            **{key: value for key, value in link.facts.items() if key != "params"},
-        }
-        for link in links
-    ]
+    plain = [{**{key: getattr(link, key) for key in keys}, **link.facts} for link in links]
     return json.dumps(plain, indent=2)
