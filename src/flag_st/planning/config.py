@@ -1,7 +1,6 @@
-"""Configuration: layered YAML, validated by schema, cross-checked, resolved."""
+"""The configuration: layered YAML that is validated by schema, cross-checked and resolved."""
 
 import copy
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from flag_st.core.code import ROOT, locate
 from flag_st.core.errors import Faults, FlagError
 
-#: One file a layer; later layers may name entries of earlier ones.
+#: One file per layer; later layers may name entries of earlier ones.
 LAYERS = [
     "config",
     "cohorts",
@@ -27,16 +26,16 @@ LAYERS = [
 ]
 #: Layers whose entries name a class.
 PLUGINS = ("cohorts", "encoders", "gene_models", "methods", "metrics")
-#: Plain values alone, as ``yaml.safe_load``; ten times as fast where PyYAML has its C part.
+#: Reads plain values only, as ``yaml.safe_load`` does, but ten times as fast where PyYAML has its C part.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
 def load(overlay: dict[str, Any] | None = None, files: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """Shipped layers, overlaid by ``files`` and then by ``overlay``; valid and cross-checked.
+    """The shipped layers, overlaid by ``files`` and then by ``overlay``, checked and resolved.
 
     Raises:
-        FlagError: all faults of the configuration at once.
+        FlagError: lists all faults of the configuration at once.
     """
     config = shipped()
     for file in files:
@@ -51,7 +50,7 @@ def load(overlay: dict[str, Any] | None = None, files: Iterable[str | Path] = ()
 
 @cache
 def shipped() -> dict[str, Any]:
-    """The shipped layers, neither resolved nor validated; not to be changed."""
+    """The shipped layers, neither validated nor resolved. The result is shared: do not change it."""
     config: dict[str, Any] = {}
     for layer in LAYERS:
         config = merge(config, read_yaml(ROOT / "config" / f"{layer}.yaml"))
@@ -78,7 +77,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings merge, everything else is replaced; neither argument is changed."""
+    """``base`` with ``over`` on top: mappings merge, other values are replaced. Changes neither."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -94,6 +93,7 @@ def schema() -> dict[str, Any]:
 
 
 def schema_faults(config: dict[str, Any]) -> Faults:
+    """Unknown keys, and values of a wrong type or out of range."""
     faults = Faults()
     validator = jsonschema.Draft202012Validator(schema())
     for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path))):
@@ -108,60 +108,13 @@ def schema_faults(config: dict[str, Any]) -> Faults:
 
 
 def cross_faults(config: dict[str, Any]) -> Faults:
-    """Names that one entry uses and no layer declares; plug-ins that do not exist."""
+    """Names that an entry uses and no layer declares; plug-ins and scripts that do not exist."""
     faults = Faults()
-
-    def known(layer: str, name: Any, where: str) -> None:
-        if name not in (None, "default") and name not in config[layer]:
-            faults.add(f"{where}: no {name!r} in {layer}", choices=sorted(config[layer]))
-
-    for layer in PLUGINS:
-        for name, entry in config[layer].items():
-            if "base" in entry:
-                known(layer, entry["base"], f"{layer}.{name}.base")
-                if "base" in config[layer].get(entry["base"], {}):
-                    faults.add(f"{layer}.{name}.base: {entry['base']} itself has a base; one level")
-            elif not plugin_exists(entry["use"]):
-                module = entry["use"].rpartition(".")[0]
-                faults.add(
-                    f"{layer}.{name}.use: no class {entry['use']}",
-                    remedy=f"its place is DIR/{module.replace('.', '/')}.py, DIR being src or in PYTHONPATH",
-                )
-    grids = {"defaults": config["defaults"]}
-    grids |= {f"experiments.{n}": e for n, e in config["experiments"].items()}
-    for where, grid in grids.items():
-        for cohort in grid.get("cohorts", []):
-            known("cohorts", cohort, f"{where}.cohorts")
-        for method in grid.get("methods", []):
-            known("methods", method, f"{where}.methods")
-        known("splits", grid.get("split"), f"{where}.split")
-        known("panels", grid.get("panel"), f"{where}.panel")
-        for panel in grid.get("panels", []):
-            known("panels", panel, f"{where}.panels")
-    for where, entry in [("defaults", config["defaults"])] + [
-        (f"methods.{n}", e) for n, e in config["methods"].items()
-    ]:
-        known("encoders", entry.get("encoder"), f"{where}.encoder")
-        known("gene_models", entry.get("gene_model"), f"{where}.gene_model")
-    for layer in PLUGINS:
-        for name, entry in config[layer].items():
-            for other in references(entry.get("params", {})):
-                known(layer, other, f"{layer}.{name}.params")
-                if any(references(config[layer].get(other, {}).get("params", {}))):
-                    faults.add(f"{layer}.{name}.params: {other} itself names an entry; one level")
-    for name in config["defaults"]["metrics"]:
-        known("metrics", name, "defaults.metrics")
-    for name in config["make"]:
-        known("experiments", name, "make")
-    for name, reason in config.get("missing", {}).items():
-        layers = ("cohorts", "methods", "encoders", "gene_models")
-        if not any(name in config[layer] for layer in layers):
-            faults.add(f"missing: no {name!r} in {', '.join(layers)}")
-        for cohort in reason if isinstance(reason, dict) else ():
-            known("cohorts", cohort, f"missing.{name}")
+    _plugin_faults(config, faults)
+    _grid_faults(config, faults)
+    _missing_faults(config, faults)
     for name, entry in config["experiments"].items():
-        script = ROOT / "scripts" / f"{entry['script']}.py"
-        if not script.exists():
+        if not (ROOT / "scripts" / f"{entry['script']}.py").exists():
             choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
             faults.add(
                 f"experiments.{name}.script: no scripts/{entry['script']}.py", choices=choices
@@ -169,19 +122,79 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     return faults
 
 
+def _check_name(config: dict[str, Any], faults: Faults, layer: str, name: Any, where: str) -> None:
+    if name not in (None, "default") and name not in config[layer]:
+        faults.add(f"{where}: no {name!r} in {layer}", choices=sorted(config[layer]))
+
+
+def _plugin_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of each plug-in entry: its class or base, and the entries that its params name."""
+    for layer in PLUGINS:
+        entries = config[layer]
+        for name, entry in entries.items():
+            where = f"{layer}.{name}"
+            if "base" in entry:
+                _check_name(config, faults, layer, entry["base"], f"{where}.base")
+                if "base" in entries.get(entry["base"], {}):
+                    faults.add(f"{where}.base: {entry['base']} itself has a base; one level")
+            elif not plugin_exists(entry["use"]):
+                path = entry["use"].rpartition(".")[0].replace(".", "/")
+                faults.add(
+                    f"{where}.use: no class {entry['use']}",
+                    remedy=f"put it into DIR/{path}.py, where DIR is src or a folder in PYTHONPATH",
+                )
+            for other in references(entry.get("params", {})):
+                _check_name(config, faults, layer, other, f"{where}.params")
+                if any(references(entries.get(other, {}).get("params", {}))):
+                    faults.add(f"{where}.params: {other} itself names an entry; one level")
+
+
+def _grid_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of the defaults, the experiments and the methods: the entries that they name."""
+    defaults = config["defaults"]
+    names = [("metrics", name, "defaults.metrics") for name in defaults["metrics"]]
+    names += [("experiments", name, "make") for name in config["make"]]
+    for experiment, grid in {None: defaults, **config["experiments"]}.items():
+        where = f"experiments.{experiment}" if experiment else "defaults"
+        for layer in ("cohorts", "methods", "panels"):
+            names += [(layer, name, f"{where}.{layer}") for name in grid.get(layer, [])]
+        names += [("splits", grid.get("split"), f"{where}.split")]
+        names += [("panels", grid.get("panel"), f"{where}.panel")]
+    for method, entry in {None: defaults, **config["methods"]}.items():
+        where = f"methods.{method}" if method else "defaults"
+        names += [("encoders", entry.get("encoder"), f"{where}.encoder")]
+        names += [("gene_models", entry.get("gene_model"), f"{where}.gene_model")]
+    for layer, name, where in names:
+        _check_name(config, faults, layer, name, where)
+
+
+def _missing_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of the key ``missing``: the entries and the cohorts that it names."""
+    layers = ("cohorts", "methods", "encoders", "gene_models")
+    for name, reason in config.get("missing", {}).items():
+        if not any(name in config[layer] for layer in layers):
+            faults.add(f"missing: no {name!r} in {', '.join(layers)}")
+        for cohort in reason if isinstance(reason, dict) else ():
+            _check_name(config, faults, "cohorts", cohort, f"missing.{name}")
+
+
 def plugin_exists(use: str) -> bool:
-    """Whether ``use`` names a class, found without importing what it needs."""
+    """Whether the module of ``use`` defines the class, without importing what the module needs.
+
+    Only the starts of lines are compared: parsing every plug-in would delay each start of Snakemake.
+    """
     module, _, name = use.rpartition(".")
-    path = locate(module)
     if not module.startswith("flag_st."):
-        return True  # somebody's own package; the registry will tell when it is built
+        return True  # somebody's own package: the registry reports it when the entry is built
+    path = locate(module)
     if path is None or path.stem != module.rpartition(".")[2]:
         return False
-    return bool(re.search(rf"^class {name}\b", path.read_text(encoding="utf-8"), re.M))
+    statement = (f"class {name}(", f"class {name}:")
+    return any(line.startswith(statement) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def references(params: Any) -> Iterable[str]:
-    """Entries of the same layer that params name: ``{entry: NAME}``, at any depth."""
+    """Names of entries of the same layer in params: ``{entry: NAME}``, at any depth."""
     if isinstance(params, dict):
         if isinstance(params.get("entry"), str):
             yield params["entry"]
@@ -201,7 +214,7 @@ def embed(params: Any, entries: dict[str, Any]) -> Any:
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """Fill ``base`` and ``{entry: …}`` (one level), and the defaults of methods and experiments."""
+    """Replace ``base`` and ``{entry: …}`` by what they name; fill in defaults of methods and experiments."""
     config = copy.deepcopy(config)
     for layer in PLUGINS:
         entries = config[layer]
