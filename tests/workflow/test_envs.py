@@ -1,15 +1,18 @@
-"""Environments, pins and rules tell one story."""
+"""Environments, pins, rules and the table of rules agree."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT
+from running import ROOT, TINY
+
+from flag_st.planning import config
+from flag_st.planning.rules import RULES
 
 #: conda's name → the name on the Python index.
 ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
-RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 
 
 def key(name: str) -> str:
@@ -39,24 +42,59 @@ def test_environment_agrees_with_the_pins(env):
             assert f"{known[name]}.".startswith(f"{version}."), f"{dependency}: {known[name]}"
 
 
-def test_every_rule_has_environment_log_benchmark_and_its_script():
-    for file in RULES:
-        for name, body in re.findall(
-            r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.M | re.S
-        ):
-            for part in ("conda:", "log:", "benchmark:", "script:", "params:"):
-                assert part in body, f"{name} lacks {part}"
-            script = re.search(r'"\.\./\.\./(scripts/[^"]+)"', body)[1]
-            if "{" not in script:
-                assert script == f"scripts/{name}.py"
-                assert (ROOT / script).exists()
+@pytest.fixture(scope="module")
+def parsed() -> dict:
+    """The rules of the workflow as Snakemake understands them, by name; nothing is planned."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.enums import Quietness
+    from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        given = ConfigSettings(configfiles=[TINY])
+        resources = ResourceSettings(cores=1)
+        workflow = api.workflow(resources, config_settings=given, snakefile=ROOT / "Snakefile")
+        rules = {rule.name: rule for rule in workflow._workflow.rules}
+    assert rules.pop("all").is_run is False
+    return rules
 
 
-def test_no_environment_is_an_orphan():
-    text = "\n".join(p.read_text() for p in [*RULES, *(ROOT / "config").glob("*.yaml")])
-    for env in ENVS:
-        used = rf'envs/{env.stem}\.yaml|env: {env.stem}\b|, "{env.stem}"\)'
-        assert re.search(used, text), env.stem
+def plain(pattern: object) -> str:
+    """A path of Snakemake without the constraints of its wildcards."""
+    return re.sub(r"\{(\w+),[^}]*\}", r"{\1}", str(pattern))
+
+
+def test_the_table_has_the_rules_of_the_workflow(parsed):
+    assert set(parsed) == set(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_made_of_its_own_row_and_its_own_script(name, parsed):
+    rule, row = parsed[name], RULES[name]
+    outputs = {key: plain(path) for key, path in rule.output.items()}
+    assert outputs == {key: f"results/{path}" for key, path in row.outputs.items()}
+    assert [plain(path) for path in rule.log] == [f"results/{row.log}"]
+    assert plain(rule.benchmark) == f"results/{row.benchmark}"
+    assert set(rule.wildcard_names) == set(row.wildcards)
+    assert rule.params
+    if "{" not in rule.script:
+        assert Path(rule.script).name == f"{name}.py"
+        assert (ROOT / "scripts" / f"{name}.py").exists()
+    if row.entry is None:
+        assert Path(str(rule.conda_env)) == ROOT / "envs" / f"{row.env}.yaml"
+        assert rule.resources["_cores"].value == row.threads
+        assert rule.resources["gpu"].value == row.gpu
+        for key in ("mem_mb", "runtime"):  # each try asks for more
+            assert rule.resources[key].evaluate({}, attempt=2).value == 2 * getattr(row, key)
+    else:
+        assert callable(rule.conda_env)
+
+
+def test_environments_are_those_that_rules_and_entries_name():
+    found = config.load()
+    named = {row.env for row in RULES.values()}
+    for layer in {row.entry.layer for row in RULES.values() if row.entry}:
+        named |= {entry["env"] for entry in found[layer].values() if "env" in entry}
+    assert named == {env.stem for env in ENVS}
 
 
 def test_dependencies_are_pinned_once():
