@@ -9,12 +9,12 @@ import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import check_contract, read_json
+from flag_st.data.hest_layout import HEIGHT_KEY, PATCH_DATASETS, PIXEL_KEY, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
 
 #: µm per pixel of level 0 that a microscope or a reduced copy of its picture can have.
 PIXEL_RANGE = (0.05, 20.0)
-PIXEL_KEY = "pixel_size_um_estimated"
 #: Values of a count matrix that are read at a time.
 BLOCK = 1 << 22
 #: What readers raise on damaged or foreign files.
@@ -147,7 +147,7 @@ def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
         fault = f"{path}: {PIXEL_KEY} is {size}, outside {low} to {high} µm per pixel"
     if fault:
         faults.add(fault, remedy="write there the µm per pixel of the slide image's level 0")
-    width, height = facts.get("fullres_px_width"), facts.get("fullres_px_height")
+    width, height = facts.get(WIDTH_KEY), facts.get(HEIGHT_KEY)
     if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
         return width, height
     return None
@@ -253,7 +253,7 @@ def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> 
         faults.add(f"{path}: {text}", remedy=remedy)
 
     with h5py.File(path, "r") as file:
-        missing = [k for k in ("img", "coords", "barcode") if k not in file]
+        missing = [k for k in PATCH_DATASETS if k not in file]
         if missing:
             fault(f"no dataset {', '.join(missing)}")
             return
