@@ -76,7 +76,7 @@ class Hest(Source):
         paths = self.hub.fetch(list(names.values()))
         found = dict(zip(names, paths, strict=True))
         if self.layers is not None:
-            from flag_st.data.labels import fetch_layers, write_layers
+            from flag_st.sources.dlpfc import fetch_layers, write_layers
 
             section = next(row.section for row in self.slides() if row.id == slide)
             found["labels"] = self.layers / f"{slide}.tsv"
