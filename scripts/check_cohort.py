@@ -1,4 +1,4 @@
-"""Check every slide of a cohort, and report all faults at once before anything is prepared."""
+"""Check every slide of a cohort, and report all faults at once before any slide is prepared."""
 
 from flag_st.core.job import run
 
@@ -6,8 +6,8 @@ from flag_st.core.job import run
 def main(job):
     from pathlib import Path
 
-    from flag_st.commands.check import check_slides
     from flag_st.core.io import CONTRACT, read_json, write_json
+    from flag_st.data.check_cohort import check_cohort
     from flag_st.data.slide_files import SlideFiles
 
     manifests = [read_json(path) for path in job.input.manifests]
@@ -15,7 +15,7 @@ def main(job):
         m["slide"]: SlideFiles(**{k: Path(f["path"]) for k, f in m["files"].items()})
         for m in manifests
     }
-    faults = check_slides(files, job.params.panels, job.params.prepare)
+    faults = check_cohort(files, job.params.panels, job.params.prepare)
     faults.raise_if_any(f"cohort {job.wildcards.cohort}")
     write_json(job.output.checked, {"contract": CONTRACT, "slides": sorted(files)})
 

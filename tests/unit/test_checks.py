@@ -10,14 +10,13 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse
 from PIL import Image
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import CONTRACT
-from flag_st.data.check_slide import check_common_genes, check_features, check_slide
+from flag_st.data.check_cohort import check_common_genes
+from flag_st.data.check_slide import check_slide
 from flag_st.data.prepare import prepare
 from flag_st.data.slide_files import SlideFiles
 from flag_st.sources.synthetic import Synthetic
@@ -396,52 +395,3 @@ def test_too_few_common_genes_name_the_culprit():
 def test_one_slide_and_none():
     assert "1 slides share 2" in check_common_genes({"a": "xy"}, 3, "p").messages[0]
     assert "0 slides share 0" in check_common_genes({}, 3, "p").messages[0]
-
-
-# Features
-
-
-@pytest.fixture
-def features(tmp_path):
-    path = tmp_path / "features.h5ad"
-    anndata.AnnData(
-        X=np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32),
-        obs=pd.DataFrame(index=[f"s{i}" for i in range(6)]),
-        obsm={"spatial_um": np.arange(12.0).reshape(6, 2)},
-        uns={
-            "contract": CONTRACT,
-            "slide": NAME,
-            "patient": "",
-            "encoder": "texture",
-            "digest": "none",
-        },
-    ).write_h5ad(path)
-    return path
-
-
-def test_sound_features(features):
-    assert check_features(features).messages == []
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (Path.unlink, "feature file .* does not exist"),
-        (cut_off, "feature file .* damaged"),
-        (hdf5(lambda f: f.pop("X")), "feature file .* damaged"),
-        (hdf5(lambda f: f["obsm"].pop("spatial_um")), "feature file .* damaged"),
-        (hdf5(lambda f: f["uns"].pop("contract")), "of contract version None"),
-        (hdf5(lambda f: put(f["uns/contract"], (), CONTRACT + 1)), "of contract version"),
-        (hdf5(lambda f: f["uns"].pop("digest")), "uns lacks digest"),
-        (hdf5(lambda f: put(f["X"], (2, 1), np.nan)), "NaN or infinite features in 1 spots"),
-        (replaced("X", lambda x: np.zeros_like(x)), "all spots have the same features"),
-        (replaced("X", lambda x: x[:4]), r"X has shape \(4, 4\) for 6 spots"),
-        (hdf5(lambda f: put(f["obsm/spatial_um"], (0, 0), np.inf)), "not a finite"),
-        (hdf5(lambda f: put(f["obs/_index"], 1, "s0")), "1 barcodes repeat, such as s0"),
-    ],
-)
-def test_feature_fault(features, spoil, said):
-    spoil(features)
-    (message,) = check_features(features).messages
-    assert re.search(said, message), message
-    assert "Remedy: " in message

@@ -198,8 +198,7 @@ def test_gate_is_explained_with_the_page_to_ask_at(server, tmp_path, monkeypatch
 
 
 def test_downloads_are_listed_as_the_code_asks_for_them():
-    from flag_st.data import labels
-    from flag_st.sources import her2st_github
+    from flag_st.sources import dlpfc, her2st_github
 
     with open(PROJECT / "config/sources.tsv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -218,7 +217,7 @@ def test_downloads_are_listed_as_the_code_asks_for_them():
         "patches/{slide}.h5",
         "wsis/{slide}.tif",
     }
-    for name, module in (("HER2ST", her2st_github), ("DLPFC layers", labels)):
+    for name, module in (("HER2ST", her2st_github), ("DLPFC layers", dlpfc)):
         assert by_name[name]["address"] == f"https://github.com/{module.REPO}"
         assert by_name[name]["revision"] == module.COMMIT
-    assert by_name["DLPFC layers"]["file"] == labels.FILE
+    assert by_name["DLPFC layers"]["file"] == dlpfc.FILE

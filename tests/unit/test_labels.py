@@ -4,7 +4,8 @@ import pytest
 from hub_server import HubServer, isolate
 
 from flag_st.core.errors import FlagError
-from flag_st.data.labels import COMMIT, FILE, REPO, fetch_layers, read_labels, write_layers
+from flag_st.data.labels import read_labels
+from flag_st.sources.dlpfc import COMMIT, FILE, REPO, fetch_layers, write_layers
 
 LABELS = """AAACAACGAATAGTTC-1\t151507\tL1
 AAACAAGTATCTCCCA-1\t151507\tL3

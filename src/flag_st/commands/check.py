@@ -1,20 +1,24 @@
-"""``flag-st check``: every fault of the configuration and of the data that is there."""
+"""``flag-st check``: all faults of the configuration and of the data on this machine."""
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
+from flag_st.data.check_cohort import check_cohort
 from flag_st.data.slide_files import SlideFiles
 from flag_st.planning.grid import Plan
 
 
-def check_all(config: dict[str, Any], data: bool = True) -> int:
-    """Print all faults; the configuration itself was validated when it was loaded.
+def check(config: dict[str, Any], data: bool = True) -> int:
+    """Print all faults of a configuration that has been loaded, and thereby validated.
 
-    Plug-ins are built with their arguments; every slide of the cohorts in use is checked whose
-    files are on this machine. Slides that a run would download or make are only counted.
+    Every plug-in is built with its arguments. Of the cohorts in use, the slides whose files are on
+    this machine are checked; slides that a run would first download or make are only counted.
+
+    Args:
+        config: as ``flag_st.planning.config.load`` returns it.
+        data: whether to look at the slides at all.
 
     Returns:
         0 if there is no fault, else 1.
@@ -27,8 +31,10 @@ def check_all(config: dict[str, Any], data: bool = True) -> int:
         _collect(faults, lambda name=name: plan.runs(name))
         _collect(faults, lambda name=name: plan.reads(name))
     for cohort in cohorts if data else ():
-        check_cohort(plan, cohort, panel_sizes(config, experiments, cohort), faults)
-    found = list(dict.fromkeys(faults.messages))  # a missing folder stops every experiment on it
+        check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
+    found = list(
+        dict.fromkeys(faults.messages)
+    )  # one missing folder is a fault of many experiments
     for message in found:
         print(f"fault: {message}", file=sys.stderr)
     if found:
@@ -39,7 +45,7 @@ def check_all(config: dict[str, Any], data: bool = True) -> int:
 
 
 def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> None:
-    """Build every plug-in that the experiments use: wrong arguments are refused by name."""
+    """Build every plug-in that the experiments use; a wrong argument is a fault that names it."""
     methods = dict.fromkeys(m for e in experiments.values() for m in e["methods"])
     layers = {
         "methods": methods,
@@ -58,13 +64,13 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
 
 
 def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:
-    """Panels wanted of a cohort, with their sizes."""
+    """Name → size of the panels that the experiments need on a cohort."""
     names = {p for e in experiments.values() if cohort in e["cohorts"] for p in e["panels"]}
     return {name: config["panels"][name]["size"] for name in sorted(names)}
 
 
-def check_cohort(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults) -> None:
-    """Check the slides of a cohort whose files are on this machine."""
+def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults) -> None:
+    """Check those slides of a cohort whose files are on this machine."""
     try:
         source, slides = plan.source(cohort), plan.slides(cohort)
     except FlagError as error:
@@ -83,38 +89,14 @@ def check_cohort(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults
         else:
             files[slide] = found
     if waiting:
-        print(f"{cohort}: {waiting} of {len(slides)} slides are not here yet; retrieve brings them")
-    faults.extend(check_slides(files, panels, plan.config["cohorts"][cohort].get("prepare", {})))
-
-
-def check_slides(
-    files: Mapping[str, SlideFiles], panels: Mapping[str, int], prepare: Mapping[str, Any]
-) -> Faults:
-    """All faults of all slides, and whether they share genes enough for every panel.
-
-    Args:
-        files: per slide. panels: name → size. prepare: the cohort entry's ``prepare``.
-    """
-    import anndata
-
-    from flag_st.data.check_slide import check_common_genes, check_slide
-
-    faults, names = Faults(), {}
-    options = {k: v for k, v in prepare.items() if k in ("patches_from", "unique_genes")}
-    for slide, own in files.items():
-        found = check_slide(own, slide, **options)
-        faults.extend(found)
-        if not found.messages:
-            table = anndata.read_h5ad(own.st, backed="r")
-            names[slide] = list(table.var_names)
-            table.file.close()
-    for panel, size in panels.items() if names else ():
-        faults.extend(check_common_genes(names, size, panel))
-    return faults
+        print(
+            f"{cohort}: {waiting} of {len(slides)} slides are not here yet; the rule retrieve fetches them"
+        )
+    faults.extend(check_cohort(files, panels, plan.config["cohorts"][cohort].get("prepare", {})))
 
 
 def _collect(faults: Faults, action, prefix: str = "") -> None:
-    """Keep the fault that ``action`` raises, so that the next check still runs."""
+    """Add the fault that ``action`` raises, so that the next check still runs."""
     try:
         action()
     except FlagError as error:

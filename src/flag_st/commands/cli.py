@@ -114,9 +114,9 @@ def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from flag_st.commands.check import check_all
+    from flag_st.commands.check import check
 
-    return check_all(load_config(arguments), data=not arguments.no_data)
+    return check(load_config(arguments), data=not arguments.no_data)
 
 
 def run_downloads(arguments: argparse.Namespace) -> int:

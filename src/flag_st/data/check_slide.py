@@ -1,33 +1,32 @@
-"""Faults of the input, found before any work: all of a slide at once, each with its remedy."""
+"""Faults of one slide's files, all of them at once and each with its remedy."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
-from flag_st.core.io import check_contract, read_json
+from flag_st.core.io import read_json
+from flag_st.data.hest_layout import HEIGHT_KEY, PATCH_DATASETS, PIXEL_KEY, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
 
-#: µm per pixel of level 0 that a microscope or a reduced copy of its picture can have.
+#: µm per pixel that level 0 of a scan, or of a reduced copy of it, can plausibly have.
 PIXEL_RANGE = (0.05, 20.0)
-PIXEL_KEY = "pixel_size_um_estimated"
-#: Values of a count matrix that are read at a time.
+#: How many values of a count matrix are read at a time.
 BLOCK = 1 << 22
-#: What readers raise on damaged or foreign files.
+#: What readers raise on damaged files and on files of another format.
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
-#: What to do about a file that cannot be read, by its kind.
+#: The remedy for an unreadable file, by the kind of file.
 AGAIN = {
     "counts": "copy or download it again",
-    "metadata": "restore it; it wants HEST's keys",
+    "metadata": "restore it; it must hold HEST's keys",
     "slide image": "copy it again, or make it a pyramid that OpenSlide reads: "
     "vips tiffsave IN OUT --tile --pyramid --compression jpeg",
     "patch": "download it again, or set patches_from: wsi to cut patches from the slide image",
-    "label": "write a tab-separated table of barcode and label, or take the file away",
-    "feature": "delete it and run the same command again: encode_patches makes it anew",
+    "label": "write a tab-separated table of barcode and label, or remove the file",
 }
 GRID_BARCODE = re.compile(r"\d+x\d+")
 
@@ -44,10 +43,11 @@ def check_slide(
     """All faults of one slide's files; nothing is written.
 
     Args:
-        files: paths, whether or not there is anything at them.
-        size, um_per_px: the patches that ready-made patch files must hold.
-        patches_from: ``wsi``, ``hest`` or ``auto``, as ``prepare`` takes it.
-        unique_genes: whether a gene symbol that repeats is a fault.
+        files: paths of the files, which need not exist.
+        slide: its id, for messages.
+        size, um_per_px: edge in pixels and resolution of the patches that a patch file must hold.
+        patches_from: ``wsi``, ``hest`` or ``auto``, with the meaning they have for ``prepare``.
+        unique_genes: whether a repeated gene symbol is a fault.
     """
     faults = Faults()
     given = {"auto": files.patches or files.wsi, "wsi": files.wsi, "hest": files.patches}
@@ -69,37 +69,8 @@ def check_slide(
     return faults
 
 
-def check_common_genes(
-    names_per_slide: Mapping[str, Sequence[str]], wanted: int, panel: str
-) -> Faults:
-    """Whether the slides share at least the ``wanted`` genes of a panel."""
-    faults = Faults()
-    sets = {slide: set(names) for slide, names in names_per_slide.items()}
-    common = set.intersection(*sets.values()) if sets else set()
-    if len(common) >= wanted:
-        return faults
-    fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
-    remedy = f"set the size of panel {panel} to {len(common)} or fewer"
-    if len(sets) > 1:
-
-        def without(slide: str) -> int:
-            return len(set.intersection(*(sets[other] for other in sets if other != slide)))
-
-        worst = max(sets, key=without)
-        fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
-        remedy += f", or take {worst} out; see that all slides use gene symbols"
-    faults.add(fault, remedy=remedy)
-    return faults
-
-
-def check_features(path: str | Path) -> Faults:
-    """Faults of a feature file: contract, shape, values, names and positions."""
-    _read(_features, Path(path), "feature", faults := Faults())
-    return faults
-
-
 def plain(barcodes: Iterable[str]) -> list[str]:
-    """Barcodes in one spelling: "10x13" and "010x013" name one spot of legacy ST."""
+    """Barcodes in one spelling, since "10x13" and "010x013" name the same spot of legacy ST."""
     return [
         "x".join(str(int(n)) for n in b.split("x")) if GRID_BARCODE.fullmatch(b) else b
         for b in barcodes
@@ -107,7 +78,7 @@ def plain(barcodes: Iterable[str]) -> list[str]:
 
 
 def _read(check: Callable, path: Path, kind: str, faults: Faults, *args) -> Any:
-    """Return ``check(path, faults, *args)``; None, and a fault, if the file cannot be read."""
+    """Return ``check(path, faults, *args)``; add a fault and return None if that is impossible."""
     again = AGAIN[kind]
     try:
         with open(path, "rb") as handle:
@@ -132,7 +103,7 @@ def _labels(path: Path, faults: Faults, spots: Sequence[str]) -> None:
 
 
 def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
-    """Check the pixel size; returns width and height of the picture where they are given."""
+    """Check the pixel size; returns width and height of level 0, or None if they are not given."""
     facts = read_json(path)
     if not isinstance(facts, dict):
         raise ValueError("not a JSON object")
@@ -147,14 +118,14 @@ def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
         fault = f"{path}: {PIXEL_KEY} is {size}, outside {low} to {high} µm per pixel"
     if fault:
         faults.add(fault, remedy="write there the µm per pixel of the slide image's level 0")
-    width, height = facts.get("fullres_px_width"), facts.get("fullres_px_height")
+    width, height = facts.get(WIDTH_KEY), facts.get(HEIGHT_KEY)
     if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
         return width, height
     return None
 
 
 def _table(path: Path, faults: Faults, unique_genes: bool) -> tuple[Any, np.ndarray | None]:
-    """Check the counts; returns barcodes, and positions (N, 2) where there are any."""
+    """Check the counts; returns the barcodes and the positions (N, 2), None if those are faulty."""
     import h5py
     from anndata.io import read_elem
 
@@ -215,7 +186,11 @@ def _positions(path: Path, file, spots, faults: Faults) -> np.ndarray | None:
 
 
 def _image(path: Path, faults: Faults) -> tuple[int, int]:
-    """Width and height of a slide image that is whole."""
+    """Width and height of a slide image.
+
+    Raises:
+        ValueError: the file is damaged or cut off.
+    """
     import openslide
     import tifffile
 
@@ -223,7 +198,7 @@ def _image(path: Path, faults: Faults) -> tuple[int, int]:
         with tifffile.TiffFile(path) as tif:
             tiles = [zip(p.dataoffsets, p.databytecounts, strict=True) for p in tif.pages]
             end = max((start + length for page in tiles for start, length in page), default=0)
-        # The directories may come before the tiles: then only these tell that a file is cut off.
+        # Where the directories precede the tiles, only the offsets show that a file is cut off.
         if end > path.stat().st_size:
             raise ValueError(f"cut off: {path.stat().st_size} of {end} bytes")
         with openslide.OpenSlide(path) as wsi:
@@ -253,7 +228,7 @@ def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> 
         faults.add(f"{path}: {text}", remedy=remedy)
 
     with h5py.File(path, "r") as file:
-        missing = [k for k in ("img", "coords", "barcode") if k not in file]
+        missing = [k for k in PATCH_DATASETS if k not in file]
         if missing:
             fault(f"no dataset {', '.join(missing)}")
             return
@@ -270,40 +245,18 @@ def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> 
         some = f"{', '.join(names[:2])} here, {', '.join(spots[:2])} there"
         fault(f"no barcode in common with the counts ({some})", "use files of the same slide")
     scale = um_per_px if None in (source, pixel) else float(pixel) * float(source) / size
-    if abs(scale / um_per_px - 1) > 0.05:  # the source size is rounded to whole pixels
+    if abs(scale / um_per_px - 1) > 0.05:  # HEST rounds the source size to whole pixels
         fault(f"patches of {scale:.3g} µm per pixel, wanted {um_per_px:.3g}")
-
-
-def _features(path: Path, faults: Faults) -> None:
-    import h5py
-    from anndata.io import read_elem
-
-    def fault(text: str) -> None:
-        faults.add(f"{path}: {text}", remedy=AGAIN["feature"])
-
-    with h5py.File(path, "r") as file:
-        uns, names = read_elem(file["uns"]), read_elem(file["obs"]).index
-        check_contract(uns.get("contract"), path, "feature file")
-        matrix, position = (np.asarray(file[key]) for key in ("X", "obsm/spatial_um"))
-    missing = [k for k in ("slide", "patient", "encoder", "digest") if k not in uns]
-    if missing:
-        fault(f"uns lacks {', '.join(missing)}")
-    _repeats(path, names, "barcode", faults)
-    if matrix.ndim != 2 or 0 in matrix.shape or len(matrix) != len(names):
-        fault(f"X has shape {matrix.shape} for {len(names)} spots")
-    elif not np.isfinite(matrix).all():
-        fault(f"NaN or infinite features in {(~np.isfinite(matrix)).any(1).sum()} spots")
-    elif len(matrix) > 1 and not np.ptp(matrix, axis=0).any():
-        fault("all spots have the same features")
-    if position.shape != (len(names), 2) or not np.isfinite(position).all():
-        fault("obsm['spatial_um'] is not a finite (N, 2)")
 
 
 def _repeats(path: Path, names: Sequence[str], what: str, faults: Faults) -> None:
     distinct, number = np.unique(np.asarray(names, dtype=str), return_counts=True)
     repeated = distinct[number > 1]
     if len(repeated):
-        number_them = ", or let them be numbered: prepare: {unique_genes: false} of the cohort"
-        remedy = "make them unique" + number_them * (what == "gene")
+        remedy = "make them unique"
+        if what == "gene":
+            remedy += (
+                ", or have them numbered: prepare: {unique_genes: false} in the cohort's entry"
+            )
         some = ", ".join(repeated[:3])
         faults.add(f"{path}: {len(repeated)} {what}s repeat, such as {some}", remedy=remedy)

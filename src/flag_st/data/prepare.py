@@ -11,12 +11,13 @@ from PIL import Image
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, read_json, writing
-from flag_st.data.check_slide import PIXEL_KEY, check_slide, plain
+from flag_st.data.check_slide import check_slide, plain
+from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
 
 #: Longest side of the thumbnail, in pixels.
-THUMBNAIL = 1000
+THUMBNAIL_PX = 1000
 #: Patches copied at a time from a ready-made file.
 BLOCK = 64
 #: Columns of ``obs`` that tell a spot's expert domain, where there is no label file.
@@ -244,20 +245,20 @@ def _thumbnail(
         import openslide
 
         with openslide.OpenSlide(wsi) as slide:
-            picture = slide.get_thumbnail((THUMBNAIL, THUMBNAIL)).convert("RGB")
+            picture = slide.get_thumbnail((THUMBNAIL_PX, THUMBNAIL_PX)).convert("RGB")
             return np.asarray(picture), picture.width / slide.dimensions[0]
     for library in dict(table.uns.get("spatial", {})).values():
-        stored = library.get("images", {}).get("downscaled_fullres")
-        scale = library.get("scalefactors", {}).get("tissue_downscaled_fullres_scalef")
-        if scale is None and stored is not None and facts.get("fullres_px_width"):
-            scale = stored.shape[1] / facts["fullres_px_width"]
+        stored = library.get("images", {}).get(THUMBNAIL)
+        scale = library.get("scalefactors", {}).get(THUMBNAIL_SCALE)
+        if scale is None and stored is not None and facts.get(WIDTH_KEY):
+            scale = stored.shape[1] / facts[WIDTH_KEY]
         if stored is not None and scale:
             stored = np.asarray(stored)[..., :3]
             if stored.dtype != np.uint8:
                 stored = np.clip(stored * (255 if stored.max() <= 1 else 1), 0, 255)
             picture = Image.fromarray(stored.astype(np.uint8))
             width = picture.width
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             return np.asarray(picture), float(scale) * picture.width / width
     return _mosaic(patches)
 
@@ -269,7 +270,7 @@ def _mosaic(path: Path) -> tuple[np.ndarray, float]:
     with h5py.File(path, "r") as file:
         corner, images = file["coords"][:], file["img"]
         edge = int(images.attrs["patch_size_src"])
-        scale = THUMBNAIL / float(corner.max() + edge)
+        scale = THUMBNAIL_PX / float(corner.max() + edge)
         side = max(1, round(edge * scale))
         width, height = np.ceil((corner.max(0) + edge) * scale).astype(int).tolist()
         canvas = Image.new("RGB", (width, height), (255, 255, 255))

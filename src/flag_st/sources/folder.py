@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
+from flag_st.data.hest_layout import FOLDERS, names
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
@@ -39,13 +40,13 @@ class Folder(Source):
             return read_sheet(self.sheet)
         # Hidden files are no slides: file managers and interrupted copies leave some behind.
         root = self._root()
-        names = sorted(p.stem for p in root.glob("st/*.h5ad") if p.name[0] != ".")
-        if not names:
+        ids = sorted(p.stem for p in root.glob(names("st", "*")[0]) if p.name[0] != ".")
+        if not ids:
             raise FlagError(
                 f"{root}/st holds no .h5ad file",
                 remedy="point root at a folder in HEST-1k layout: st/, metadata/, wsis/, patches/",
             )
-        return [SlideRow(check_id(n, root / "st"), _patient(root, n)) for n in names]
+        return [SlideRow(check_id(n, root / "st"), _patient(root, n)) for n in ids]
 
     def inputs(self, slide: str) -> list[Path]:
         """The files of ``slide`` that are there."""
@@ -79,13 +80,7 @@ class Folder(Source):
 
     def _candidates(self, slide: str) -> dict[str, list[Path]]:
         root, slide = self._root(), check_id(slide, self.sheet or "the slide list")
-        return {
-            "st": [root / "st" / f"{slide}.h5ad"],
-            "metadata": [root / "metadata" / f"{slide}.json"],
-            "wsi": [root / "wsis" / f"{slide}{suffix}" for suffix in (".tif", ".tiff")],
-            "patches": [root / "patches" / f"{slide}.h5"],
-            "labels": [root / "labels" / f"{slide}.tsv"],
-        }
+        return {kind: [root / name for name in names(kind, slide)] for kind in FOLDERS}
 
     def _root(self) -> Path:
         if self.root is None:
@@ -102,7 +97,7 @@ class Folder(Source):
 
 
 def _patient(root: Path, slide: str) -> str:
-    path = root / "metadata" / f"{slide}.json"
+    path = root / names("metadata", slide)[0]
     if not path.is_file():
         return ""
     facts = read_json(path)
@@ -154,8 +149,8 @@ def read_sheet(path: str | Path) -> list[SlideRow]:
         for r in records
         if any(r.values())
     ]
-    names = [row.id for row in rows]
-    repeated = sorted({n for n in names if names.count(n) > 1})
+    ids = [row.id for row in rows]
+    repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated or not rows:
         fault = f"repeats slide {', '.join(repeated)}" if repeated else "holds no slide"
         raise FlagError(f"{path} {fault}", remedy="one line for each slide")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flag_st.core.errors import FlagError
+from flag_st.data import hest_layout
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 from flag_st.sources.folder import read_sheet
@@ -17,13 +18,8 @@ if TYPE_CHECKING:
     from flag_st.transfer.hub import Hub
     from flag_st.transfer.store import Plan
 
-#: Folder of HEST-1k → (field of SlideFiles, file suffix).
-FOLDERS = {
-    "st": ("st", ".h5ad"),
-    "metadata": ("metadata", ".json"),
-    "patches": ("patches", ".h5"),
-    "wsis": ("wsi", ".tif"),
-}
+#: Folder of HEST-1k → field of ``SlideFiles``.
+FOLDERS = {hest_layout.FOLDERS[kind][0]: kind for kind in ("st", "metadata", "patches", "wsi")}
 PROJECT = Path(__file__).resolve().parents[3]
 
 
@@ -80,7 +76,7 @@ class Hest(Source):
         paths = self.hub.fetch(list(names.values()))
         found = dict(zip(names, paths, strict=True))
         if self.layers is not None:
-            from flag_st.data.labels import fetch_layers, write_layers
+            from flag_st.sources.dlpfc import fetch_layers, write_layers
 
             section = next(row.section for row in self.slides() if row.id == slide)
             found["labels"] = self.layers / f"{slide}.tsv"
@@ -105,7 +101,8 @@ class Hest(Source):
         known = [row.id for row in self.slides()]
         if slide not in known:
             raise FlagError(f"{self.sheet} has no slide {slide}", choices=known)
-        return {FOLDERS[f][0]: f"{f}/{slide}{FOLDERS[f][1]}" for f in self.folders}
+        kinds = [FOLDERS[folder] for folder in self.folders]
+        return {kind: hest_layout.names(kind, slide)[0] for kind in kinds}
 
 
 def locate(sheet: str | Path) -> Path:

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import digest, read_json, write_json, writing
+from flag_st.data.hest_layout import new_paths, section_metadata, spatial_entry
+from flag_st.data.pyramid import write_pyramid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 PITCH_UM, SPOT_UM = 200.0, 100.0
 STEPS = np.array([32.0, 34.0])  # array steps along the image's width and height
-THUMBNAIL, TILE = 1000, 256  # px
+THUMBNAIL = 1000  # px
+#: Lossless levels, each half as wide as the one before.
+PYRAMID: dict[str, Any] = dict(factor=2, smallest=256, compression="lzw", predictor=True)
 SELECTION = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")
 #: Raised when the conversion changes, so that older results are made anew.
 VERSION = 1
@@ -76,11 +80,7 @@ def convert(
     Raises:
         FlagError: a file is unreadable, or the files do not belong together.
     """
-    paths = {
-        "st": root / "st" / f"{slide}.h5ad",
-        "wsi": root / "wsis" / f"{slide}.tif",
-        "metadata": root / "metadata" / f"{slide}.json",
-    }
+    paths = new_paths(root, slide)
     made_from = {"version": VERSION, **section.digests()}
     if all(p.exists() for p in paths.values()):
         known = read_json(paths["metadata"])
@@ -98,12 +98,18 @@ def convert(
     if section.labels is not None:
         spots["pathologist_label"] = read_labels(section.labels, spots)
     write_spots(paths["st"], counts, spots, image, frame)
-    write_pyramid(paths["wsi"], image, frame.um_per_px)
-    local = {"made_from": made_from, "pixel_size_um_xy": frame.um_per_px.tolist()}
-    local |= {"image_scale_vs_fullres": frame.scale.tolist()}
-    local |= {"selected_spots_without_counts": without}
-    table = _metadata(slide, counts.shape, image.size, frame.pixel_size)
-    write_json(paths["metadata"], {**table, **facts, "local": local})
+    write_pyramid(paths["wsi"], image, tuple(frame.um_per_px), **PYRAMID)
+    local = {
+        "made_from": made_from,
+        "pixel_size_um_xy": frame.um_per_px.tolist(),
+        "image_scale_vs_fullres": frame.scale.tolist(),
+        "selected_spots_without_counts": without,
+    }
+    known = section_metadata(slide, frame.pixel_size, image.size, counts.shape, PITCH_UM, SPOT_UM)
+    # HEST-1k states these twice.
+    known |= {"fullres_width": image.width, "fullres_height": image.height}
+    known |= {"adata_nb_col": counts.shape[1]}
+    write_json(paths["metadata"], {**known, **facts, "local": local})
     return paths
 
 
@@ -236,60 +242,9 @@ def write_spots(
         obsm={"spatial": pixels},
     )
     table.obs_names = [f"{x:03d}x{y:03d}" for x, y in zip(spots["x"], spots["y"], strict=True)]
-    table.uns["spatial"] = {
-        "ST": {
-            "images": {"downscaled_fullres": np.asarray(small)},
-            "scalefactors": {
-                "tissue_downscaled_fullres_scalef": small.width / image.width,
-                "spot_diameter_fullres": SPOT_UM / frame.pixel_size,
-            },
-        }
-    }
+    table.uns["spatial"] = spatial_entry(np.asarray(small), image.width, SPOT_UM / frame.pixel_size)
     with writing(path) as temporary:
         table.write_h5ad(temporary, compression="gzip")
-
-
-def write_pyramid(path: Path, image: "Image", um_per_px: np.ndarray) -> None:
-    """Tiled lossless TIFF; each level is the box average of 2 x 2 pixels of the one before."""
-    import tifffile
-
-    with writing(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
-        level = 0
-        while level == 0 or max(image.size) > TILE:
-            if level:
-                image = image.reduce(2)
-            tiff.write(
-                np.asarray(image),
-                photometric="rgb",
-                tile=(TILE, TILE),
-                compression="lzw",
-                predictor=True,
-                subfiletype=int(level > 0),
-                resolution=tuple(1e4 / (um_per_px * 2**level)),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-                software=False,
-            )
-            level += 1
-
-
-def _metadata(slide: str, shape: tuple[int, int], size: tuple[int, int], um: float) -> dict:
-    """Field names of HEST-1k's ``metadata/*.json``."""
-    return {
-        "id": slide,
-        "pixel_size_um_embedded": um,
-        "pixel_size_um_estimated": um,
-        "fullres_px_width": size[0],
-        "fullres_px_height": size[1],
-        "fullres_width": size[0],
-        "fullres_height": size[1],
-        "spots_under_tissue": shape[0],
-        "adata_nb_col": shape[1],
-        "nb_genes": shape[1],
-        "spot_diameter": SPOT_UM,
-        "inter_spot_dist": PITCH_UM,
-        "st_technology": "Spatial Transcriptomics",
-    }
 
 
 def _whole(values: np.ndarray) -> bool:

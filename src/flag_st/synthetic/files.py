@@ -1,34 +1,36 @@
 """Writes a synthetic section in HEST-1k layout, byte for byte the same for the same design."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from flag_st.core.io import write_json, writing
+from flag_st.data.hest_layout import new_paths, section_metadata, spatial_entry
+from flag_st.data.pyramid import write_pyramid
 from flag_st.data.slide_files import SlideFiles
 from flag_st.synthetic.expression import Truth, draw_counts, truth
 from flag_st.synthetic.histology import PIXEL_UM, draw
 from flag_st.synthetic.tissue import DOMAINS, PITCH_UM, SPOT_UM, Section
 
+#: JPEG levels, each a quarter as wide as the one before.
+PYRAMID: dict[str, Any] = dict(
+    factor=4, smallest=1024, compression="jpeg", compressionargs={"level": 85}
+)
+
 
 def write_slide(place: Section, directory: str | Path) -> SlideFiles:
     """Make ``st``, ``wsis`` and ``metadata`` of one section in ``directory``."""
-    root = Path(directory)
-    image = root / "wsis" / f"{place.name}.tif"
-    files = SlideFiles(
-        st=root / "st" / f"{place.name}.h5ad",
-        metadata=root / "metadata" / f"{place.name}.json",
-        wsi=image,
-    )
+    paths = new_paths(Path(directory), place.name)
     known = truth(place.design, place.patient, place.section)
     picture = draw(place)
-    _write_pyramid(image, picture)
+    write_pyramid(paths["wsi"], Image.fromarray(picture), (PIXEL_UM, PIXEL_UM), **PYRAMID)
     table = _table(place, known, picture)
-    with writing(files.st) as temporary:
+    with writing(paths["st"]) as temporary:
         table.write_h5ad(temporary, compression="gzip")
-    write_json(files.metadata, _metadata(place, table.shape, picture.shape))
-    return files
+    write_json(paths["metadata"], _metadata(place, table.shape, picture.shape))
+    return SlideFiles(**paths)
 
 
 def _table(place: Section, known: Truth, picture: np.ndarray):
@@ -56,63 +58,25 @@ def _table(place: Section, known: Truth, picture: np.ndarray):
     var = pd.DataFrame({"gene_ids": identifiers}, index=known.genes)[known.measured]
     small = Image.fromarray(picture)
     small.thumbnail((1000, 1000))
-    spatial = {
-        "images": {"downscaled_fullres": np.asarray(small)},
-        "scalefactors": {
-            "tissue_downscaled_fullres_scalef": small.width / picture.shape[1],
-            "spot_diameter_fullres": SPOT_UM / PIXEL_UM,
-        },
-    }
+    spatial = spatial_entry(np.asarray(small), picture.shape[1], SPOT_UM / PIXEL_UM)
     return anndata.AnnData(
         X=csr_matrix(counts.astype(np.float32)),
         obs=obs,
         var=var,
         obsm={"spatial": pixels},
-        uns={"spatial": {"ST": spatial}},
+        uns={"spatial": spatial},
     )
-
-
-def _write_pyramid(path: Path, picture: np.ndarray) -> None:
-    """Tiled JPEG pyramid, each level a quarter as wide, that OpenSlide reads as generic TIFF."""
-    import tifffile
-
-    per_cm = 1e4 / PIXEL_UM
-    levels = [Image.fromarray(picture)]
-    while max(levels[-1].size) > 1024:
-        levels.append(levels[-1].reduce(4))
-    with writing(path) as temporary, tifffile.TiffWriter(temporary) as tif:
-        for i, level in enumerate(levels):
-            tif.write(
-                np.asarray(level),
-                tile=(256, 256),
-                photometric="rgb",
-                compression="jpeg",
-                compressionargs={"level": 85},
-                subfiletype=int(i > 0),
-                resolution=(per_cm / 4**i, per_cm / 4**i),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-                software=False,
-            )
 
 
 def _metadata(place: Section, counts: tuple[int, int], picture: tuple[int, ...]) -> dict:
     """Keys and units of HEST's metadata."""
-    return {
-        "id": place.name,
+    height, width = picture[:2]
+    known = section_metadata(place.name, PIXEL_UM, (width, height), counts, PITCH_UM, SPOT_UM)
+    return known | {
         "patient": place.donor,
         "subseries": f"section {place.section + 1}",
         "dataset_title": f"Synthetic cohort, seed {place.design.seed}",
         "species": "none",
         "organ": "Breast",
-        "st_technology": "Spatial Transcriptomics",
         "image_filename": f"{place.name}.tif",
-        "pixel_size_um_embedded": PIXEL_UM,
-        "pixel_size_um_estimated": PIXEL_UM,
-        "fullres_px_height": picture[0],
-        "fullres_px_width": picture[1],
-        "inter_spot_dist": PITCH_UM,
-        "spot_diameter": SPOT_UM,
-        "spots_under_tissue": counts[0],
-        "nb_genes": counts[1],
     }

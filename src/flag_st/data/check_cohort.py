@@ -1,0 +1,58 @@
+"""Faults of a whole cohort: of each of its slides, and of the genes that the slides share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flag_st.core.errors import Faults
+from flag_st.data.check_slide import check_slide
+from flag_st.data.slide_files import SlideFiles
+
+
+def check_cohort(
+    files: Mapping[str, SlideFiles], panels: Mapping[str, int], prepare: Mapping[str, Any]
+) -> Faults:
+    """All faults of all slides, and whether the slides share enough genes for every panel.
+
+    Args:
+        files: the files of each slide, by slide id.
+        panels: size of each panel, by name.
+        prepare: the key ``prepare`` of the cohort's entry.
+    """
+    import anndata
+
+    faults = Faults()
+    names: dict[str, list[str]] = {}
+    options = {k: v for k, v in prepare.items() if k in ("patches_from", "unique_genes")}
+    for slide, own in files.items():
+        found = check_slide(own, slide, **options)
+        faults.extend(found)
+        if not found.messages:
+            table = anndata.read_h5ad(own.st, backed="r")
+            names[slide] = list(table.var_names)
+            table.file.close()
+    for panel, size in panels.items() if names else ():
+        faults.extend(check_common_genes(names, size, panel))
+    return faults
+
+
+def check_common_genes(
+    names_per_slide: Mapping[str, Sequence[str]], wanted: int, panel: str
+) -> Faults:
+    """Whether all slides share at least ``wanted`` genes, which the panel needs."""
+    faults = Faults()
+    sets = {slide: set(names) for slide, names in names_per_slide.items()}
+    common = set.intersection(*sets.values()) if sets else set()
+    if len(common) >= wanted:
+        return faults
+    fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
+    remedy = f"set the size of panel {panel} to {len(common)} or fewer"
+    if len(sets) > 1:
+
+        def without(slide: str) -> int:
+            return len(set.intersection(*(sets[other] for other in sets if other != slide)))
+
+        worst = max(sets, key=without)
+        fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
+        remedy += f", or take {worst} out; see that all slides use gene symbols"
+    faults.add(fault, remedy=remedy)
+    return faults
