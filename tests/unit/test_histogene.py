@@ -154,5 +154,5 @@ def test_as_released_feeds_pixels_up_to_255(tmp_path):
 def test_features_entry_without_patches_is_refused_for_pixels(tmp_path):
     with pytest.raises(FlagError, match=r"slide A1 comes without patches.*needs_patches"):
         toy.made(HisToGene, inputs="patches", pixels=8, **SMALL).tokens(toy_slide())
-    with pytest.raises(FlagError, match="inputs 'pixels'"):
+    with pytest.raises(FlagError, match="features, patches, not 'pixels'"):
         toy.made(HisToGene, inputs="pixels")

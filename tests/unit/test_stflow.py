@@ -253,7 +253,7 @@ def test_output_dropout_only_as_released():
 
 
 def test_unknown_prior_and_too_few_steps_are_refused():
-    with pytest.raises(FlagError, match="prior 'poisson'"):
+    with pytest.raises(FlagError, match="zinb, gaussian, zero, not 'poisson'"):
         toy.made(StFlow, prior="poisson")
     with pytest.raises(FlagError, match="steps 1"):
         toy.made(StFlow, steps=1)
