@@ -1,0 +1,411 @@
+"""The Markdown pages: links and paths exist, commands are those of the tools, recipes run."""
+
+import ast
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import h5py
+import numpy as np
+import pytest
+import toy_slides
+import yaml
+from running import ROOT
+
+from flag_st.commands.cli import parser
+from flag_st.core import registry
+from flag_st.core.errors import FlagError
+from flag_st.data.check_slide import check_common_genes, check_slide
+from flag_st.data.slide import write_prediction
+from flag_st.data.splits import expand
+from flag_st.methods.base import Prediction
+from flag_st.planning import config, reads
+from flag_st.sources.folder import Folder
+
+#: Pages, relative to the repository.
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "config/*.md", "docs/**/*.md", "profiles/**/*.md", "results/README.md")
+    for path in ROOT.glob(pattern)
+)
+RECIPES = [page for page in PAGES if page.startswith("docs/howto/")]
+PACKAGE = "src/flag_st"
+#: Where a path in backticks may begin; what else is in backticks is no path of the repository.
+BASES = ("", PACKAGE)
+SUFFIXES = (".py", ".md", ".yaml", ".yml", ".smk", ".tsv", ".toml", ".css", ".js")
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
+#: Recipes tell their readers to write files of this name: they are in no repository.
+READERS_OWN = re.compile(r"(^|/)(mine|own)(_\w+)?\.\w+$")
+
+
+#: Pages already name what is being written; an entry goes as soon as its file is there.
+AWAITED = {
+    "examples/flag_in_one_page.py",
+    "methods/flag/method.py",
+    "methods/flag/options.py",
+    "methods/flag/task.py",
+    "nets/flag_paper.py",
+    "nets/flag_released.py",
+    "demo-all",
+}
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    """The fenced blocks of a page in one of these languages."""
+    return [body for _, kind, body in FENCE.findall(text_of(page)) if kind in languages]
+
+
+def prose(page: str) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", text_of(page))
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", prose(page), re.M):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug, number = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"), 0
+        while (anchor := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(anchor)
+    return found
+
+
+def links(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(page)))
+
+
+def test_pages_are_found():
+    assert {"README.md", "config/README.md", "docs/architecture.md"} <= set(PAGES)
+    assert [Path(page).stem for page in RECIPES] == ["cohort", "encoder", "figure", "method"]
+
+
+def test_readme_is_short():
+    assert len(text_of("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_anchors_exist(page):
+    broken = []
+    for link in links(page):
+        if re.match(r"(https?|mailto):", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = os.path.normpath(os.path.join(os.path.dirname(page), file)) if file else page
+        if not (ROOT / target).exists():
+            broken.append(f"{link}: no {target}")
+        elif anchor and anchor not in anchors(target):
+            broken.append(f"{link}: {target} has {', '.join(sorted(anchors(target)))}")
+    assert not broken, "\n".join(broken)
+
+
+def test_every_page_below_docs_is_linked_from_another():
+    linked = {
+        os.path.normpath(os.path.join(os.path.dirname(page), link.partition("#")[0]))
+        for page in PAGES
+        for link in links(page)
+    }
+    assert {page for page in PAGES if page.startswith("docs/")} <= linked
+
+
+def paths_in_backticks(page: str) -> Iterator[str]:
+    """What looks like a file or folder of the repository."""
+    for token in re.findall(r"`([^`\n]+)`", prose(page)):
+        if not re.fullmatch(r"[\w.\-/]+", token) or READERS_OWN.search(token):
+            continue
+        first, named = token.split("/")[0], token.endswith(SUFFIXES)
+        # Results have folders `report/` and `synthetic/` too, so a room of the package is not enough.
+        ours = (ROOT / first).is_dir() or ((ROOT / PACKAGE / first).is_dir() and named)
+        if (ours and first != "results") if "/" in token else (named and token not in SUFFIXES):
+            yield token
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_backticks_exist(page):
+    names = {path.name for path in tracked()}
+    missing = [
+        token
+        for token in paths_in_backticks(page)
+        if not (token in names if "/" not in token else exists(token))
+    ]
+    assert not missing, missing
+
+
+def exists(token: str) -> bool:
+    return token in AWAITED or any((ROOT / base / token).exists() for base in BASES)
+
+
+def tracked() -> list[Path]:
+    """The files of the repository, without what runs and tools leave beside them."""
+    kept = (p for p in ROOT.iterdir() if p.name not in (".git", ".venv", ".snakemake", "results"))
+    return [f for p in kept for f in ([p] if p.is_file() else p.rglob("*"))]
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The words of each command line in the shell blocks of a page, and of those in its text."""
+    inline = re.findall(r"`((?:\.venv/bin/|make )[^`\n]+)`", prose(page))
+    lines = [line for body in blocks(page, "bash") for line in body.splitlines()]
+    for line in [*lines, *inline]:
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page, monkeypatch):
+    for words in commands(page):
+        program, arguments = Path(words[0]).name, words[1:]
+        if program == "make":
+            assert set(arguments) <= targets() | AWAITED, words
+        elif program == "flag-st":
+            try:
+                parser().parse_args(arguments)
+            except SystemExit as end:
+                pytest.fail(f"{shlex.join(words)}: the command line refuses it ({end.code})")
+        elif program == "python":
+            assert exists(arguments[0]) or READERS_OWN.search(arguments[0]), words
+        else:
+            assert program in ("snakemake", "pip", "hf", "cp"), words
+        for word in arguments:
+            if word.endswith(".yaml"):
+                assert (ROOT / word).exists() or READERS_OWN.search(word), words
+
+
+# --- code ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_compile_and_import_what_exists(page):
+    for body in blocks(page, "python"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flag_st"):
+                module = __import__(node.module, fromlist=["*"])
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    place = ROOT / "src" / name.replace(".", "/")
+                    assert hasattr(module, alias.name) or place.with_suffix(".py").exists(), (
+                        f"{page}: no {name}"
+                    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_yaml_blocks_are_valid_overlays(page):
+    """What the reader writes is replaced by what ships; the rest must be accepted as it stands."""
+    for body in blocks(page, "yaml"):
+        body = re.sub(r"flag_st\.\w+\.mine\.", "mine.", body)
+        body = body.replace("figures/mine", "figures/bars")
+        overlay = yaml.safe_load(body)
+        assert isinstance(overlay, dict), body
+        merged = config.load(overlay, [ROOT / "config" / "demo.yaml"])
+        assert overlay.keys() <= merged.keys()
+
+
+def page_of(directory: Path, name: str) -> dict:
+    """What the first Python block of a recipe defines."""
+    path = directory / "mine.py"
+    path.write_text(blocks(f"docs/howto/{name}.md", "python")[0])
+    space: dict = {"__file__": str(path), "__name__": "mine"}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    return space
+
+
+def test_the_method_of_the_recipe_draws_and_comes_back_from_its_arrays(tmp_path):
+    method = page_of(tmp_path, "method")["Mine"](neighbours=5)
+    cohort, test = toy_slides.toy_cohort(2), toy_slides.toy_slide("B1")
+    toy_slides.fitted(method, cohort, tmp_path)
+    first = toy_slides.predict(method, test, samples=4)
+    assert first.samples.shape == (4, *test.expression.shape)
+    assert (first.samples[0] != first.samples[1]).any()
+    assert toy_slides.correlation(first.point, test.expression) > 0.3
+    again = type(method)(neighbours=5)
+    again.restore(method.arrays(), "cpu")
+    assert np.array_equal(toy_slides.predict(again, test, samples=2).samples, first.samples[:2])
+
+
+def test_the_encoder_of_the_recipe_sees_colours(tmp_path):
+    encoder = page_of(tmp_path, "encoder")["Mine"](grid=4)
+    encoder.open("cpu")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (70, 224, 224, 3), dtype=np.uint8)
+    images[3] = 255
+    with h5py.File(tmp_path / "patches.h5", "w") as file:
+        features = encoder.encode(file.create_dataset("img", data=images))
+    assert features.shape == (70, 6 * 4**2)
+    assert features.dtype == np.float32
+    # Every other column is a mean, 1 for white, beside a deviation, which is then 0.
+    assert np.allclose(features[3], np.tile([1, 0], 48))
+
+
+def test_the_network_of_the_recipe_is_one_that_timm_builds():
+    import torch
+
+    body = blocks("docs/howto/encoder.md", "python")[1]
+    space: dict = {}
+    exec(body, space)
+    with torch.device("meta"):
+        net = space["MineViT"](repo="OWNER/MODEL").build()
+        assert net(torch.empty(1, 3, 224, 224)).shape == (1, 384)
+
+
+def test_space_ranger_is_converted_to_what_the_check_accepts(tmp_path):
+    """The recipe's script on a made-up output of Space Ranger."""
+    import anndata
+    import tifffile
+
+    outs = tmp_path / "outs"
+    (outs / "spatial").mkdir(parents=True)
+    rows, columns = np.divmod(np.arange(30), 6)
+    spots = np.array([f"{'ACGT' * 4}-{i}" for i in range(30)])
+    write_10x(outs / "filtered_feature_bc_matrix.h5", spots, genes=8)
+    lines = [
+        f"{s},1,{r},{c},{300 + 80 * r},{400 + 80 * c}"
+        for s, r, c in zip(spots, rows, columns, strict=True)
+    ]
+    head = "barcode,in_tissue,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres"
+    (outs / "spatial" / "tissue_positions.csv").write_text("\n".join([head, *lines[::-1]]))
+    tifffile.imwrite(tmp_path / "A1.tif", np.full((900, 1100, 3), 200, dtype=np.uint8))
+    convert = page_of(tmp_path, "cohort")["convert"]
+    root = tmp_path / "sections"
+    convert(outs, tmp_path / "A1.tif", root, "A1", "A")
+    table = anndata.read_h5ad(root / "st" / "A1.h5ad")
+    assert (table.obsm["spatial"][7] == [480, 380]).all()  # x of its column, y of its row
+    files = Folder(root).fetch("A1", tmp_path)
+    assert check_slide(files, "A1").messages == []
+    assert [(row.id, row.patient) for row in Folder(root).slides()] == [("A1", "A")]
+
+
+def write_10x(path: Path, spots: np.ndarray, genes: int) -> None:
+    """Counts in the layout of Space Ranger's HDF5 file (CSC over barcodes)."""
+    counts = np.random.default_rng(1).integers(0, 9, (len(spots), genes))
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["barcodes"] = spots.astype("S")
+        matrix["data"] = counts.ravel()
+        matrix["indices"] = np.tile(np.arange(genes), len(spots))
+        matrix["indptr"] = np.arange(len(spots) + 1) * genes
+        matrix["shape"] = np.array([genes, len(spots)])
+        features = matrix.create_group("features")
+        names = np.array([f"G{i}" for i in range(genes)], dtype="S")
+        for key in ("id", "name"):
+            features[key] = names
+        for key in ("feature_type", "genome"):
+            features[key] = np.array(["Gene Expression"] * genes, dtype="S")
+
+
+# --- the messages that recipes promise -----------------------------------------------------------
+
+
+def promised(page: str, message: object) -> None:
+    """Assert that a row of the page's mistakes gives ``message``; … stands for what it leaves out."""
+    section = text_of(f"docs/howto/{page}.md").split("\n## Usual mistakes\n")[1].split("\n## ")[0]
+    given = re.findall(r"\| `([^`]+)`[^|`]*\|$", section, re.M)
+    patterns = [".*".join(map(re.escape, text.split("…"))) for text in given]
+    assert any(re.search(pattern, str(message), re.S) for pattern in patterns), message
+
+
+def error(action: Callable, *arguments, **named) -> FlagError:
+    with pytest.raises(FlagError) as found:
+        action(*arguments, **named)
+    return found.value
+
+
+@pytest.mark.parametrize("layer", ["method", "encoder"])
+def test_faults_of_an_entry_are_told_as_promised(layer, tmp_path, monkeypatch):
+    cls = page_of(tmp_path, layer)["Mine"]
+    module = ModuleType(use := f"flag_st.{layer}s.mine")
+    module.Mine = cls
+    monkeypatch.setitem(sys.modules, use, module)
+    wrong = {"method": {"neighbors": 20}, "encoder": {"cells": 4}}[layer]
+    promised(layer, error(registry.build, f"{use}.Mine", wrong))
+    lacking = {"method": "restore", "encoder": "open"}[layer]
+    monkeypatch.setattr(cls, "__abstractmethods__", frozenset({lacking}))
+    promised(layer, error(registry.build, f"{use}.Mine", {}))
+    promised(layer, error(config.load, {f"{layer}s": {"mine": {"use": f"{use}.Mine"}}}))
+    if layer == "encoder":
+        entry = {"base": "ridge", "encoder": "mien"}
+        promised(layer, error(config.load, {"methods": {"ridge_mine": entry}}))
+        return
+    monkeypatch.setattr(cls, "__abstractmethods__", frozenset())
+    promised(layer, error(registry.build, f"{use}.Mine", {"neighbours": "many"}))
+    entry = {"use": f"{use}.Mine", "lable": "Mine"}
+    promised(layer, error(config.load, {"methods": {"mine": entry}}))
+
+
+def test_faults_of_a_prediction_are_told_as_promised(tmp_path):
+    slide = toy_slides.toy_slide("P4S2", spots=148, genes=50)
+    facts = {"genes": [f"g{i}" for i in range(50)], "method": "mine", "unit": "log1p", "seed": 0}
+    for samples in (slide.expression, np.full((1, 148, 50), np.nan)):
+        given = tmp_path / "P4S2.h5ad", slide, Prediction(samples), facts
+        promised("method", error(write_prediction, *given))
+    promised("method", error(lambda: slide.without_truth().truth))
+
+
+def test_faults_of_a_cohort_are_told_as_promised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    promised("cohort", error(Folder().slides))
+    promised("cohort", error(Folder("nowhere").slides))
+    for name in ("st/P1S1.h5ad", "wsis/P1S1.tif"):
+        path = tmp_path / "sections" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    (row,) = (source := Folder("sections")).slides()
+    promised("cohort", error(source.fetch, row.id, tmp_path))
+    promised("cohort", error(expand, "mine", {"scheme": "random", "by": "patient"}, [row]))
+    names = {f"P{i}": [f"G{g}" for g in range(374)] for i in range(7)}
+    names["P2S2"] = [f"G{g}" for g in range(6, 400)]
+    promised("cohort", *check_common_genes(names, 2000, "mine").messages)
+
+
+def test_faults_of_a_figure_are_told_as_promised(tmp_path, monkeypatch):
+    monkeypatch.setattr(reads, "ROOT", tmp_path)
+    script = tmp_path / "scripts" / "figures" / "mine.py"
+    script.parent.mkdir(parents=True)
+    for line in ("", 'READS = ("prediction", "spots")', 'READS = ("predictions")'):
+        script.write_text(line)
+        reads.reads_of.cache_clear()
+        promised("figure", error(reads.reads_of, "figures/mine"))
+    entry = {"script": "figures/mine", "title": "Mine"}
+    promised("figure", error(config.load, {"experiments": {"mine": entry}}))
+
+
+def test_the_figure_of_the_recipe_states_what_it_reads_and_the_words_are_all():
+    body = blocks("docs/howto/figure.md", "python")[0]
+    assert 'READS = ("predictions", "spots")' in body
+    rows = re.findall(r"^  \| (`.*?`) \|", text_of("docs/howto/figure.md"), re.M)
+    assert {word for row in rows for word in re.findall(r"`(\w+)`", row)} == set(reads.READABLE)
+
+
+def test_no_page_names_what_git_does_not_keep():
+    """Pages are read on their own: no address of one machine is in them."""
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(work|home|tmp|root)/", text_of(page)), page
+
+
+def test_the_tree_of_the_architecture_is_the_tree():
+    rooms = {p.name for p in (ROOT / PACKAGE).iterdir() if (p / "__init__.py").exists()}
+    section = text_of("docs/architecture.md").split("The rooms of `src/flag_st/`:")[1]
+    named = set(re.findall(r"^\| `(\w+)/` \|", section.split("\n## ")[0], re.M))
+    assert named == rooms
+
+
+def test_rules_of_the_architecture_are_those_of_the_workflow():
+    files = (ROOT / "workflow" / "rules").glob("*.smk")
+    rules = {n for f in files for n in re.findall(r"^rule (\w+):", f.read_text(), re.M)}
+    table = text_of("docs/architecture.md").split("| rule | what it makes |")[1].split("\n\n")[0]
+    named = {n for row in re.findall(r"^\| (`.*?) \|", table, re.M) for n in row.split("`")[1::2]}
+    assert named == rules
