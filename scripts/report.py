@@ -6,22 +6,21 @@ from flag_st.core.job import run
 def main(job):
     import pandas as pd
 
+    from flag_st.paper.experiment import Experiment
     from flag_st.paper.reported import read_reported
-    from flag_st.report.build import build
+    from flag_st.report.build import Made, build
 
-    items = {item["name"]: item for item in job.params.experiments}
+    experiments = [Experiment.of(item) for item in job.params.experiments]
+    runs = [pd.read_parquet(path) for path in job.input.runs]
     build(
-        items,
+        {e.name: Made(e, table) for e, table in zip(experiments, runs, strict=True)},
         tables=dict(zip(job.params.tables, job.input.tables, strict=True)),
         figures=dict(zip(job.params.figures, job.input.figures, strict=True)),
-        runs={
-            name: pd.read_parquet(path) for name, path in zip(items, job.input.runs, strict=True)
-        },
         printed=read_reported(job.input.reported),
         config=job.params.config,
         out=job.output.page,
         explorers=dict(zip(job.params.explorers, job.input.explorers, strict=True)),
-        absent=job.params.absent,
+        not_made=[Experiment.of(item) for item in job.params.absent],
     )
 
 

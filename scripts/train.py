@@ -29,7 +29,9 @@ def main(job):
     method.fit(train, valid, run_)
     method.save(job.output.model, seed=seed, width=train[0].features.shape[1], **facts)
     history.write()
-    job.record.add(config=facts, seed=seed, train_spots=sum(map(len, train)))
+    settings = registry.resolve(plugin["use"], plugin["params"])
+    job.record.add(config={**facts, "settings": settings}, seed=seed)
+    job.record.add(train_spots=sum(map(len, train)))
     job.record.write(job.output.run)
     run_.finish()
 

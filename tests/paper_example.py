@@ -18,6 +18,7 @@ from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
 from flag_st.metrics.ssc import Ssc
+from flag_st.paper.experiment import Experiment
 from flag_st.scoring.slides import Pair, score_slides
 
 REPORTED = Path(__file__).parents[1] / "config" / "reported.csv"
@@ -132,6 +133,7 @@ class Study:
             "unit": "log1p",
             "encoder": self.encoder,
             "gene_model": "geneformer" if method == "flag" else None,
+            "settings": {"width": 4, "training": {"lr": 0.002, "epochs": 6}},
         }
         record = Record("train", {}, {}, [])
         record.add(config=facts, seed=seed, train_spots=100)
@@ -150,8 +152,12 @@ class Study:
         write_json(folder / "predict.run.json", cost)
         score_slides(pairs, METRICS, labels=key).to_parquet(folder / "scores.parquet", index=False)
 
+    def experiment(self, **changes) -> Experiment:
+        """An experiment of all runs, as scripts know it."""
+        return Experiment.of(self.item(**changes))
+
     def item(self, **changes) -> dict:
-        """What ``item`` of the workflow returns for an experiment of all runs."""
+        """The same as the workflow passes it, ``item`` in ``paper_common.smk``."""
         methods = {
             name: {"label": name, "stochastic": traits[2], "needs_truth": name == "oracle"}
             | {"needs_patches": False, "changed": False}
@@ -160,7 +166,7 @@ class Study:
         source = {"name": self.cohort, "use": "flag_st.sources.hest.Hest", "params": {}}
         uses = {n: f"{type(m).__module__}.{type(m).__name__}" for n, m in METRICS.items()}
         known = {"name": "table_1", "title": "Main", "caption": "Made up.", "reported": "table_1"}
-        known |= {"params": {}, "methods": methods, "metrics": uses, "missing": []}
+        known |= {"params": {}, "methods": methods, "metrics": uses, "missing": [], "patients": {}}
         return {**known, "cohorts": {self.cohort: {**source, "slides": None}}, **changes}
 
     def collect(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Methods as bars, a panel a metric, with the printed numbers (Figure 1 and its like)."""
+"""Methods as bars, one panel per metric, with the printed numbers (Figure 1 and its like)."""
 
 from flag_st.core.job import run
 
@@ -8,17 +8,18 @@ READS = ("scores", "runs")
 def main(job):
     import pandas as pd
 
-    from flag_st.paper import charts, style
     from flag_st.paper.collect import read_scores
-    from flag_st.paper.comparison import columns_of, labels_of, numbers_of
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import charts, style
     from flag_st.paper.reported import read_reported
+    from flag_st.paper.summary import numbers_of
 
     style.use()
-    item = job.params.item
-    printed = read_reported(job.input.reported, item["reported"])
-    runs = pd.read_parquet(job.input.runs)
-    numbers = numbers_of(item, read_scores(job.input.scores), runs, printed)
-    style.save(charts.bars(numbers, columns_of(item), labels_of(item), item), numbers, job.output)
+    experiment = Experiment.of(job.params.item)
+    printed = read_reported(job.input.reported, experiment.reported)
+    scores, runs = read_scores(job.input.scores), pd.read_parquet(job.input.runs)
+    numbers = numbers_of(experiment, scores, runs, printed)
+    style.save(charts.bars(numbers, experiment), numbers, job.output)
 
 
 if "snakemake" in globals():

@@ -6,11 +6,12 @@ READS = ("predictions", "spots")
 
 
 def main(job):
-    from flag_st.paper import concentration, style
-    from flag_st.paper.inputs import tissues
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import concentration, style
+    from flag_st.paper.predictions import tissues
 
     style.use()
-    sizes = job.params.item["params"]["sizes"]
+    sizes = Experiment.of(job.params.item).params["sizes"]
     table = concentration.spot_correlations(tissues(job), sizes)
     style.save(concentration.draw(table), table, job.output)
 

@@ -1,4 +1,4 @@
-"""Spatial domains of truth and predictions on one test slide a cohort (Figure 7)."""
+"""Spatial domains of truth and predictions on one test slide per cohort (Figure 7)."""
 
 from flag_st.core.job import run
 
@@ -6,28 +6,24 @@ READS = ("predictions", "spots")
 
 
 def main(job):
-    import matplotlib.pyplot as plt
     import pandas as pd
 
-    from flag_st.paper import clusters, gallery, style
-    from flag_st.paper.inputs import sections
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import clusters, gallery, style
+    from flag_st.paper.predictions import sections
 
     style.use()
-    settings = job.params.item["params"]
-    found = list(sections(job, settings.get("slides", {})))
-    tables, rows = [], []
-    for key, tissue, shown in found:
-        resolution = settings.get("resolution", 0.3)
+    experiment = Experiment.of(job.params.item)
+    resolution = experiment.params.get("resolution", 0.3)
+    tables, rows, heights = [], [], []
+    for key, tissue, shown in sections(job, experiment):
         table = clusters.domain_table(tissue, shown, resolution=resolution)
         tables.append(table.assign(cohort=key["cohort"]))
-        title = f"{key['cohort']}, section {tissue.slide}"
-        rows += [(tissue, part, title) for part in clusters.rows_of(table, gallery.COLUMNS)]
-    panels = [1 + part[["method", "kind"]].drop_duplicates().shape[0] for _, part, _ in rows]
-    heights = [
-        gallery.height(t, 1, n, style.WIDTH) for (t, _, _), n in zip(rows, panels, strict=True)
-    ]
-    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
-    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part in clusters.rows_of(table, gallery.COLUMNS):
+            rows.append((tissue, part, f"{key['cohort']}, section {tissue.slide}"))
+            panels = 1 + len(part[["method", "kind"]].drop_duplicates())
+            heights.append(gallery.height(tissue, 1, panels, style.WIDTH))
+    figure, parts = style.stacked(heights)
     for part, row in zip(parts, rows, strict=True):
         clusters.draw(part, *row)
     style.save(figure, pd.concat(tables, ignore_index=True), job.output)

@@ -1,4 +1,4 @@
-"""One test slide a cohort: picture, truth and predictions of the most spatial panel genes."""
+"""Picture, truth and predictions of the most spatial panel genes, on one test slide per cohort."""
 
 from flag_st.core.job import run
 
@@ -6,28 +6,29 @@ READS = ("predictions", "spots")
 
 
 def main(job):
-    import matplotlib.pyplot as plt
     import pandas as pd
 
-    from flag_st.paper import gallery, style
-    from flag_st.paper.inputs import sections
-    from flag_st.paper.maps import spatial_genes
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import gallery, style
+    from flag_st.paper.predictions import sections
+    from flag_st.paper.tissue import spatial_genes
 
     style.use()
-    settings = job.params.item["params"]
-    parts = []
-    for key, tissue, shown in sections(job, settings.get("slides", {}), settings.get("spot_um")):
-        genes = spatial_genes(tissue, settings.get("genes"), settings.get("count", 3))
-        # Panels that are too small tell nothing: many methods take several rows.
-        parts += [(key, tissue, row, genes) for row in style.rows_of(shown, gallery.COLUMNS)]
-    heights = [gallery.height(t, len(genes), 1 + len(s), style.WIDTH) for _, t, s, genes in parts]
-    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
-    figures = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (key, tissue, shown, genes) in zip(figures, parts, strict=True):
-        unit = f"unit {tissue.unit}"
-        title = f"{key['cohort']}, section {tissue.slide} ({len(tissue.spots)} spots, {unit})"
-        gallery.gallery(part, tissue, shown, genes, title)
-    tables = [gallery.numbers(t, s, genes, cohort=key["cohort"]) for key, t, s, genes in parts]
+    experiment = Experiment.of(job.params.item)
+    tables, rows, heights = [], [], []
+    for key, tissue, shown in sections(job, experiment):
+        wanted, count = experiment.params.get("genes"), experiment.params.get("count", 3)
+        genes = spatial_genes(tissue, wanted, count)
+        size = f"{len(tissue.spots)} spots, unit {tissue.unit}"
+        title = f"{key['cohort']}, section {tissue.slide} ({size})"
+        # Panels that are too small show nothing, so many methods take several rows.
+        for part in style.rows_of(shown, gallery.COLUMNS):
+            rows.append((tissue, part, genes, title))
+            heights.append(gallery.height(tissue, len(genes), 1 + len(part), style.WIDTH))
+            tables.append(gallery.numbers(tissue, part, genes, cohort=key["cohort"]))
+    figure, parts = style.stacked(heights)
+    for part, row in zip(parts, rows, strict=True):
+        gallery.gallery(part, *row)
     style.save(figure, pd.concat(tables, ignore_index=True), job.output)
 
 

@@ -1,4 +1,4 @@
-"""Gene-gene correlations of pathways, truth and predictions (Figures 5 and 10)."""
+"""Gene-gene correlations of pathways, in the truth and in predictions (Figures 5 and 10)."""
 
 from flag_st.core.job import run
 
@@ -6,22 +6,19 @@ READS = ("predictions", "spots", "pathways")
 
 
 def main(job):
-    import matplotlib.pyplot as plt
     import pandas as pd
 
-    from flag_st.paper import matrices, style
-    from flag_st.paper.inputs import sections
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import matrices, style
+    from flag_st.paper.predictions import sections
 
     style.use()
-    settings = job.params.item["params"]
-    pathways = matrices.read_pathways(job.input.pathways, settings.get("pathways"))
-    found = list(sections(job, settings.get("slides", {})))
-    heights = [
-        matrices.height(tissue, pathways, 1 + len(shown), style.WIDTH) for _, tissue, shown in found
-    ]
-    figure = plt.figure(figsize=(style.WIDTH, sum(heights)))
-    parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
-    tables = []
+    experiment = Experiment.of(job.params.item)
+    pathways = matrices.read_pathways(job.input.pathways, experiment.params.get("pathways"))
+    found, tables = list(sections(job, experiment)), []
+    figure, parts = style.stacked(
+        [matrices.height(tissue, pathways, 1 + len(s), style.WIDTH) for _, tissue, s in found]
+    )
     for part, (key, tissue, shown) in zip(parts, found, strict=True):
         title = f"{key['cohort']}, section {tissue.slide}"
         table = matrices.draw(part, tissue, shown, pathways, title)

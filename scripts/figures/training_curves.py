@@ -6,16 +6,16 @@ READS = ("history",)
 
 
 def main(job):
-    from flag_st.paper import curves, style
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import curves, style
 
     style.use()
-    item = job.params.item
-    labels = {name: method["label"] for name, method in item["methods"].items()}
+    experiment = Experiment.of(job.params.item)
     table, without = curves.read_histories(job.params.of["runs"], job.input.history)
     if len(table):
-        figure = curves.draw(table, labels)
+        figure = curves.draw(table, experiment)
     else:
-        names = ", ".join(labels[name] for name in without)
+        names = ", ".join(map(experiment.label, without))
         figure = style.message(f"No method here is trained in epochs: {names}.")
     style.save(figure, table, job.output)
 

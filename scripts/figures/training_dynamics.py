@@ -6,15 +6,17 @@ READS = ("history",)
 
 
 def main(job):
-    from flag_st.paper import curves, style
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.figures import curves, style
 
     style.use()
-    labels = {name: method["label"] for name, method in job.params.item["methods"].items()}
+    experiment = Experiment.of(job.params.item)
     table, without = curves.read_histories(job.params.of["runs"], job.input.history)
     if len(table):
-        figure = curves.dynamics(table, labels)
+        figure = curves.dynamics(table, experiment)
     else:
-        figure = style.message(f"No method here is trained in epochs: {', '.join(without)}.")
+        names = ", ".join(map(experiment.label, without))
+        figure = style.message(f"No method here is trained in epochs: {names}.")
     style.save(figure, table, job.output)
 
 

@@ -6,14 +6,16 @@ READS = ("slides",)
 
 
 def main(job):
-    from flag_st.paper.facts import COHORT_FACTS, cohort_facts, fact_sheet
-    from flag_st.paper.render import write
+    from flag_st.paper.experiment import Experiment
     from flag_st.paper.reported import read_reported
+    from flag_st.paper.tables.cohorts import COHORT_FACTS, cohort_facts
+    from flag_st.paper.tables.facts import fact_sheet
+    from flag_st.paper.tables.render import write
 
-    item = job.params.item
-    printed = read_reported(job.input.reported, item["reported"])
+    experiment = Experiment.of(job.params.item)
+    printed = read_reported(job.input.reported, experiment.reported)
     rows = cohort_facts(job.params.of["slides"], job.input.slides)
-    write(*fact_sheet(item, rows, ["cohort"], COHORT_FACTS, printed), job.output)
+    write(*fact_sheet(experiment, rows, ["cohort"], COHORT_FACTS, printed), job.output)
 
 
 if "snakemake" in globals():

@@ -7,10 +7,12 @@ READS = ("scores",)
 
 def main(job):
     from flag_st.paper.collect import read_scores
-    from flag_st.paper.differences import difference_sheet
-    from flag_st.paper.render import write
+    from flag_st.paper.experiment import Experiment
+    from flag_st.paper.tables.differences import difference_sheet
+    from flag_st.paper.tables.render import write
 
-    write(*difference_sheet(job.params.item, read_scores(job.input.scores)), job.output)
+    experiment = Experiment.of(job.params.item)
+    write(*difference_sheet(experiment, read_scores(job.input.scores)), job.output)
 
 
 if "snakemake" in globals():

@@ -1,4 +1,4 @@
-"""What each method ran with, every setting resolved (Table 5)."""
+"""What each method ran with, including every default (Table 5)."""
 
 from flag_st.core.job import run
 
@@ -8,13 +8,14 @@ READS = ("runs",)
 def main(job):
     import pandas as pd
 
-    from flag_st.paper.facts import settings_sheet
-    from flag_st.paper.render import write
+    from flag_st.paper.experiment import Experiment
     from flag_st.paper.reported import read_reported
+    from flag_st.paper.tables.render import write
+    from flag_st.paper.tables.settings import settings_sheet
 
-    item = job.params.item
-    printed = read_reported(job.input.reported, item["reported"])
-    write(*settings_sheet(item, pd.read_parquet(job.input.runs), printed), job.output)
+    experiment = Experiment.of(job.params.item)
+    printed = read_reported(job.input.reported, experiment.reported)
+    write(*settings_sheet(experiment, pd.read_parquet(job.input.runs), printed), job.output)
 
 
 if "snakemake" in globals():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from paper_example import GENES, PITCH, Study, write_report
 
-from flag_st.paper import maps
+from flag_st.paper.tissue import read_shown, read_spread, read_tissue
 
 BINARY = chromium.find()
 pytestmark = pytest.mark.skipif(
@@ -141,10 +141,10 @@ def test_explorer_fetches_nothing_and_complains_of_nothing(explorer):
 
 
 def test_pointing_at_a_spot_reads_its_values(explorer, study):
-    tissue = maps.read_tissue(study.spots("A1"), GENES, "log1p")
+    tissue = read_tissue(study.spots("A1"), GENES, "log1p")
     key = study.keys[0]
-    point = maps.read_shown(study.of(key, "A1.h5ad"), tissue, "flag")
-    spread = maps.read_spread(study.of(key, "A1.h5ad"), tissue, "flag")
+    point = read_shown(study.of(key, "A1.h5ad"), tissue, "flag")
+    spread = read_spread(study.of(key, "A1.h5ad"), tissue, "flag")
     select(explorer, "gene", "GENE5")
     select(explorer, "method", "flag")
     for spot in (0, 29, 63):

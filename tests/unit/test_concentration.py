@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from flag_st.paper.concentration import between_spots, spot_correlations
-from flag_st.paper.maps import Tissue
+from flag_st.paper.figures.concentration import between_spots, spot_correlations
+from flag_st.paper.tissue import Tissue
 
 SIZES = [50, 100, 200, 400, 800]
 

@@ -12,10 +12,24 @@ import pytest
 from paper_example import METHODS, Study, job, load
 
 from flag_st.core.errors import FlagError
-from flag_st.paper import collect, render, reported
-from flag_st.paper.comparison import Column, columns_of, compare, summarise
+from flag_st.paper import collect, reported
+from flag_st.paper.columns import Column
+from flag_st.paper.experiment import CohortFacts, Experiment, MethodFacts
 from flag_st.paper.leads import leads
-from flag_st.paper.sheet import Block, Cell, Head, Notes, Sheet, letters, marks, number, printed
+from flag_st.paper.summary import summarise
+from flag_st.paper.tables import render
+from flag_st.paper.tables.comparison import compare
+from flag_st.paper.tables.sheet import (
+    Block,
+    Cell,
+    Head,
+    Notes,
+    Sheet,
+    letters,
+    marks,
+    number,
+    printed,
+)
 
 REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
 COLUMNS = [
@@ -77,6 +91,11 @@ def test_a_file_that_is_no_score_table_is_named(tmp_path):
 
 
 # --- summary --------------------------------------------------------------------------------------
+
+
+def known(cohorts, methods, params=None):
+    """An experiment of which no more is said."""
+    return Experiment("x", "X", "", "table_1", params or {}, cohorts, methods, {})
 
 
 def rows(values, metric="pcc", estimator="point"):
@@ -160,11 +179,13 @@ def test_a_lead_exceeds_the_spread_over_seeds_and_holds_over_patients():
         return pd.concat(parts)
 
     def lead(table, patients, std=0.01):
-        traits = {"stochastic": True}
-        item = {"patients": {"C": patients}, "methods": {"m": traits, "n": traits}}
-        means = table.groupby("method")["value"].mean()
-        first, second = ({"mean": means[m], "std": std, "method": m} for m in "mn")
-        return leads(item, table, "C", "p", column, first, second)
+        experiment = known(
+            cohorts={"C": CohortFacts("x", (), patients)},
+            methods={m: MethodFacts(m, stochastic=True) for m in "mn"},
+        )
+        means, place = table.groupby("method")["value"].mean(), {"cohort": "C", "panel": "p"}
+        first, second = ({**place, "mean": means[m], "std": std, "method": m} for m in "mn")
+        return leads(experiment, table, column, first, second)
 
     each = dict(zip("ABCD", "1234", strict=True))
     clear = scores([0.5, 0.6, 0.7, 0.6], [0.3, 0.4, 0.4, 0.5])
@@ -217,7 +238,7 @@ def test_an_unknown_table_is_refused():
 
 BASE = {"cohort": "HER2ST", "split": "random", "panel": "hmhvg200", "method": "flag", "seed": 0}
 BASE |= {"encoder": "uni", "gene_model": "geneformer"}
-HEST = {"use": reported.SOURCE, "slides": None}
+HEST = {"use": reported.SOURCE}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +254,7 @@ HEST = {"use": reported.SOURCE, "slides": None}
         ),
         ({"split": "patient"}, {}, {}, ["split patient, the paper's is random over slides"]),
         ({"panel": "hmhvg50"}, {}, {}, ["panel hmhvg50, the paper's is hmhvg200"]),
-        ({}, {"slides": ["A1", "B1"]}, {}, ["only 2 slides of cohort HER2ST"]),
+        ({}, {"only": ["A1", "B1"]}, {}, ["only 2 slides of cohort HER2ST"]),
         (
             {},
             {"use": "flag_st.sources.folder.Folder"},
@@ -241,7 +262,7 @@ HEST = {"use": reported.SOURCE, "slides": None}
             ["cohort HER2ST is not the paper's HER2ST"],
         ),
         ({"cohort": "mine"}, {}, {}, ["cohort mine is not in the paper"]),
-        ({}, {}, {"changed": True}, ["settings are not those that this project ships"]),
+        ({}, {}, {"changed": True}, ["settings differ from those that this project ships"]),
         ({"method": "ridge", "gene_model": ""}, {}, {}, []),
         (
             {"method": "ridge", "encoder": "texture"},
@@ -255,18 +276,17 @@ HEST = {"use": reported.SOURCE, "slides": None}
 )
 def test_every_difference_from_the_paper_is_found(paper, run, cohort, method, expected):
     run = BASE | run
-    item = {
-        "cohorts": {run["cohort"]: HEST | cohort},
-        "methods": {run["method"]: method},
-        "params": {},
-    }
-    assert reported.differences(run, item, paper) == expected
+    experiment = known(
+        cohorts={run["cohort"]: CohortFacts(**(HEST | cohort))},
+        methods={run["method"]: MethodFacts("m", **method)},
+    )
+    assert reported.differences(run, experiment, paper) == expected
 
 
 def test_a_stand_in_cohort_stays_one_when_it_is_shown_beside_the_papers(paper):
-    item = {"cohorts": {"mini": HEST}, "methods": {"flag": {}}}
-    item["params"] = {"paper_cohort": {"mini": "HER2ST"}}
-    found = reported.differences(BASE | {"cohort": "mini"}, item, paper)
+    cohorts, methods = {"mini": CohortFacts(**HEST)}, {"flag": MethodFacts("FLAG")}
+    experiment = known(cohorts, methods, {"paper_cohort": {"mini": "HER2ST"}})
+    found = reported.differences(BASE | {"cohort": "mini"}, experiment, paper)
     assert found == ["cohort mini is not the paper's HER2ST"]
 
 
@@ -274,8 +294,8 @@ def test_a_stand_in_cohort_stays_one_when_it_is_shown_beside_the_papers(paper):
 
 
 def make(study, tables, paper, **changes):
-    item = study.item(params={"columns": COLUMNS}, **changes)
-    return compare(item, *tables[:2], paper)
+    experiment = study.experiment(params={"columns": COLUMNS}, **changes)
+    return compare(experiment, *tables[:2], paper)
 
 
 def test_table_shows_ours_and_the_papers(study, tables, paper):
@@ -308,8 +328,8 @@ def test_table_agrees_with_the_scores(study, tables, paper):
 
 
 def test_rows_that_only_the_paper_has_stand_below_with_a_reason(study, tables, paper):
-    item = study.item(params={"columns": COLUMNS, "not_run": {"Stem": "too slow"}})
-    sheet, numbers = compare(item, *tables[:2], paper)
+    params = {"columns": COLUMNS, "not_run": {"Stem": "too slow"}}
+    sheet, numbers = compare(study.experiment(params=params), *tables[:2], paper)
     rows = {row[0].text: row for row in sheet.blocks[0].rows[3:]}
     assert list(rows) == ["HisToGene", "BLEEP", "TRIPLEX", "Stem", "STFlow"]
     texts = [cell.text for cell in rows["Stem"]]
@@ -322,12 +342,13 @@ def test_what_cannot_be_run_here_stands_with_its_reason(study, tables, paper):
     """As the paper prints OOM: a method of the experiment, and a cohort of which nothing was run."""
     item = study.item(params={"columns": COLUMNS})
     item["methods"] = {**item["methods"], "stem": {**item["methods"]["flag"], "label": "Our Stem"}}
-    item["cohorts"] = {**item["cohorts"], "PRAD": {"name": "PRAD", "use": "x", "params": {}}}
+    prad = {"name": "PRAD", "use": "x", "params": {}, "slides": None}
+    item["cohorts"] = {**item["cohorts"], "PRAD": prad}
     item["missing"] = [{"cohort": "HER2ST", "method": "stem", "reason": "out of memory"}]
     item["missing"] += [
         {"cohort": "PRAD", "method": m, "reason": "no access"} for m in item["methods"]
     ]
-    sheet, numbers = compare(item, *tables[:2], paper)
+    sheet, numbers = compare(Experiment.of(item), *tables[:2], paper)
     here, prad = sheet.blocks
     (row,) = (row for row in here.rows if row[0].text == "Our Stem")
     texts = [cell.text for cell in row]
@@ -350,8 +371,8 @@ def test_methods_that_see_the_truth_do_not_compete(study, tables, paper):
 
 def test_a_stand_in_is_marked_and_warned_of(study, tables, paper):
     scores, runs, _ = tables
-    item = study.item(params={"columns": COLUMNS})
-    sheet, numbers = compare(item, scores, runs.assign(encoder="texture"), paper)
+    experiment = study.experiment(params={"columns": COLUMNS})
+    sheet, numbers = compare(experiment, scores, runs.assign(encoder="texture"), paper)
     assert {row[1].text for row in sheet.blocks[0].rows} == {"stand-in", "not run"}
     assert sheet.notes.items()[0] == ("a", "encoder texture, the paper's is uni")
     assert "not a reproduction" in sheet.warning
@@ -359,20 +380,20 @@ def test_a_stand_in_is_marked_and_warned_of(study, tables, paper):
 
 
 def test_a_metric_that_nobody_computes_is_refused(study, tables, paper):
-    item = study.item(params={"columns": [{"metric": "accuracy"}]})
+    experiment = study.experiment(params={"columns": [{"metric": "accuracy"}]})
     with pytest.raises(FlagError, match=r"no metric returns accuracy.*gsc"):
-        compare(item, *tables[:2], paper)
+        compare(experiment, *tables[:2], paper)
 
 
 def test_what_was_not_made_or_is_undefined_is_a_dash(study, tables, paper):
     scores, runs, _ = tables
     scores = scores[~((scores["method"] == "ridge") & (scores["metric"] == "mse"))].copy()
     scores.loc[(scores["method"] == "oracle") & (scores["metric"] == "ssc"), "value"] = np.nan
-    sheet, _ = compare(study.item(params={"columns": COLUMNS}), scores, runs, paper)
+    sheet, _ = compare(study.experiment(params={"columns": COLUMNS}), scores, runs, paper)
     by_name = {row[0].text: row for row in sheet.blocks[0].rows}
     notes = dict(sheet.notes.items())
     assert by_name["ridge"][5].text == "–"
-    assert notes[by_name["ridge"][5].notes[0]].startswith("not made")
+    assert notes[by_name["ridge"][5].notes[0]].startswith("not computed")
     assert by_name["oracle"][7].text == "–"
     assert notes[by_name["oracle"][7].notes[0]].startswith("undefined")
 
@@ -395,7 +416,7 @@ def test_shipped_columns_are_valid():
     shipped = yaml.safe_load((REPORTED.parent / "experiments.yaml").read_text())["experiments"]
     for name, entry in shipped.items():
         if "columns" in entry.get("params", {}):
-            assert columns_of({"name": name, **entry})
+            assert known({}, {}, entry["params"]).columns, name
 
 
 # --- printing -------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import pytest
 from paper_example import GENES, PITCH, SIDE, Study, job, load
 
 from flag_st.core.errors import FlagError
-from flag_st.paper import curves, maps, style
+from flag_st.paper import tissue as tissues
+from flag_st.paper.figures import curves, maps, style
 
 KINDS = ("png", "pdf", "csv")
 
@@ -47,12 +48,12 @@ def grid(pitch, hexagonal=False):
     ],
 )
 def test_spot_diameter(position, diameter):
-    assert maps.spot_diameter(position) == pytest.approx(diameter)
+    assert tissues.spot_diameter(position) == pytest.approx(diameter)
 
 
 @pytest.fixture
 def tissue(study):
-    return maps.read_tissue(study.spots("A1"), GENES, "log1p")
+    return tissues.read_tissue(study.spots("A1"), GENES, "log1p")
 
 
 def test_tissue_is_in_micrometres(tissue):
@@ -99,12 +100,12 @@ def test_colour_range_is_never_empty(truth):
 
 
 def test_genes_are_those_asked_for_or_the_most_spatial(tissue):
-    assert maps.spatial_genes(tissue, ["ABSENT", "GENE3"], 2) == ["GENE3"]
+    assert tissues.spatial_genes(tissue, ["ABSENT", "GENE3"], 2) == ["GENE3"]
     from dataclasses import replace
 
     truth = np.random.default_rng(0).normal(size=tissue.truth.shape)
     truth[:, 7] = tissue.position[:, 0]  # a gradient is as spatial as can be
-    assert maps.spatial_genes(replace(tissue, truth=truth), None, 1) == ["GENE7"]
+    assert tissues.spatial_genes(replace(tissue, truth=truth), None, 1) == ["GENE7"]
 
 
 def test_a_prediction_is_joined_by_spot_and_gene_name(study, tissue):
@@ -116,13 +117,13 @@ def test_a_prediction_is_joined_by_spot_and_gene_name(study, tissue):
     order = np.random.default_rng(0).permutation(len(table))
     shuffled = study.root / "shuffled.h5ad"
     table[order, ::-1].copy().write_h5ad(shuffled)
-    straight = maps.read_shown(path, tissue, "flag", draw=1)
+    straight = tissues.read_shown(path, tissue, "flag", draw=1)
     np.testing.assert_array_equal(
-        maps.read_shown(shuffled, tissue, "flag", draw=1).values, straight.values
+        tissues.read_shown(shuffled, tissue, "flag", draw=1).values, straight.values
     )
     table[:5].copy().write_h5ad(shuffled)
     with pytest.raises(FlagError, match=r"shuffled\.h5ad lacks spots or genes of slide A1"):
-        maps.read_shown(shuffled, tissue, "flag")
+        tissues.read_shown(shuffled, tissue, "flag")
 
 
 # --- gene maps ------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_gene_maps_draw_truth_point_and_one_draw(study, tmp_path):
         ("oracle", "prediction"),
     ]
     assert len(table) == 2 * len(panels) * SIDE**2
-    truth = maps.read_tissue(study.spots("A1"), GENES, "log1p").truth[:, 1]
+    truth = tissues.read_tissue(study.spots("A1"), GENES, "log1p").truth[:, 1]
     drawn = table[(table["method"] == "truth") & (table["gene"] == "GENE1")]["value"]
     np.testing.assert_allclose(drawn, truth, rtol=1e-5)
 
@@ -178,7 +179,7 @@ def test_curves_are_those_of_methods_trained_in_epochs(study):
 
 def test_curves_mark_the_best_validation(study):
     table, _ = curves.read_histories(study.keys, study.files("history.csv"))
-    figure = curves.draw(table, {"flag": "FLAG"})
+    figure = curves.draw(table, study.experiment())
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(3, 1.5)] * 2
 

@@ -1,6 +1,6 @@
 """Every further table and figure: its numbers against an independent computation."""
 
-import inspect
+import json
 
 import anndata
 import numpy as np
@@ -9,14 +9,17 @@ import pytest
 import yaml
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
-from flag_st.core import code, registry
+from flag_st.core import code
 from flag_st.core.errors import FlagError
-from flag_st.paper import charts, claims, clusters, facts, inputs, matrices, moran, rescore, style
+from flag_st.paper import predictions, rescore
 from flag_st.paper.collect import read_scores
-from flag_st.paper.comparison import columns_of, labels_of, numbers_of
-from flag_st.paper.differences import difference_sheet
-from flag_st.paper.maps import read_tissue
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.figures import charts, clusters, matrices, moran, style
 from flag_st.paper.reported import read_reported
+from flag_st.paper.summary import numbers_of
+from flag_st.paper.tables import claims
+from flag_st.paper.tables.differences import difference_sheet
+from flag_st.paper.tissue import read_tissue
 from flag_st.planning import config
 
 CONFIG = REPORTED.parent
@@ -64,7 +67,7 @@ def make(study, collected, kind, name, folder, params=None, files=None, **change
 def test_scores_of_draws_average_to_what_the_pipeline_scored(study, scores):
     metrics = {"pcc": METRICS["pcc"], "gsc": METRICS["gsc"]}
     found = rescore.of_draws(
-        inputs.pairs(job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs)), metrics
+        predictions.pairs(job({"of": study.inputs["of"]}, **study.inputs)), metrics
     )
     ours = found.query("method == 'flag' and metric == 'gsc' and slide == 'A1'")
     assert sorted(ours["seed"]) == [0, 1, 2]  # three draws of the model of seed 0, not of seed 1
@@ -109,8 +112,8 @@ def test_ssc_with_eight_neighbours_is_the_ssc_of_the_pipeline(study, collected, 
 
 
 def test_ceilings_are_high_but_not_perfect(study):
-    given = job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs)
-    ceilings = rescore.ceilings_of(inputs.tissues(given), inputs.spot_files(given))
+    given = job({"of": study.inputs["of"]}, **study.inputs)
+    ceilings = rescore.ceilings_of(predictions.tissues(given), predictions.spot_files(given))
     assert set(ceilings) == {("HER2ST", "gsc"), ("HER2ST", "ssc")}
     assert all(0.5 < value < 1 for value in ceilings.values())
 
@@ -128,27 +131,10 @@ def test_cohort_sizes_are_those_of_the_files(study, collected, tmp_path):
     assert row["total_spots_paper"] == 13620
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        "flag_st.methods.flag.Flag",
-        "flag_st.methods.ridge.Ridge",
-        "flag_st.methods.training.Training",
-    ],
-)
-def test_defaults_read_from_source_are_those_of_the_class(use):
-    known = {
-        name: p.default
-        for name, p in inspect.signature(registry.load(use)).parameters.items()
-        if p.default is not p.empty
-    }
-    assert facts.class_defaults(use) == known
-
-
 def test_settings_are_resolved_and_stand_beside_the_papers(study, collected, tmp_path):
-    used = pd.read_parquet(collected["runs"]).assign(
-        use="flag_st.methods.flag.Flag", params='{"width": 64, "training": {"lr": 0.002}}'
-    )
+    settings = {"width": 64, "depth": 12, "regions": [1, 8], "base": None}
+    settings["training"] = {"lr": 0.002, "noise": {"sigma": 0.5}}
+    used = pd.read_parquet(collected["runs"]).assign(settings=json.dumps(settings))
     changed = tmp_path / "runs.parquet"
     used.to_parquet(changed)
     rows = {"dit.hidden_dim": "width", "training.learning_rate": "training.lr"}
@@ -158,7 +144,8 @@ def test_settings_are_resolved_and_stand_beside_the_papers(study, collected, tmp
     ).set_index("setting")
     assert table.loc["width", ["flag", "paper"]].astype(float).tolist() == [64, 384]
     assert table.loc["training.lr", ["flag", "paper"]].astype(float).tolist() == [0.002, 0.0001]
-    assert table.loc["depth", "flag"] == "12"  # a default that no configuration says
+    nested = table.loc[["depth", "regions", "base", "training.noise.sigma"], "flag"].tolist()
+    assert nested == ["12", "1–8", "none", "0.5"]
     assert table.loc["training.optimizer", "paper"] == "AdamW"  # the paper's alone
     assert "dit.hidden_dim" not in table.index
 
@@ -186,8 +173,8 @@ def test_cost_of_training_is_per_epoch(study, collected, runs, tmp_path):
 
 
 def paired(study, scores, patients):
-    item = study.item(params={"columns": STRUCTURE, "reference": "ridge"}, patients=patients)
-    return difference_sheet(item, scores)
+    params = {"columns": STRUCTURE, "reference": "ridge"}
+    return difference_sheet(study.experiment(params=params, patients=patients), scores)
 
 
 def test_differences_are_paired_by_slide_and_have_intervals(study, scores):
@@ -215,8 +202,8 @@ def test_one_slide_has_a_difference_and_no_interval(study, scores):
     assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
     assert not any(cell.mark for row in sheet.blocks[0].rows for cell in row)
     texts = dict(sheet.notes.items()).values()
-    assert {"one test slide: neither interval nor test"} < set(texts)
-    assert any("patients unknown" in text for text in texts)
+    assert {"with one test slide there is neither an interval nor a test"} < set(texts)
+    assert any("patients are unknown" in text for text in texts)
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -240,9 +227,10 @@ def test_verdict(difference, spread, margin, expected):
 def judged(study, scores, runs, changes=None, **test):
     test = {"kind": "better", "metric": "pcc", "method": "flag", "cohorts": ("HER2ST",), **test}
     claim = {"claim": "c", "where": "w", "printed": "p", "rule": "r", "test": claims.Test(**test)}
-    item, paper = study.item(), read_reported(REPORTED, "table_1")
-    table = claims.judge({"x": claim}, item, scores, (changes or (lambda r: r))(runs), paper)
-    sheet = claims.claim_sheet({"x": claim}, table, item)
+    experiment, paper = study.experiment(), read_reported(REPORTED, "table_1")
+    runs = changes(runs) if changes else runs
+    table = claims.judge({"x": claim}, experiment, scores, runs, paper)
+    sheet = claims.claim_sheet({"x": claim}, table, experiment)
     return table.iloc[0], sheet.blocks[0].rows[0]
 
 
@@ -330,7 +318,7 @@ def test_what_was_not_run_cannot_be_told(study, scores, runs, test, why):
 def test_shipped_claims_are_whole_and_about_declared_methods(study):
     shipped = claims.read_claims(CONFIG / "claims.yaml")
     methods = set(yaml.safe_load((CONFIG / "methods.yaml").read_text())["methods"])
-    labels = labels_of(study.item())
+    labels = study.experiment().labels
     for claim in shipped.values():
         test = claim["test"]
         assert {test.method, test.other or test.method} <= methods
@@ -458,15 +446,14 @@ STRUCTURE = [
 
 
 def numbers(study, scores, runs, columns):
-    item = study.item(params={"columns": columns})
-    table = numbers_of(item, scores, runs, read_reported(REPORTED, "table_1"))
-    return item, columns_of(item), table
+    experiment = study.experiment(params={"columns": columns})
+    return experiment, numbers_of(experiment, scores, runs, read_reported(REPORTED, "table_1"))
 
 
 def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores, runs):
     style.use()
-    item, columns, table = numbers(study, scores, runs, STRUCTURE)
-    axes = charts.bars(table, columns, labels_of(item), item).axes[3]
+    experiment, table = numbers(study, scores, runs, STRUCTURE)
+    axes = charts.bars(table, experiment).axes[3]
     means = table[table["column"] == 3].set_index("method")["mean"]
     assert [bar.get_width() for bar in axes.patches] == [means[m] for m in METHODS]
     diamonds = next(line for line in axes.lines if line.get_marker() == "D")
@@ -475,10 +462,8 @@ def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores
 
 def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     style.use()
-    item, columns, table = numbers(study, scores, runs, STRUCTURE)
-    figure = charts.structure_against_accuracy(
-        table, columns, labels_of(item), item, {("HER2ST", "gsc"): 0.9}
-    )
+    experiment, table = numbers(study, scores, runs, STRUCTURE)
+    figure = charts.structure_against_accuracy(table, experiment, {("HER2ST", "gsc"): 0.9})
     (axes,) = figure.axes
     flag = table[table["method"] == "flag"].set_index("column")["mean"]
     points = {
@@ -488,34 +473,34 @@ def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     assert [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"] == [0.9]
 
 
-def test_panel_size_figure_has_a_line_a_method_over_the_sizes(study, scores, runs):
+def test_panel_size_figure_has_a_line_per_method_over_the_sizes(study, scores, runs):
     style.use()
     larger = scores.assign(panel="hmhvg400", value=scores["value"] / 2)
     both = pd.concat([scores, larger])
     used = pd.concat([runs, runs.assign(panel="hmhvg400", genes=24)])
-    item, columns, table = numbers(study, both, used, STRUCTURE[:1])
+    experiment, table = numbers(study, both, used, STRUCTURE[:1])
     table["size"] = table["panel"].map({"hmhvg200": 12, "hmhvg400": 24})
-    axes = charts.against_size(table, columns, labels_of(item), item).axes[0]
+    axes = charts.against_size(table, experiment).axes[0]
     flag = axes.containers[0].lines[0]
     assert flag.get_xdata().tolist() == [12, 24]
     assert flag.get_ydata()[1] == pytest.approx(flag.get_ydata()[0] / 2)
 
 
-def test_curse_figure_has_a_row_a_head_over_genes_per_width(study):
+def test_curse_figure_has_a_row_per_head_over_genes_per_width(study):
     traits = {
         f"{head}_{edges}_{width}": {"head": head, "edges": edges, "width": width}
         for head in ("raw", "edm")
         for edges in ("none", "pearson")
         for width in (10, 40)
     }
-    item = study.item(params={"columns": STRUCTURE[:1]})
-    item["methods"] = {name: {"label": name, "params": params} for name, params in traits.items()}
+    methods = {name: {"label": name, "params": params} for name, params in traits.items()}
+    experiment = study.experiment(params={"columns": STRUCTURE[:1]}, methods=methods)
     rows = [
         {"cohort": "HER2ST", "column": 0, "method": name, "size": size, "mean": size, "std": None}
         for name in traits
         for size in (80, 20)
     ]
-    figure = charts.OVER["width"](pd.DataFrame(rows), columns_of(item), labels_of(item), item)
+    figure = charts.OVER["width"](pd.DataFrame(rows), experiment)
     raw, edm = figure.axes
     assert "raw" in raw.get_title()
     assert "edm" in edm.get_title()
@@ -557,7 +542,8 @@ def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
     from flag_st.planning.config import ROOT, read_yaml
 
     uses = read_yaml(CONFIG / "metrics.yaml")["metrics"]
-    labels = labels_of({"metrics": {n: m["use"] for n, m in uses.items()}})
+    metrics = {n: m["use"] for n, m in uses.items()}
+    labels = Experiment("x", "", "", "", {}, {}, {}, metrics).labels
     printed = read_reported(REPORTED)
     for key, entry in shipped("experiments.yaml").items():
         assert (ROOT / "scripts" / f"{entry['script']}.py").exists(), key
@@ -570,7 +556,7 @@ def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
 
 def test_moran_needs_no_more_than_the_section(tissue, study):
     shown = next(
-        inputs.sections(job({"item": study.item(), "of": study.inputs["of"]}, **study.inputs), {})
+        predictions.sections(job({"of": study.inputs["of"]}, **study.inputs), study.experiment())
     )[2]
     table = moran.moran_table(tissue, shown)
     assert len(table) == len(shown) * len(GENES)

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from paper_example import job, load
 
-from flag_st.paper.search import UNEQUAL, candidates, search_sheet
+from flag_st.core import registry
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.tables.search import UNEQUAL, candidates, search_sheet
 
 HISTOGENE, BLEEP, RIDGE = (
     f"flag_st.methods.{name}" for name in ("histogene.HisToGene", "bleep.Bleep", "ridge.Ridge")
@@ -33,7 +35,7 @@ TRIED = {
 
 
 @pytest.fixture
-def study(tmp_path):
+def given(tmp_path):
     """Item, runs and histories of one cohort."""
     runs, histories = [], []
     for method, (use, params, seeds) in TRIED.items():
@@ -43,12 +45,20 @@ def study(tmp_path):
             names = {"epoch": range(len(loss)), "valid_loss": loss, "valid_pcc": pcc}
             pd.DataFrame(names if scores else {"epoch": []}).to_csv(path, index=False)
             place = {"cohort": "HER2ST", "split": "random", "panel": "p", "method": method}
-            facts = {"use": use, "params": json.dumps(params), "seconds": 10.0 + seed}
-            runs.append({**place, "seed": seed, **facts})
+            facts = {"use": use, "settings": json.dumps(registry.resolve(use, params))}
+            runs.append({**place, "seed": seed, "seconds": 10.0 + seed, **facts})
             histories.append(str(path))
     methods = {m: {"label": m.title(), "needs_patches": m.endswith("patches")} for m in TRIED}
     item = {"name": "search", "title": "Search", "caption": "c", "methods": methods}
-    return item, pd.DataFrame(runs), histories
+    item |= {"reported": "table_1", "params": {}, "cohorts": {}, "metrics": {}, "missing": []}
+    return item | {"patients": {}}, pd.DataFrame(runs), histories
+
+
+@pytest.fixture
+def study(given):
+    """The same with the experiment as scripts know it."""
+    item, runs, histories = given
+    return Experiment.of(item), runs, histories
 
 
 def test_scores_are_of_the_weights_that_were_kept(study):
@@ -71,8 +81,8 @@ def test_the_best_candidate_of_each_method_and_input_is_chosen(study):
 
 
 def test_of_equal_candidates_the_first_is_chosen(study):
-    item, runs, histories = study
-    table = candidates(item, runs, histories[:2] + histories[:2] + histories[4:])
+    experiment, runs, histories = study
+    table = candidates(experiment, runs, histories[:2] + histories[:2] + histories[4:])
     assert table[table["chosen"]]["method"].tolist()[0] == "histogene"
 
 
@@ -85,34 +95,34 @@ def test_settings_are_told_where_they_differ_with_the_class_own_recipe(study):
 
 
 def test_unequal_budgets_are_pointed_out(study):
-    item, runs, histories = study
-    table = candidates(item, runs, histories)
-    assert search_sheet(item, table).warning == UNEQUAL
+    experiment, runs, histories = study
+    table = candidates(experiment, runs, histories)
+    assert search_sheet(experiment, table).warning == UNEQUAL
     equal = table[~table["method"].isin(["ridge", "histogene_patches"])]
-    sheet = search_sheet(item, equal)
+    sheet = search_sheet(experiment, equal)
     assert sheet.warning == ""
     budget = {row[0].text: [c.text for c in row[1:]] for row in sheet.blocks[-1].rows}
     assert budget["Histogene"] == ["2", "4", "10", "0.01"]
 
 
 def test_folds_of_a_seed_are_one_run(study):
-    item, runs, histories = study
+    experiment, runs, histories = study
     runs["seed"] = 0
     runs["split"] = [f"fold{i}" for i in range(len(runs))]
-    table = candidates(item, runs, histories).set_index("method")
+    table = candidates(experiment, runs, histories).set_index("method")
     assert table.loc["histogene", "n_seeds"] == 1
     assert table.loc["histogene", "valid_pcc"] == pytest.approx(0.45)
     assert table.loc["histogene", "epochs"] == 5
 
 
-def test_script_needs_no_score_of_a_test_slide(study, tmp_path):
-    item, runs, histories = study
+def test_script_needs_no_score_of_a_test_slide(given, tmp_path):
+    item, runs, histories = given
     runs.to_parquet(tmp_path / "runs.parquet")
     out = {kind: tmp_path / f"x.{kind}" for kind in ("csv", "tex", "md", "html")}
     given = {"runs": tmp_path / "runs.parquet", "history": histories}
     load("tables/search")(job({"item": item}, input=given, output=out))
     found = pd.read_csv(out["csv"])
     assert found["valid_pcc"].tolist() == pytest.approx(
-        candidates(item, runs, histories)["valid_pcc"].tolist(), nan_ok=True
+        candidates(Experiment.of(item), runs, histories)["valid_pcc"].tolist(), nan_ok=True
     )
     assert "Budget" in out["md"].read_text()

@@ -213,7 +213,7 @@ def test_patches_are_learned(tmp_path):
 
 
 def test_unknown_sizes_are_refused():
-    with pytest.raises(FlagError, match="slide takes no argument width.*depth"):
+    with pytest.raises(FlagError, match=r"slide takes no argument width.*depth"):
         toy.made(Triplex, slide={"width": 3})
 
 

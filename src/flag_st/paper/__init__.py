@@ -1,1 +1,1 @@
-"""Tables and figures: from tidy scores and predictions to what a paper prints."""
+"""The paper's tables and figures: what they know, and the rooms that make each kind."""

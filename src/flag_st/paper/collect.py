@@ -1,4 +1,4 @@
-"""The scores and the provenance of all runs of an experiment, in one table each."""
+"""The scores of all runs of an experiment in one table, and their provenance in another."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-#: What names a run, in the order of its path.
+#: What identifies a run, in the order of its path.
 KEYS = ["cohort", "split", "panel", "method", "seed"]
 TEXTS = ["cohort", "split", "panel", "method", "slide", "estimator", "metric", "gene"]
 NUMBERS = {"seed": "int64", "value": "double"}
 COLUMNS = [*KEYS, "slide", "estimator", "metric", "gene", "value"]
-#: Files read between two writes: memory stays small and row groups large.
+#: Files read between two writes, so that memory stays small and row groups become large.
 BATCH = 500
 
 
 def collect_scores(
     paths: Sequence[str | Path], out: str | Path, progress=lambda items, **_: items
 ) -> None:
-    """Append the score tables of runs, in the order given, to one parquet file.
+    """Write the score tables of all runs, in the order given, to one parquet file.
 
     Raises:
-        FlagError: a file is unreadable or is no score table.
+        FlagError: a file cannot be read, or is no score table.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -36,7 +36,7 @@ def collect_scores(
     kinds |= {name: pa.type_for_alias(kind) for name, kind in NUMBERS.items()}
     schema = pa.schema([(name, kinds[name]) for name in COLUMNS])
     with writing(out) as temporary:
-        # Names repeat, values do not: a dictionary of values would only cost time.
+        # Names repeat and values do not, so a dictionary of values would only cost time.
         writer = parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=TEXTS)
         with writer:
             for start in progress(range(0, len(paths), BATCH), desc="scores"):
@@ -47,7 +47,7 @@ def collect_scores(
 def _read(path: str | Path, schema: "pyarrow.Schema") -> "pyarrow.Table":
     from pyarrow import ArrowException, parquet
 
-    remedy = f"delete {path} and run the same command again: evaluate makes it anew"
+    remedy = f"delete {path} and run the same command again: evaluate writes it again"
     try:
         with parquet.ParquetFile(path, read_dictionary=TEXTS) as file:
             table = file.read(use_threads=False).select(COLUMNS)
@@ -61,26 +61,37 @@ def _read(path: str | Path, schema: "pyarrow.Schema") -> "pyarrow.Table":
 
 
 def read_scores(path: str | Path, genes: bool = False) -> "pandas.DataFrame":
-    """The collected scores: values of genes if ``genes``, else all others."""
+    """The collected scores: those of single genes if ``genes``, otherwise all others."""
     from pyarrow import parquet
 
     table = parquet.read_table(path, filters=[("gene", "!=" if genes else "==", "")])
-    # Plain strings: grouping by categories would also list what does not occur.
+    # Plain strings, because grouping by categories would also list values that do not occur.
     return table.to_pandas().astype(dict.fromkeys(TEXTS, object))
 
 
 def collect_runs(
     keys: Iterable[Mapping[str, Any]], paths: Sequence[str | Path], out: str | Path
 ) -> None:
-    """One row a run from its ``run.json``: what it used, where it ran and what it cost."""
+    """Write one row per run from its ``run.json``: what it used, where it ran and what it cost.
+
+    Raises:
+        FlagError: a ``run.json`` lacks something, because another version wrote it.
+    """
     import pandas as pd
 
-    rows = [run_facts(key, read_json(path)) for key, path in zip(keys, paths, strict=True)]
+    rows = []
+    for key, path in zip(keys, paths, strict=True):
+        try:
+            rows.append(run_facts(key, read_json(path)))
+        except KeyError as error:
+            remedy = f"delete {path} and run the same command again: train writes it again"
+            raise FlagError(f"{path} lacks {error}", remedy=remedy) from None
     with writing(out) as temporary:
         pd.DataFrame(rows).to_parquet(temporary, index=False)
 
 
 def run_facts(key: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of one run; nested values are JSON."""
     config = facts["config"]
     return {
         **{name: key[name] for name in KEYS},
@@ -88,7 +99,7 @@ def run_facts(key: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any
         "gene_model": config.get("gene_model") or "",
         "unit": config.get("unit") or "",
         "use": config["use"],
-        "params": json.dumps(config.get("params") or {}, sort_keys=True),
+        "settings": json.dumps(config["settings"]),
         "genes": len(config.get("genes") or []),
         "device": facts.get("device") or "",
         "seconds": float(facts.get("seconds") or "nan"),

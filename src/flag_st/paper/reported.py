@@ -1,27 +1,28 @@
-"""The numbers that the paper printed, and in what a run of ours differs from the paper's setting."""
+"""The numbers that the paper printed, and how a run of ours differs from the paper's setting."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flag_st.core.errors import FlagError
+from flag_st.paper.experiment import Experiment, MethodFacts
 
 if TYPE_CHECKING:
     import pandas
 
 FIELDS = ["table", "cohort", "panel", "row", "method", "metric", "value", "std"]
 FIELDS += ["encoder", "gene_model", "unit", "note"]
-#: The source class whose slides are the paper's; a cohort entry of another class is a stand-in.
+#: The setting of the paper: the class that provides its slides, its split and its image encoder.
 SOURCE = "flag_st.sources.hest.Hest"
 SPLIT = "random"
 ENCODER = "uni"
 
 
 def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFrame":
-    """Rows of ``config/reported.csv``, of one table or of all; texts are "" where empty.
+    """Rows of ``config/reported.csv``, of one table or of all; empty texts are "".
 
     Raises:
-        FlagError: unreadable, other columns, or no such table.
+        FlagError: the file cannot be read, has other columns, or lacks the table.
     """
     import pandas as pd
 
@@ -42,20 +43,20 @@ def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFra
 
 
 def differences(
-    run: Mapping[str, Any], item: Mapping[str, Any], printed: "pandas.DataFrame"
+    run: Mapping[str, Any], experiment: Experiment, printed: "pandas.DataFrame"
 ) -> list[str]:
-    """In what one run differs from the setting whose numbers the paper printed; empty if nothing.
+    """How one run differs from the setting whose numbers the paper printed; empty if it does not.
 
     Args:
         run: a row of the runs table (``collect.run_facts``).
-        item: what the workflow says of the experiment: ``cohorts``, ``methods``.
-        printed: rows of one table of ``read_reported``.
+        experiment: the experiment of the run.
+        printed: one table of ``read_reported``.
     """
-    method, found = item["methods"][run["method"]], []
-    if difference := cohort_difference(run["cohort"], item, printed):
+    method, found = experiment.methods[run["method"]], []
+    if difference := cohort_difference(run["cohort"], experiment, printed):
         found.append(difference)
     rows = printed[printed["method"] == run["method"]]
-    # A method of ours has no row of its own: the features are FLAG's, the gene model is free.
+    # A method that the paper lacks has no row: its features must be FLAG's, its gene model is free.
     paper = rows.iloc[0] if len(rows) else {"encoder": ENCODER, "gene_model": run["gene_model"]}
     found += _plugin_differences(run, method, paper)
     if run["split"] != SPLIT:
@@ -63,32 +64,28 @@ def differences(
     panels = set(printed["panel"]) - {""}
     if panels and run["panel"] not in panels:
         found.append(f"panel {run['panel']}, the paper's is {', '.join(sorted(panels))}")
-    if method.get("changed"):
-        found.append("settings are not those that this project ships")
+    if method.changed:
+        found.append("settings differ from those that this project ships")
     return found
 
 
-def cohort_difference(name: str, item: Mapping[str, Any], printed: "pandas.DataFrame") -> str:
-    """In what a cohort is not the paper's; "" if it is."""
-    cohort, paper_name = item["cohorts"][name], cohort_in_paper(name, item)
+def cohort_difference(name: str, experiment: Experiment, printed: "pandas.DataFrame") -> str:
+    """How a cohort differs from the paper's; "" if it does not."""
+    cohort, paper_name = experiment.cohorts[name], experiment.paper_cohort(name)
     if paper_name not in set(printed["cohort"]):
         return f"cohort {name} is not in the paper"
-    if name != paper_name or cohort["use"] != SOURCE:
+    if name != paper_name or cohort.use != SOURCE:
         return f"cohort {name} is not the paper's {paper_name}"
-    return f"only {len(cohort['slides'])} slides of cohort {name}" if cohort.get("slides") else ""
+    return f"only {len(cohort.only)} slides of cohort {name}" if cohort.only else ""
 
 
 def _plugin_differences(
-    run: Mapping[str, Any], method: Mapping[str, Any], paper: Mapping[str, Any]
+    run: Mapping[str, Any], method: MethodFacts, paper: Mapping[str, Any]
 ) -> list[str]:
     found = []
-    # A method that reads pixels itself makes no use of the encoder it was given.
-    if run["encoder"] != paper["encoder"] and not method.get("needs_patches"):
-        stated = (
-            f"the paper's is {paper['encoder']}"
-            if paper["encoder"]
-            else "the paper's is not stated"
-        )
+    # A method that reads pixels itself makes no use of the encoder that it was given.
+    if run["encoder"] != paper["encoder"] and not method.needs_patches:
+        stated = f"the paper's is {paper['encoder'] or 'not stated'}"
         found.append(f"encoder {run['encoder']}, {stated}")
     if run["gene_model"] != paper["gene_model"]:
         stated = paper["gene_model"] or "none"
@@ -96,18 +93,13 @@ def _plugin_differences(
     return found
 
 
-def cohort_in_paper(cohort: str, item: Mapping[str, Any]) -> str:
-    """The paper's cohort whose numbers stand beside ours: the same name, or as
-    ``params.paper_cohort`` of the experiment says."""
-    return item.get("params", {}).get("paper_cohort", {}).get(cohort, cohort)
-
-
 def printed_value(
     printed: "pandas.DataFrame", cohort: str, panel: str | None, method: str, metric: str
 ) -> tuple[float, float, str] | None:
-    """(value, std, note) as printed, NaN where there is none; None if the paper has no such cell.
+    """(value, std, note) as printed, NaN for a missing number; None if the paper has no such cell.
 
-    A printed row without a panel, and ``panel`` None, agree with any.
+    A printed row without a panel matches any panel, and so does ``panel`` None. Percentages are
+    returned as shares.
     """
     rows = printed[
         (printed["cohort"] == cohort)
@@ -123,12 +115,12 @@ def printed_value(
 
 
 def stand_ins(
-    runs: "pandas.DataFrame", item: Mapping[str, Any], printed: "pandas.DataFrame"
+    runs: "pandas.DataFrame", experiment: Experiment, printed: "pandas.DataFrame"
 ) -> dict[tuple[str, str, str], list[str]]:
-    """(cohort, panel, method) → differences of its runs from the paper's setting."""
+    """(cohort, panel, method) → how its runs differ from the paper's setting."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for run in runs.to_dict("records"):
         key = run["cohort"], run["panel"], run["method"]
         known: Sequence[str] = found.setdefault(key, [])
-        found[key] = [*known, *(d for d in differences(run, item, printed) if d not in known)]
+        found[key] = [*known, *(d for d in differences(run, experiment, printed) if d not in known)]
     return found

@@ -1,4 +1,4 @@
-"""Scores that the pipeline does not keep: of each draw, or with other settings of a metric."""
+"""Scores that the pipeline does not keep: of single draws, or with other settings of a metric."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -16,16 +16,16 @@ from flag_st.scoring.slides import Pair, score_slides
 if TYPE_CHECKING:
     import pandas
 
-    from flag_st.paper.maps import Tissue
+    from flag_st.paper.tissue import Tissue
 
 
 def of_draws(
     found: Iterable[tuple[Mapping[str, Any], Pair]], metrics: Mapping[str, Metric]
 ) -> "pandas.DataFrame":
-    """Scores of every single draw, with the draw's number in place of the seed.
+    """Scores of every single draw, with the number of the draw in place of the seed.
 
-    A table that gives mean and spread over seeds so gives them over sampling runs of one model,
-    which is that of the first seed.
+    A table of means and spreads over seeds then shows them over the draws of one model, which is
+    the model of the first seed.
     """
     import pandas as pd
 
@@ -45,7 +45,7 @@ def of_draws(
 def ssc_of(
     found: Iterable[tuple[Mapping[str, Any], Pair]], neighbours: Sequence[int]
 ) -> "pandas.DataFrame":
-    """SSC with several numbers of neighbours, as values ``ssc_k4``, ``ssc_k8`` …"""
+    """SSC with several numbers of neighbours, as the values ``ssc_k4``, ``ssc_k8`` and so on."""
     import pandas as pd
 
     parts = []
@@ -60,10 +60,14 @@ def ssc_of(
 def ceilings_of(
     found: Iterable[tuple[Mapping[str, Any], "Tissue"]], spots: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], float]:
-    """(cohort, ``gsc`` or ``ssc``) → what a second measurement of the truth would attain.
+    """(cohort, ``gsc`` or ``ssc``) → the value that a second measurement of the truth would attain.
 
-    Mean over the test slides of the agreement of two random halves of every count, corrected for
-    their half depth. ``spots``: (cohort, slide) → spot file.
+    It is the mean over test slides of the agreement between two random halves of all counts,
+    corrected for their halved depth.
+
+    Args:
+        found: test slides with their keys (``predictions.tissues``).
+        spots: (cohort, slide) → spot file.
     """
     values: dict[tuple[str, str], list[float]] = {}
     for key, tissue in found:
@@ -78,7 +82,7 @@ def ceilings_of(
 def _runs(
     found: Iterable[tuple[Mapping[str, Any], Pair]],
 ) -> Iterable[tuple[dict[str, Any], list[Pair]]]:
-    """The slides of each run together: predictions come run by run."""
+    """The slides of each run together; predictions must come run by run."""
 
     def run(entry: tuple[Mapping[str, Any], Pair]) -> tuple:
         return tuple(entry[0][name] for name in KEYS)

@@ -1,4 +1,4 @@
-"""Builds the page from what is on disk; it asks for nothing outside itself."""
+"""Builds the report from files on disk; the finished page needs nothing outside itself."""
 
 import base64
 import json
@@ -13,28 +13,52 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import writing
 from flag_st.paper import reported
 from flag_st.paper.collect import KEYS
-from flag_st.paper.render import STYLE, fragment
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.tables.render import STYLE, fragment
 
 if TYPE_CHECKING:
     import jinja2
     import pandas
 
 HERE = Path(__file__).parent
-#: Runs listed on the page; all of them are in the runs table beside each experiment.
+#: Up to this number of runs are listed; all of them are in the runs table of each experiment.
 SHOWN_RUNS = 400
-#: Pixels on screen for an inch on paper: a figure two columns wide fills a laptop.
+#: CSS pixels per inch on paper, so that a figure two columns wide fills the screen of a laptop.
 SCREEN_PX = 140
 FILES = {"table": ("csv", "tex", "md", "html"), "figure": ("pdf", "png", "csv")}
 
 
 @dataclass(frozen=True)
+class Made:
+    """An experiment that was run, and the table of its runs."""
+
+    experiment: Experiment
+    runs: "pandas.DataFrame"
+
+    def stand_ins(self, printed: "pandas.DataFrame") -> list[str]:
+        """How its runs differ from the paper's setting, each difference once."""
+        rows = printed[printed["table"] == self.experiment.reported]
+        found = reported.stand_ins(self.runs, self.experiment, rows)
+        return list(dict.fromkeys(text for texts in found.values() for text in texts))
+
+
+@dataclass(frozen=True)
 class Item:
-    """A table (``body`` is HTML) or a figure (``body`` is a data address ``width`` px wide)."""
+    """A table or a figure on the page.
+
+    Attributes:
+        name, title, caption: of the experiment.
+        kind: ``table`` or ``figure``.
+        body: HTML of a table, or the picture of a figure as a data address.
+        width: of the picture in CSS pixels; 0 for a table.
+        files: ending → path beside the page.
+        stand_ins: how the runs differ from the paper's setting.
+    """
 
     name: str
-    kind: str
     title: str
     caption: str
+    kind: str
     body: str
     width: int
     files: Mapping[str, str]
@@ -42,58 +66,57 @@ class Item:
 
 
 def build(
-    items: Mapping[str, Mapping[str, Any]],
+    made: Mapping[str, Made],
     tables: Mapping[str, str],
     figures: Mapping[str, str],
-    runs: Mapping[str, "pandas.DataFrame"],
     printed: "pandas.DataFrame",
     config: Mapping[str, Any],
     out: str | Path,
     explorers: Mapping[str, str] | None = None,
-    absent: Sequence[Mapping[str, Any]] = (),
+    not_made: Sequence[Experiment] = (),
 ) -> None:
     """Write the page.
 
     Args:
-        items: experiment → what the workflow says of it.
-        tables: experiment → its HTML page; ``figures``: experiment → its PNG.
-        runs: experiment → its table of runs.
+        made: name → experiment and its runs.
+        tables: experiment → its HTML page.
+        figures: experiment → its PNG.
         printed: the paper's numbers (``config/reported.csv``).
-        config: the resolved configuration, without machine facts.
-        explorers: experiment → its page to explore slides on.
-        absent: what the workflow says of experiments of which nothing can be run here.
+        config: the resolved configuration, without anything about the machine.
+        out: path of the page.
+        explorers: experiment → the page on which its slides can be explored.
+        not_made: experiments of which nothing can be run here.
     """
     folder = Path(out).parent
-    differ = {name: _differences(items[name], runs[name], printed) for name in items}
-    shown = [_item("table", n, items[n], p, folder, differ[n]) for n, p in tables.items()]
-    shown += [_item("figure", n, items[n], p, folder, differ[n]) for n, p in figures.items()]
-    pages = {name: _beside(path, folder) for name, path in (explorers or {}).items()}
-    text = (
-        environment()
-        .get_template("page.html.jinja")
-        .render(
-            items=shown,
-            explorers=pages,
-            experiments=[_summary(name, items[name], runs[name]) for name in items],
-            missing=_missing([*items.values(), *absent]),
-            stand_ins=list(dict.fromkeys(d for texts in differ.values() for d in texts)),
-            runs=_runs(runs),
-            limit=SHOWN_RUNS,
-            config=json.dumps(config, indent=1, default=str, ensure_ascii=False),
-            defaults=config["defaults"],
-            styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],
-            script=read_asset("page.js"),
-        )
+    differ = {name: one.stand_ins(printed) for name, one in made.items()}
+    items = [
+        _item(kind, made[name].experiment, path, folder, differ[name])
+        for kind, paths in (("table", tables), ("figure", figures))
+        for name, path in paths.items()
+    ]
+    template = environment().get_template("page.html.jinja")
+    text = template.render(
+        items=items,
+        explorers={name: _beside(path, folder) for name, path in (explorers or {}).items()},
+        experiments=[_summary(one) for one in made.values()],
+        missing=_missing([*(one.experiment for one in made.values()), *not_made]),
+        stand_ins=list(dict.fromkeys(text for texts in differ.values() for text in texts)),
+        runs=_runs([one.runs for one in made.values()]),
+        limit=SHOWN_RUNS,
+        config=json.dumps(config, indent=1, default=str, ensure_ascii=False),
+        defaults=config["defaults"],
+        styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],
+        script=read_asset("page.js"),
     )
     with writing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def environment() -> "jinja2.Environment":
-    """Templates of this folder."""
+    """The environment that renders the templates of this folder."""
     import jinja2
 
-    # autoescape: names and captions come from files that users write.
+    # Names and captions come from files that users write, so they must be escaped.
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -110,24 +133,26 @@ def _beside(path: str | Path, folder: Path) -> str:
 
 
 def read_asset(name: str) -> str:
+    """The text of a style sheet or script of this folder."""
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _differences(item, runs: "pandas.DataFrame", printed: "pandas.DataFrame") -> list[str]:
-    rows = printed[printed["table"] == item["reported"]]
-    found = reported.stand_ins(runs, item, rows)
-    return list(dict.fromkeys(text for texts in found.values() for text in texts))
-
-
-def _item(kind: str, name: str, item, path: str, folder: Path, stand_ins: Sequence[str]) -> Item:
+def _item(
+    kind: str, experiment: Experiment, path: str, folder: Path, stand_ins: Sequence[str]
+) -> Item:
     file = Path(path)
     body, width = (fragment(file), 0) if kind == "table" else data_address(file)
     files = {e: _beside(file.with_suffix(f".{e}"), folder) for e in FILES[kind]}
-    return Item(name, kind, item["title"], item["caption"], body, width, files, stand_ins)
+    names = (experiment.name, experiment.title, experiment.caption)
+    return Item(*names, kind, body, width, files, stand_ins)
 
 
 def data_address(path: Path) -> tuple[str, int]:
-    """A PNG file as an address that holds the picture itself, and its width in CSS pixels."""
+    """A PNG file as an address that holds the picture itself, and its width in CSS pixels.
+
+    Raises:
+        FlagError: the file is no PNG.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -140,27 +165,28 @@ def data_address(path: Path) -> tuple[str, int]:
     return f"data:image/png;base64,{content}", round(inches * SCREEN_PX)
 
 
-def _missing(items: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What experiments go without: experiment, cohort, methods ("all" of them) and reason."""
-    found = []
-    for item in items:
+def _missing(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
+    """What experiments lack: experiment, cohort, methods ("all" of them) and reason."""
+    rows = []
+    for experiment in experiments:
         reasons: dict[tuple[str, str], list[str]] = {}
-        for pair in item.get("missing", ()):
-            reasons.setdefault((pair["cohort"], pair["reason"]), []).append(pair["method"])
+        for absent in experiment.absent:
+            reasons.setdefault((absent.cohort, absent.reason), []).append(absent.method)
         for (cohort, reason), methods in reasons.items():
-            everyone = len(methods) == len(item["methods"])
-            names = "all" if everyone else ", ".join(item["methods"][m]["label"] for m in methods)
-            row = {"title": item["title"], "cohort": cohort, "methods": names, "reason": reason}
-            found.append(row)
-    return found
+            everyone = len(methods) == len(experiment.methods)
+            names = "all" if everyone else ", ".join(map(experiment.label, methods))
+            row = {"title": experiment.title, "cohort": cohort, "methods": names, "reason": reason}
+            rows.append(row)
+    return rows
 
 
-def _summary(name: str, item, runs: "pandas.DataFrame") -> dict[str, Any]:
-    """What an experiment ran, as it stands in its runs and not in the configuration."""
+def _summary(made: Made) -> dict[str, Any]:
+    """What an experiment ran, read from its runs and not from the configuration."""
+    runs = made.runs
     known = {key: sorted(runs[key].unique().tolist()) for key in KEYS}
     return {
-        "name": name,
-        "title": item["title"],
+        "name": made.experiment.name,
+        "title": made.experiment.title,
         "runs": len(runs),
         "seconds": float(runs["seconds"].sum()),
         **known,
@@ -169,10 +195,10 @@ def _summary(name: str, item, runs: "pandas.DataFrame") -> dict[str, Any]:
     }
 
 
-def _runs(runs: Mapping[str, "pandas.DataFrame"]) -> list[dict[str, Any]]:
-    """Every run once, whatever experiments share it."""
+def _runs(tables: Sequence["pandas.DataFrame"]) -> list[dict[str, Any]]:
+    """Every run once, even if several experiments share it."""
     found: dict[tuple, dict[str, Any]] = {}
-    for table in runs.values():
+    for table in tables:
         for row in table.to_dict("records"):
             row["versions"] = json.loads(row["versions"])
             found.setdefault(tuple(row[key] for key in KEYS), row)
@@ -180,7 +206,7 @@ def _runs(runs: Mapping[str, "pandas.DataFrame"]) -> list[dict[str, Any]]:
 
 
 def amount(seconds: float) -> str:
-    """Seconds as people read them: 0.4 s, 12 s, 3 min, 2.5 h."""
+    """Seconds in the unit that people would use: 0.4 s, 12 s, 3 min, 2.5 h."""
     if math.isnan(seconds):
         return "–"
     if seconds < 90:

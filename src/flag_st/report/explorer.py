@@ -1,6 +1,6 @@
 """The slide explorer: picture, truth, prediction, difference and spread, spot by spot.
 
-Values travel as 16-bit steps of each gene's range, so that a page of several slides stays small.
+Values are stored as 16-bit steps of each gene's range, so that a page of several slides stays small.
 """
 
 import base64
@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from flag_st.core.io import writing
-from flag_st.paper.maps import Shown, Tissue, colour_range, spatial_genes
-from flag_st.paper.render import STYLE
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.figures.maps import colour_range
+from flag_st.paper.tables.render import STYLE
+from flag_st.paper.tissue import Shown, Tissue, spatial_genes
 from flag_st.report.build import environment, read_asset
 
-#: Values of all slides together may take so many bytes; genes are left out to keep to it.
+#: Bytes that the values of all slides together may take; genes are left out to stay within it.
 BUDGET = 8_000_000
 STEPS = 65535
 KINDS = {"prediction": "point", "point estimate": "point", "one draw": "draw", "spread": "spread"}
@@ -25,22 +27,22 @@ KINDS = {"prediction": "point", "point estimate": "point", "one draw": "draw", "
 Section = tuple[Mapping[str, Any], Tissue, Sequence[Shown]]
 
 
-def build(
-    found: Iterable[Section], settings: Mapping[str, Any], title: str, out: str | Path
-) -> None:
+def build(found: Iterable[Section], experiment: Experiment, out: str | Path) -> None:
     """Write the page.
 
     Args:
-        found: slides with all predictions to show, spread included (``paper.inputs.sections``).
-        settings: ``genes`` wanted first, ``explorer_genes`` how many at most (60).
+        found: slides with all predictions to show, including the spread (``predictions.sections``).
+        experiment: its ``params.genes`` come first, and there are at most ``params.explorer_genes``
+            genes (60).
+        out: path of the page.
     """
     sections = list(found)
-    slides = [_slide(section, settings, len(sections)) for section in sections]
-    # A closing tag inside the data would end the script element that holds it.
+    slides = [_slide(section, experiment.params, len(sections)) for section in sections]
+    # A closing tag inside the data would end the script element that holds the data.
     data = json.dumps({"slides": slides}, separators=(",", ":")).replace("<", "\\u003c")
     page = environment().get_template("explorer.html.jinja")
     text = page.render(
-        title=title,
+        title=experiment.title,
         styles=[STYLE.read_text(encoding="utf-8"), read_asset("explorer.css")],
         script=read_asset("explorer.js"),
         data=data,
@@ -49,21 +51,16 @@ def build(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _slide(section: Section, settings: Mapping[str, Any], slides: int) -> dict[str, Any]:
+def _slide(section: Section, params: Mapping[str, Any], slides: int) -> dict[str, Any]:
     key, tissue, shown = section
     room = BUDGET // (2 * len(tissue.spots) * (1 + len(shown)) * slides)
-    count = max(1, min(settings.get("explorer_genes", 60), room, len(tissue.genes)))
-    genes = gene_choice(tissue, settings.get("genes"), count)
+    count = max(1, min(params.get("explorer_genes", 60), room, len(tissue.genes)))
+    genes = gene_choice(tissue, params.get("genes"), count)
     columns = [tissue.genes.index(gene) for gene in genes]
-    levels = [tissue.truth, *(s.values for s in shown if s.kind != "spread")]
-    low = np.min([v[:, columns].min(0) for v in levels], axis=0)  # (K,)
-    high = np.max([v[:, columns].max(0) for v in levels], axis=0)  # (K,)
-    spreads = [s.values[:, columns].max(0) for s in shown if s.kind == "spread"]
-    top = np.max(spreads, axis=0) if spreads else np.zeros(len(columns))  # (K,)
+    low, high, top = _ranges(tissue, shown, columns)
     methods: dict[str, dict[str, str]] = {}
     for panel in shown:
-        spread = panel.kind == "spread"
-        limits = (np.zeros_like(top), top) if spread else (low, high)
+        limits = (np.zeros_like(top), top) if panel.kind == "spread" else (low, high)
         values = pack(panel.values[:, columns], *limits)
         methods.setdefault(panel.method, {})[KINDS[panel.kind]] = values
     return {
@@ -79,17 +76,30 @@ def _slide(section: Section, settings: Mapping[str, Any], slides: int) -> dict[s
         "low": low.tolist(),
         "high": high.tolist(),
         "top": top.tolist(),
-        # Where colours end: a wild draw must not wash out the rest.
+        # The ends of the colour scale: one extreme draw must not wash out all other spots.
         "ends": [list(colour_range(tissue.truth[:, column])) for column in columns],
         "truth": pack(tissue.truth[:, columns], low, high),
         "methods": [{"name": name, **values} for name, values in methods.items()],
     }
 
 
+def _ranges(
+    tissue: Tissue, shown: Sequence[Shown], columns: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) lowest and highest level of each gene, and (K,) the highest spread."""
+    levels = [tissue.truth, *(s.values for s in shown if s.kind != "spread")]
+    low = np.min([v[:, columns].min(0) for v in levels], axis=0)  # (K,)
+    high = np.max([v[:, columns].max(0) for v in levels], axis=0)  # (K,)
+    spreads = [s.values[:, columns].max(0) for s in shown if s.kind == "spread"]
+    top = np.max(spreads, axis=0) if spreads else np.zeros(len(columns))  # (K,)
+    return low, high, top
+
+
 def gene_choice(tissue: Tissue, wanted: Sequence[str] | None, count: int) -> list[str]:
-    """Wanted genes of the panel first, then those of highest Moran's I, each once."""
+    """First the wanted genes that the panel holds, then those of highest Moran's I, each once."""
     first = [gene for gene in wanted or () if gene in tissue.genes]
-    return list(dict.fromkeys([*first, *spatial_genes(tissue, None, len(tissue.genes))]))[:count]
+    ranked = spatial_genes(tissue, None, len(tissue.genes))
+    return list(dict.fromkeys([*first, *ranked]))[:count]
 
 
 def pack(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:

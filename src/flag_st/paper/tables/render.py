@@ -1,4 +1,4 @@
-"""A sheet as LaTeX, Markdown and HTML."""
+"""Writes a sheet as LaTeX, Markdown and HTML."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flag_st.core.io import writing
-from flag_st.paper.sheet import Block, Cell, Head, Sheet
+from flag_st.paper.tables.sheet import Block, Cell, Head, Sheet
 
 if TYPE_CHECKING:
     import pandas
 
 STYLE = Path(__file__).with_name("table.css")
-#: Columns that an upright page holds.
+#: More columns than this do not fit on an upright page.
 WIDE = 12
 _TEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -40,17 +40,17 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """``text`` as LaTeX source; what LaTeX cannot print is left out."""
+    """``text`` as LaTeX source, without the characters that LaTeX cannot print."""
     return "".join(_TEX.get(c, c if c.isascii() or c.isalpha() else "") for c in text)
 
 
 def markdown(text: str) -> str:
-    """``text`` inside a Markdown table cell."""
+    """``text`` as it must be written inside a Markdown table cell."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
 
 
 def write(sheet: Sheet, numbers: "pandas.DataFrame", output: Mapping[str, str]) -> None:
-    """Write ``output`` csv (all numbers, unrounded), tex, md and html."""
+    """Write the files of ``output``: csv (all numbers, unrounded), tex, md and html."""
     with writing(output["csv"]) as temporary:
         numbers.to_csv(temporary, index=False, lineterminator="\n")
     writers: dict[str, Callable[[Sheet], str]] = {"tex": to_tex, "md": to_markdown, "html": to_html}
@@ -63,7 +63,7 @@ def write(sheet: Sheet, numbers: "pandas.DataFrame", output: Mapping[str, str]) 
 
 
 def to_tex(sheet: Sheet) -> str:
-    """A float that needs the packages booktabs, graphicx and rotating; wide ones lie on their side."""
+    """A float that needs the packages booktabs, graphicx and rotating; a wide one is turned sideways."""
     wide = max(len(block.columns) for block in sheet.blocks) > WIDE
     environment = "sidewaystable*" if wide else "table*"
     lines = [
@@ -156,7 +156,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def to_html(sheet: Sheet) -> str:
-    """A page of its own; the part inside ``<main>`` also stands in the report."""
+    """A page of its own; the report includes the part inside ``<main>``."""
     style = STYLE.read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -168,7 +168,7 @@ def to_html(sheet: Sheet) -> str:
 
 
 def fragment(page: str | Path) -> str:
-    """What ``to_html`` wrote inside ``<main>``."""
+    """What ``to_html`` wrote inside ``<main>`` of a page."""
     text = Path(page).read_text(encoding="utf-8")
     return text.partition("<main>\n")[2].rpartition("\n</main>")[0]
 
@@ -181,7 +181,7 @@ def to_fragment(sheet: Sheet) -> str:
         if block.title:
             parts.append(f"<h4>{escape(block.title)}</h4>")
         label = escape(f"{sheet.title} {block.title}".strip(), quote=True)
-        # Wide tables scroll inside their own frame, by keyboard too; the page never does.
+        # A wide table scrolls inside its own frame, by keyboard as well; the page itself never scrolls.
         parts.append(f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">')
         parts += [*_html_block(block), "</div>"]
     if notes := sheet.notes.items():

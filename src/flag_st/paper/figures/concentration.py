@@ -1,4 +1,4 @@
-"""Correlations between the expression of spots, and how they change with the number of genes."""
+"""Correlations between the expression of spots, and how they depend on the number of genes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.seeds import numpy_generator
-from flag_st.paper import style
-from flag_st.paper.maps import Tissue
+from flag_st.paper.figures import style
+from flag_st.paper.tissue import Tissue
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +21,15 @@ def spot_correlations(
 ) -> "pandas.DataFrame":
     """Quantiles of the correlation between pairs of spots over the first genes of the panel.
 
-    Genes are in the order of the panel, best first, so that smaller panels are parts of larger.
-    Standard deviation over pairs is what shrinks where correlations concentrate. ``sd_shuffled`` is
-    that of a simulation in which spots differ by chance alone, as App. E supposes: the values of
-    every gene are shuffled over the spots. It falls as 1/√G; what ``sd`` has beyond it is tissue.
+    Genes are in the order of the panel, best first, so that smaller panels are parts of larger ones.
+    Where correlations concentrate, the standard deviation ``sd`` over pairs shrinks. ``sd_shuffled``
+    is that of a simulation in which spots differ by chance alone, as App. E assumes: the values of
+    every gene are shuffled over the spots. It falls as 1/√G, and whatever ``sd`` has beyond it comes
+    from the tissue.
+
+    Args:
+        found: test slides with their keys (``predictions.tissues``).
+        sizes: numbers of genes; those beyond the panel are cut to its size.
     """
     import pandas as pd
 
@@ -41,7 +46,7 @@ def spot_correlations(
 
 
 def between_spots(y: np.ndarray) -> np.ndarray:
-    """Correlations of all pairs of rows of (N, G); pairs with a constant row have none."""
+    """Correlations of all pairs of rows of (N, G), without pairs in which a row is constant."""
     with np.errstate(invalid="ignore"):
         matrix = np.corrcoef(y)  # (N, N)
     values = matrix[np.triu_indices(len(matrix), 1)]
@@ -49,7 +54,7 @@ def between_spots(y: np.ndarray) -> np.ndarray:
 
 
 def draw(table: "pandas.DataFrame") -> "Figure":
-    """A panel a cohort: median over slides of each quantile, and of the standard deviation."""
+    """One panel per cohort: the median over slides of each quantile and standard deviation."""
     import matplotlib.pyplot as plt
 
     cohorts = list(dict.fromkeys(table["cohort"]))

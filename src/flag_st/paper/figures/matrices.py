@@ -1,24 +1,25 @@
-"""Gene-gene correlations of a pathway: truth and predictions, genes in one order."""
+"""Gene-gene correlations of a pathway: truth and predictions, with the genes in one order."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flag_st.core.errors import FlagError
 from flag_st.metrics.policy import centred, pearson
-from flag_st.paper.maps import Shown, Tissue
-from flag_st.paper.style import DIVERGING, heading
+from flag_st.paper.figures.style import DIVERGING, heading
+from flag_st.paper.tissue import Shown, Tissue
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import SubFigure
 
-#: Fewest genes of a pathway in the panel for a matrix to say anything.
+#: With fewer genes of a pathway in the panel, a matrix says nothing.
 FEWEST = 4
 
 
 def correlation(values: np.ndarray) -> np.ndarray:
-    """(K, K) Pearson correlation of the columns of (N, K) ``values``; 0 for constant ones."""
+    """(K, K) Pearson correlation between the columns of (N, K) ``values``; 0 for constant ones."""
     z = centred(values).standardised(np.ones(values.shape[1], dtype=bool))  # (N, K)
     matrix = z.T @ z / (len(z) - 1)  # (K, K)
     np.fill_diagonal(matrix, 1.0)
@@ -44,7 +45,7 @@ def present(tissue: Tissue, genes: Sequence[str]) -> list[str]:
 def pathway_matrices(
     tissue: Tissue, shown: Sequence[Shown], genes: Sequence[str]
 ) -> tuple[list[str], list[tuple[str, np.ndarray]]]:
-    """Genes in the truth's order, and (name, (K, K) matrix) of truth and predictions."""
+    """Genes in the order of the truth's clusters, and (name, (K, K) matrix) of truth and predictions."""
     columns = [tissue.genes.index(gene) for gene in genes]
     order = gene_order(correlation(tissue.truth[:, columns]))
     columns = [columns[i] for i in order]
@@ -72,7 +73,7 @@ def draw(
     pathways: Mapping[str, Sequence[str]],
     title: str,
 ) -> "pandas.DataFrame":
-    """A row a pathway; returns pathway, panel, gene pair and correlation of all that is drawn."""
+    """Draw one row per pathway; return pathway, panel, gene pair and correlation of all drawn."""
     import pandas as pd
 
     heights = _heights(tissue, pathways, 1 + len(shown), 7.0)
@@ -81,9 +82,9 @@ def draw(
     for part, (pathway, genes) in zip(parts, pathways.items(), strict=True):
         names = present(tissue, genes)
         enough = len(names) >= FEWEST
-        said = f"{pathway}: {len(names)} of {len(genes)} genes are in the panel"
-        said += "" if enough else ", too few to draw"
-        part.suptitle(f"{title}. {said}", fontsize=8, x=0.01, ha="left")
+        text = f"{pathway}: {len(names)} of {len(genes)} genes are in the panel"
+        text += "" if enough else ", too few to draw"
+        part.suptitle(f"{title}. {text}", fontsize=8, x=0.01, ha="left")
         if enough:
             table = _row(part, *pathway_matrices(tissue, shown, names))
             tables.append(table.assign(pathway=pathway))
@@ -93,7 +94,7 @@ def draw(
 def _row(
     figure: "SubFigure", names: list[str], made: list[tuple[str, np.ndarray]]
 ) -> "pandas.DataFrame":
-    """Matrices of one pathway; under each its agreement with the first, which is the truth's."""
+    """Draw the matrices of one pathway; below each is its agreement with the first, the truth."""
     import pandas as pd
 
     axes_row = figure.subplots(1, len(made), squeeze=False)[0]
@@ -116,14 +117,12 @@ def _row(
 
 
 def read_pathways(path: str, wanted: Sequence[str] | None = None) -> dict[str, Any]:
-    """Pathway → genes, of ``config/pathways.yaml``.
+    """Pathway → genes, from ``config/pathways.yaml``.
 
     Raises:
-        FlagError: an unknown pathway is wanted.
+        FlagError: a pathway of ``wanted`` is unknown.
     """
     import yaml
-
-    from flag_st.core.errors import FlagError
 
     with open(path, encoding="utf-8") as file:
         known = {name: entry["genes"] for name, entry in yaml.safe_load(file)["pathways"].items()}

@@ -1,27 +1,30 @@
 """Training histories: how the losses fall, and where validation was best."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flag_st.paper import style
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.figures import style
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: History columns and what they are called; ``loss`` is the training loss.
+#: Columns of the history → how the figure calls them; ``loss`` is the training loss.
 LINES = {"loss": "training", "valid_loss": "validation"}
 
 
 def read_histories(
     runs: Sequence[Mapping[str, Any]], paths: Sequence[str]
 ) -> tuple["pandas.DataFrame", list[str]]:
-    """Long table of all runs with an iterative training, and the methods that have none.
+    """Long table of all runs that were trained in epochs, and the methods that were not.
 
     Returns:
-        cohort, split, panel, method, seed, epoch, curve, value; and method names.
+        cohort, split, panel, method, seed, epoch, curve and value; and the names of methods.
     """
     import pandas as pd
 
@@ -38,21 +41,20 @@ def read_histories(
     return table, sorted(set(without) - set(table["method"]))
 
 
-def draw(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
-    """One panel a cohort and method; a thin line a run, a dot at its best validation."""
+def draw(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
+    """One panel per cohort and method, one thin line per run, with a dot at its best validation."""
     import matplotlib.pyplot as plt
 
     cohorts, methods = list(table["cohort"].unique()), list(table["method"].unique())
     size = (max(3.6, min(style.WIDTH, 2.6 * len(methods) + 0.6)), 2.1 * len(cohorts) + 0.3)
     figure, grid = plt.subplots(len(cohorts), len(methods), figsize=size, squeeze=False)
-    for (row, cohort), (column, method) in _places(cohorts, methods):
-        axes = grid[row, column]
+    for axes, (cohort, method) in zip(grid.flat, product(cohorts, methods), strict=True):
         part = table[(table["cohort"] == cohort) & (table["method"] == method)]
         for place, (name, label) in enumerate(LINES.items()):
             _lines(axes, part[part["curve"] == name], style.colour(place), label)
         if len(part) and part["value"].min() > 0 and _wide(part):
             axes.set_yscale("log")
-        axes.set_title(f"{labels.get(method, method)} · {cohort}")
+        axes.set_title(f"{experiment.label(method)} · {cohort}")
         axes.set_xlabel("epoch")
     grid[0, 0].legend(loc="best")
     for axes in grid[:, 0]:
@@ -60,8 +62,8 @@ def draw(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
     return figure
 
 
-def dynamics(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
-    """A row a cohort and method, a panel a curve of the history, a thin line a run."""
+def dynamics(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
+    """One row per cohort and method, one panel per curve of the history, one thin line per run."""
     import matplotlib.pyplot as plt
 
     groups = list(table.groupby(["cohort", "method"], sort=False))
@@ -78,16 +80,12 @@ def dynamics(table: "pandas.DataFrame", labels: Mapping[str, str]) -> "Figure":
                 )
             axes.set_title(name.replace("_", " "), fontsize=7)
             axes.set_xlabel("epoch")
-        row[0].set_ylabel(f"{labels.get(method, method)}\n{cohort}")
+        row[0].set_ylabel(f"{experiment.label(method)}\n{cohort}")
     style.legend(figure, grid[0, 0])
     return figure
 
 
-def _places(cohorts, methods):
-    return [(r, c) for r in enumerate(cohorts) for c in enumerate(methods)]
-
-
-def _lines(axes, part: "pandas.DataFrame", colour: str, label: str) -> None:
+def _lines(axes: "Axes", part: "pandas.DataFrame", colour: str, label: str) -> None:
     for i, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
         axes.plot(
             run["epoch"], run["value"], color=colour, alpha=0.75, label=label if i == 0 else None
@@ -98,6 +96,6 @@ def _lines(axes, part: "pandas.DataFrame", colour: str, label: str) -> None:
 
 
 def _wide(part: "pandas.DataFrame") -> bool:
-    """Whether the curves drawn span more than a decade."""
+    """Whether the curves span more than a factor of ten."""
     values = part.loc[part["curve"].isin(LINES), "value"]
     return len(values) > 0 and bool(np.log10(values.max() / values.min()) > 1)

@@ -1,4 +1,4 @@
-"""Spatial domains: Leiden clusters of truth and predictions, in matching colours."""
+"""Spatial domains: Leiden clusters of the truth and of predictions, in matching colours."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flag_st.metrics.domains import leiden_domains
-from flag_st.paper import style
-from flag_st.paper.maps import Shown, Tissue, draw_image, draw_spots, scale_bar
+from flag_st.paper.figures import style
+from flag_st.paper.figures.maps import draw_image, draw_spots, scale_bar
+from flag_st.paper.tissue import Shown, Tissue
 
 if TYPE_CHECKING:
     import pandas
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def matched(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """``labels`` renumbered to overlap most with ``reference``; what has no partner comes after."""
+    """``labels`` renumbered to overlap as much as possible with ``reference``.
+
+    A cluster without a partner gets a number that no partner has.
+    """
     from scipy.optimize import linear_sum_assignment
 
     many = max(labels.max(), reference.max()) + 1
@@ -28,7 +32,16 @@ def matched(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def domain_table(tissue: Tissue, shown: Sequence[Shown], **settings) -> "pandas.DataFrame":
-    """slide, method, kind, spot, x_um, y_um, domain, and the agreement ``ari`` with the truth's."""
+    """One row per spot and prediction.
+
+    Args:
+        tissue: the section.
+        shown: its predictions.
+        settings: of ``leiden_domains``.
+
+    Returns:
+        slide, method, kind, spot, x_um, y_um, domain and ari, the agreement with the truth's domains.
+    """
     import pandas as pd
     from sklearn.metrics import adjusted_rand_score
 
@@ -46,7 +59,7 @@ def domain_table(tissue: Tissue, shown: Sequence[Shown], **settings) -> "pandas.
 
 
 def rows_of(table: "pandas.DataFrame", most: int) -> list["pandas.DataFrame"]:
-    """The table in parts of at most ``most`` predictions, each with the truth."""
+    """The table in parts of at most ``most`` predictions, each part with the truth."""
     import pandas as pd
 
     parts = [part for _, part in table.groupby(["method", "kind"], sort=False)]
@@ -55,7 +68,7 @@ def rows_of(table: "pandas.DataFrame", most: int) -> list["pandas.DataFrame"]:
 
 
 def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: str) -> None:
-    """The picture, the truth's domains and those of every prediction."""
+    """Draw the picture, the domains of the truth and those of every prediction."""
     from matplotlib.colors import ListedColormap
 
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
@@ -71,5 +84,4 @@ def draw(figure: "SubFigure", tissue: Tissue, table: "pandas.DataFrame", title: 
         axes.set_title(style.heading(method, kind), fontsize=7)
         count = part["domain"].nunique()
         ari = "" if method == "truth" else f"\nARI {part['ari'].iloc[0]:.2f}"
-        said = f"{count} domains{ari}"
-        axes.set_xlabel(said, fontsize=7)
+        axes.set_xlabel(f"{count} domains{ari}", fontsize=7)

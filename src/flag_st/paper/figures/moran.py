@@ -7,8 +7,8 @@ import numpy as np
 
 from flag_st.metrics.policy import centred, pearson
 from flag_st.metrics.ssc import morans_i, neighbour_graph
-from flag_st.paper import style
-from flag_st.paper.maps import Shown, Tissue
+from flag_st.paper.figures import style
+from flag_st.paper.tissue import Shown, Tissue
 
 if TYPE_CHECKING:
     import pandas
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def moran_table(tissue: Tissue, shown: Sequence[Shown], k: int = 8) -> "pandas.DataFrame":
-    """method, kind, gene, truth, prediction: Moran's I of genes whose truth varies."""
+    """Moran's I of the genes whose truth varies: method, kind, gene, truth, prediction.
+
+    ``k`` is the number of neighbours of a spot.
+    """
     import pandas as pd
 
     graph, truth = neighbour_graph(tissue.position, k), centred(tissue.truth)
@@ -30,7 +33,7 @@ def moran_table(tissue: Tissue, shown: Sequence[Shown], k: int = 8) -> "pandas.D
     return pd.concat(parts, ignore_index=True)
 
 
-#: Panels that a page is wide enough for.
+#: A page is wide enough for this number of panels.
 COLUMNS = 6
 
 
@@ -40,7 +43,7 @@ def height(panels: int) -> float:
 
 
 def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
-    """A panel a prediction; below the line a gene is predicted rougher than it is."""
+    """Draw one panel per prediction; genes below the line are predicted rougher than they are."""
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
     groups = list(table.groupby(["method", "kind"], sort=False))
     rows = style.rows_of(groups, COLUMNS)
@@ -58,9 +61,9 @@ def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
         axes.plot([low, high], [low, high], color="black", lw=0.6, ls=":")
         axes.plot(y, p, "o", ms=2.5, alpha=0.6, color=style.colour(0), mec="none")
         r = pearson(y, p)
-        said = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
+        ssc = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
         bias = f"bias {(p - y).mean():+.2f}"
-        axes.set_title(f"{style.heading(method, kind)}\n{said}\n{bias}", fontsize=7)
+        axes.set_title(f"{style.heading(method, kind)}\n{ssc}\n{bias}", fontsize=7)
         axes.set_aspect("equal", adjustable="box")
     figure.supxlabel("Moran's I, truth", fontsize=8)
     figure.supylabel("Moran's I, prediction", fontsize=8)

@@ -1,10 +1,10 @@
-"""Whether spread means what it says: coverage of intervals, and ranks of the truth among draws."""
+"""Whether the spread of draws is right: coverage of their intervals, and ranks of the truth."""
 
-from collections.abc import Mapping
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flag_st.paper import style
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.figures import style
 
 if TYPE_CHECKING:
     import pandas
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 LEVELS, BINS = (50, 80, 90), 10
 NAMES = [f"coverage_{level}" for level in LEVELS] + [f"pit_{i}" for i in range(1, BINS + 1)]
-#: The interval from lowest to highest draw has a level that depends on the number of draws.
+#: The level of the interval from the lowest to the highest draw depends on the number of draws.
 NAMES += ["coverage_range", "coverage_range_nominal"]
 
 
 def calibration_numbers(scores: "pandas.DataFrame") -> "pandas.DataFrame":
-    """Mean over slides and seeds of coverage and PIT: cohort, method, metric, value."""
+    """Mean coverage and PIT over slides and seeds: cohort, method, metric, value."""
     rows = scores[
         scores["metric"].isin(NAMES) & (scores["estimator"] == "ensemble") & (scores["slide"] != "")
     ]
@@ -26,8 +26,8 @@ def calibration_numbers(scores: "pandas.DataFrame") -> "pandas.DataFrame":
     return table.reset_index()
 
 
-def draw(numbers: "pandas.DataFrame", item: Mapping[str, Any]) -> "Figure":
-    """A row a cohort: coverage against the nominal level, and the histogram of the PIT."""
+def draw(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
+    """One row per cohort: coverage against the nominal level, and the histogram of the PIT."""
     import matplotlib.pyplot as plt
 
     cohorts = list(dict.fromkeys(numbers["cohort"]))
@@ -35,10 +35,10 @@ def draw(numbers: "pandas.DataFrame", item: Mapping[str, Any]) -> "Figure":
     figure, grid = plt.subplots(len(cohorts), 2, figsize=size, squeeze=False)
     for (left, right), cohort in zip(grid, cohorts, strict=True):
         part = numbers[numbers["cohort"] == cohort]
-        for place, (method, facts) in enumerate(item["methods"].items()):
+        for place, (method, facts) in enumerate(experiment.methods.items()):
             values = part[part["method"] == method].set_index("metric")["value"]
-            _coverage(left, values, style.colour(place), facts["label"])
-            _ranks(right, values, style.colour(place), facts["label"])
+            _coverage(left, values, style.colour(place), facts.label)
+            _ranks(right, values, style.colour(place), facts.label)
         left.plot([40, 100], [40, 100], color="black", lw=0.6, ls=":")
         left.set(xlabel="nominal %", ylabel="covered %", title=f"{cohort}: central intervals")
         right.axhline(1, color="black", lw=0.6, ls=":")

@@ -1,4 +1,4 @@
-"""The paper's claims against what was measured, by rules that were stated beforehand."""
+"""The paper's claims, judged against what was measured by rules that were stated beforehand."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,35 +7,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flag_st.core.errors import FlagError
-from flag_st.paper.comparison import Column, labels_of, summarise
+from flag_st.paper.columns import Column
+from flag_st.paper.experiment import Experiment
 from flag_st.paper.leads import spread_of
-from flag_st.paper.reported import cohort_in_paper, printed_value, stand_ins
-from flag_st.paper.sheet import DASH, Block, Cell, Head, Notes, Sheet
+from flag_st.paper.reported import printed_value, stand_ins
+from flag_st.paper.summary import summarise
+from flag_st.paper.tables.sheet import DASH, Block, Cell, Head, Notes, Sheet
 
 if TYPE_CHECKING:
     import pandas
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told here"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided here"
 KINDS = ("best", "better", "level", "reproduces")
 KEYS = {"claim", "where", "printed", "rule", "test"}
 
 
 @dataclass(frozen=True)
 class Test:
-    """How a claim is judged, on every cohort it speaks of; with one seed nothing can be told.
+    """How a claim is judged on every cohort that it is about.
 
-    ``d`` is a difference whose sign is such that more is better for the claim, ``s`` its spread
-    (root of the summed variances over seeds). The claim holds where d - s > margin, does not hold
-    where d + s < margin, and cannot be told between.
+    Let d be a difference whose sign is such that more is better for the claim, and s its spread
+    over seeds (the square root of the summed variances). The claim holds if d - s > margin, does
+    not hold if d + s < margin, and cannot be decided otherwise. With one seed of a random method s
+    is unknown, so that nothing can be decided.
 
     Attributes:
-        kind: ``best``: d = method less the best other competing method; ``better``: less
-            ``other``; ``level``: less the number ``level``; ``reproduces``: d = ``level`` less
-            the distance from the printed number.
-        metric, estimator, scope: the value, as ``comparison.Column``.
-        method: whose value.
-        cohorts: of the paper.
-        margin: by how much, in the metric's unit.
+        kind: how d is computed. ``best``: the method minus the best other competing method;
+            ``better``: the method minus ``other``; ``level``: the method minus the number
+            ``level``; ``reproduces``: ``level`` minus the distance from the printed number.
+        metric, estimator, scope: which value, as in ``columns.Column``.
+        method: whose value it is.
+        cohorts: names of the paper's cohorts.
+        other, level: see ``kind``.
+        margin: by how much d must exceed 0, in the unit of the metric.
+
+    Raises:
+        FlagError: an unknown kind, or one that lacks what it needs.
     """
 
     kind: str
@@ -58,10 +65,10 @@ class Test:
 
 
 def read_claims(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Name → claim, with ``test`` as a Test; all, or those of ``names`` in that order.
+    """Name → claim with its ``test`` as a Test: all claims, or those of ``names`` in that order.
 
     Raises:
-        FlagError: unknown names, unknown or missing keys.
+        FlagError: unknown names, or unknown or missing keys.
     """
     import yaml
 
@@ -83,6 +90,7 @@ def read_claims(path: str | Path, names: Sequence[str] | None = None) -> dict[st
 
 
 def verdict(difference: float, spread: float, margin: float) -> str:
+    """Whether a claim holds on one cohort, by the rule of ``Test``."""
     if not (isfinite(difference) and isfinite(spread)):
         return OPEN
     if difference - spread > margin:
@@ -92,25 +100,30 @@ def verdict(difference: float, spread: float, margin: float) -> str:
 
 def judge(
     claims: Mapping[str, Mapping[str, Any]],
-    item: Mapping[str, Any],
+    experiment: Experiment,
     scores: "pandas.DataFrame",
     runs: "pandas.DataFrame",
     printed: "pandas.DataFrame",
 ) -> "pandas.DataFrame":
-    """One row a claim and cohort: ours, other, difference, spread, seen, verdict and its reasons."""
+    """Judge every claim on every cohort.
+
+    Returns:
+        One row per claim and cohort: method, ours (its value), other (its rival), theirs (the
+        value of the rival, or the number compared with), difference, spread, seen (the verdict on
+        these numbers), verdict ("cannot be decided here" for a stand-in), lacks (what was not
+        run), and why (how the runs differ from the paper's setting).
+    """
     import pandas as pd
 
-    labels, differ = labels_of(item), stand_ins(runs, item, printed)
-    rows = []
+    differ, rows = stand_ins(runs, experiment, printed), []
     for name, claim in claims.items():
         test: Test = claim["test"]
         numbers = summarise(scores, [Column(test.metric, test.estimator, test.scope)])
-        for paper_cohort, cohort in _cohorts(test, item, printed):
-            part = numbers[numbers["cohort"] == cohort].set_index("method")
+        for paper_cohort, cohort in _cohorts(test, experiment, printed):
+            part = numbers[numbers["cohort"] == cohort].set_index("method", drop=False)
             cell = printed_value(printed, paper_cohort, None, test.method, test.metric)
-            direction = labels.get(test.metric, ("", 0))[1]
             row = {"claim": name, "cohort": paper_cohort}
-            row |= _measure(test, paper_cohort, part, item, direction, cell)
+            row |= _measure(test, paper_cohort, part, experiment, cell)
             texts = [
                 text
                 for (place, _, method), found in differ.items()
@@ -123,62 +136,71 @@ def judge(
     return pd.DataFrame(rows)
 
 
-def _cohorts(test: Test, item: Mapping[str, Any], printed) -> list[tuple[str, str]]:
-    """(paper's cohort, ours or ""), then cohorts that the paper has not: what they show is shown."""
-    beside = {cohort_in_paper(name, item): name for name in item["cohorts"]}
+def _cohorts(
+    test: Test, experiment: Experiment, printed: "pandas.DataFrame"
+) -> list[tuple[str, str]]:
+    """(the paper's cohort, ours or ""), followed by our cohorts that the paper does not have.
+
+    The latter decide nothing, but what they show is shown.
+    """
+    beside = {experiment.paper_cohort(name): name for name in experiment.cohorts}
     asked = [(name, beside.get(name, "")) for name in test.cohorts]
     known = set(printed["cohort"])
     return asked + [(name, name) for name in beside if name not in known]
 
 
 def _measure(
-    test: Test, paper_cohort: str, part, item, direction: int, printed_cell
+    test: Test,
+    paper_cohort: str,
+    part: "pandas.DataFrame",
+    experiment: Experiment,
+    printed_cell: tuple[float, float, str] | None,
 ) -> dict[str, Any]:
-    """Value, its rival and the verdict on one cohort, whatever the setting; ``lacks`` what for."""
-    row = {"method": test.method, "ours": nan, "other": test.other, "theirs": nan}
-    row |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN}
-    row |= {"lacks": "", "why": ""}
+    """Value, rival and verdict on one cohort, whatever the setting, or what it lacks for that."""
+    empty = {"method": test.method, "ours": nan, "other": test.other, "theirs": nan}
+    empty |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN}
+    empty |= {"lacks": "", "why": ""}
     if part.empty:
-        known = paper_cohort in {cohort_in_paper(name, item) for name in item["cohorts"]}
-        return {**row, "lacks": f"{test.metric} of {paper_cohort}" if known else paper_cohort}
+        known = paper_cohort in {experiment.paper_cohort(name) for name in experiment.cohorts}
+        return {**empty, "lacks": f"{test.metric} of {paper_cohort}" if known else paper_cohort}
     wanted = [m for m in (test.method, test.other) if m]
     if missing := [m for m in wanted if m not in part.index]:
-        return {**row, "lacks": ", ".join(missing)}
-    known = part.reset_index().set_index("method", drop=False)
-    rows = [known.loc[test.method].to_dict()]
-    ours, theirs = rows[0]["mean"], test.level
+        return {**empty, "lacks": ", ".join(missing)}
+    sign = experiment.labels.get(test.metric, ("", 0))[1] or 1
+    rows = [part.loc[test.method].to_dict()]
+    ours, theirs, other = rows[0]["mean"], test.level, test.other
     if test.kind in ("best", "better"):
-        row["other"] = test.other or _rival(test, part, item, direction)
-        if not row["other"]:
-            return {**row, "lacks": "another method"}
-        rows.append(known.loc[row["other"]].to_dict())
+        other = test.other or _rival(test, part, experiment, sign)
+        if not other:
+            return {**empty, "lacks": "another method"}
+        rows.append(part.loc[other].to_dict())
         theirs = rows[1]["mean"]
-    difference = (direction or 1) * (ours - theirs)
+    difference = sign * (ours - theirs)
     if test.kind == "reproduces":
         theirs = printed_cell[0] if printed_cell else nan
         difference = test.level - abs(ours - theirs)
-    total = spread_of(item, *rows)
-    seen = verdict(difference, total, test.margin)
-    found = {"ours": ours, "theirs": theirs, "difference": difference, "spread": total}
-    return {**row, **found, "seen": seen, "verdict": seen}
+    spread = spread_of(experiment, *rows)
+    seen = verdict(difference, spread, test.margin)
+    found = {"ours": ours, "other": other, "theirs": theirs, "difference": difference}
+    return {**empty, **found, "spread": spread, "seen": seen, "verdict": seen}
 
 
-def _rival(test: Test, part, item, direction: int) -> str:
-    """The best other method that does not see the truth."""
+def _rival(test: Test, part: "pandas.DataFrame", experiment: Experiment, sign: int) -> str:
+    """The best other method that does not see the truth, or ""."""
     others = [
         method
         for method in part.index
         if method != test.method
-        and not item["methods"][method].get("needs_truth")
+        and not experiment.methods[method].needs_truth
         and isfinite(part.loc[method, "mean"])
     ]
-    return max(others, key=lambda m: (direction or 1) * part.loc[m, "mean"], default="")
+    return max(others, key=lambda method: sign * part.loc[method, "mean"], default="")
 
 
 def claim_sheet(
-    claims: Mapping[str, Mapping[str, Any]], judged: "pandas.DataFrame", item: Mapping[str, Any]
+    claims: Mapping[str, Mapping[str, Any]], judged: "pandas.DataFrame", experiment: Experiment
 ) -> Sheet:
-    """One row a claim; a claim holds if it does on every cohort it speaks of."""
+    """One row per claim; a claim holds if it holds on every cohort that it is about."""
     heads = ["claim", "where", "printed", "rule", "seen here", "verdict", "because"]
     rows, notes = [], Notes()
     for name, claim in claims.items():
@@ -188,9 +210,8 @@ def claim_sheet(
         row = [Cell(text, kind="words") for text in [*cells, _seen(part)]]
         row.append(Cell(overall, kind="words", mark="" if overall == OPEN else "best"))
         rows.append([*row, _because(part, notes)])
-    columns = [Head(text, kind="words") for text in heads]
-    block = Block("", [], columns, rows)
-    return Sheet(item["name"], item["title"], item["caption"], [block], notes)
+    block = Block("", [], [Head(text, kind="words") for text in heads], rows)
+    return Sheet(experiment.name, experiment.title, experiment.caption, [block], notes)
 
 
 def _overall(verdicts: Sequence[str]) -> str:
@@ -199,7 +220,7 @@ def _overall(verdicts: Sequence[str]) -> str:
 
 
 def _because(part: "pandas.DataFrame", notes: Notes) -> Cell:
-    """What was not run; and whether it is a stand-in, with what differs in footnotes."""
+    """What was not run, and whether runs are stand-ins; footnotes say how they differ."""
     lacks = list(dict.fromkeys(text for text in part["lacks"] if text))
     found = dict.fromkeys(text for why in part["why"] for text in why.split("; ") if text)
     texts = [f"not run: {', '.join(lacks)}"] if lacks else []

@@ -1,13 +1,13 @@
-"""A table as it is printed: cells that know what they mean, whatever the file format."""
+"""A table as it is printed: cells carry their meaning and leave the file format to ``render``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-#: What stands where there is no number.
+#: What is printed where there is no number.
 DASH = "–"
-UNDEFINED = "undefined: too few spots or genes, or values that do not vary"
-ABSENT = "not made by this run"
+UNDEFINED = "undefined, because there are too few spots or genes or because values do not vary"
+ABSENT = "not computed in this run"
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Cell:
 
     Attributes:
         text: what is printed.
-        detail: printed small after it, such as "± 0.012".
-        kind: "" | ``name`` (what a row is of) | ``words`` (text that wraps) | ``paper`` (a printed
-            number of the paper).
+        detail: printed in small letters after it, such as "± 0.012".
+        kind: "" | ``name`` (what the row is about) | ``words`` (text that wraps) | ``paper`` (a
+            number that the paper printed).
         mark: "" | ``best`` | ``second``.
         notes: keys of footnotes.
     """
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """A heading over ``span`` columns; ``kind`` as that of the cells below it."""
+    """A heading over ``span`` columns; ``kind`` is that of the cells below it."""
 
     text: str
     span: int = 1
@@ -41,13 +41,16 @@ class Head:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows under one heading: a cohort, or all there is.
+    """Rows under one heading, such as a cohort, or the whole table.
 
     Attributes:
         title: "" for none.
-        groups: headings of groups of columns; spans add up to the columns.
-        columns: one heading a column.
-        rows: as many cells a row as there are columns.
+        groups: headings of groups of columns, whose spans add up to the number of columns.
+        columns: one heading per column.
+        rows: one cell per column in each row.
+
+    Raises:
+        ValueError: rows and headings have different widths.
     """
 
     title: str
@@ -63,7 +66,7 @@ class Block:
 
 
 class Notes:
-    """Footnotes: equal texts share a key, keys are a, b, c … in order of first use."""
+    """Footnotes: equal texts share a key; keys are a, b, c and so on in order of first use."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -79,7 +82,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A whole table: title, caption, blocks, footnotes, and a warning if numbers may mislead."""
+    """A whole table: title, caption, blocks, footnotes, and a warning if its numbers may mislead."""
 
     name: str
     title: str
@@ -99,7 +102,7 @@ def letters(index: int) -> str:
 
 
 def number(value: float, std: float, notes: Notes, mark: str = "", digits: int = 3) -> Cell:
-    """A cell of ours: mean, and ± standard deviation where there is one."""
+    """A cell with a number of ours: the mean, and ± the standard deviation if there is one."""
     if not isfinite(value):
         return Cell(DASH, notes=(notes.key(UNDEFINED),))
     detail = f"± {std:.{digits}f}" if isfinite(std) else ""
@@ -108,7 +111,7 @@ def number(value: float, std: float, notes: Notes, mark: str = "", digits: int =
 
 
 def printed(value: tuple[float, float, str] | None, digits: int = 4) -> Cell:
-    """A cell of the paper: its number, or its reason for having none."""
+    """A cell with a number of the paper, or with its reason for having none."""
     if value is None:
         return Cell("", kind="paper")
     mean, std, note = value
@@ -124,13 +127,14 @@ def marks(
     ahead: Callable[[float, float], bool] = lambda first, second: True,
     digits: int = 3,
 ) -> list[str]:
-    """``best`` and ``second`` of a column; what prints alike is marked alike.
+    """``best`` and ``second`` in a column; values that print alike are marked alike.
 
     Args:
-        values: NaN takes no part.
-        direction: +1 if higher is better, -1 if lower is, 0 if neither (no marks).
-        ahead: whether the lead of one value over another is clear; without a clear lead over the
-            next there is no mark, and without a best no second.
+        values: NaN values do not compete.
+        direction: +1 if higher is better, -1 if lower is better, 0 for no marks.
+        ahead: whether the lead of the first value over the second is clear. A value without a clear
+            lead over the next gets no mark, and without a best there is no second.
+        digits: how many are printed after the point.
     """
     ranks: dict[float, list[float]] = {}
     for value in sorted((v for v in values if isfinite(v)), reverse=direction > 0):

@@ -1,35 +1,39 @@
-"""The search for settings: what was tried of each method, how it validated, what it cost.
+"""The search for settings: the candidates of each method, their validation scores and their cost.
 
-Validation slides alone decide. The score is that of the weights which a run kept (lowest validation
-loss, each method's own): the mean correlation of its prediction with the truth, for all methods alike.
+Only validation slides decide. A candidate's score is the mean correlation of its prediction with the
+truth, computed in the same way for all methods, at the epoch whose weights the run kept: the one of
+lowest validation loss, which is each method's own.
 """
 
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flag_st.paper.facts import settings_of
-from flag_st.paper.sheet import DASH, Block, Cell, Head, Notes, Sheet, number
+from flag_st.paper.experiment import Experiment
+from flag_st.paper.tables.settings import settings_of
+from flag_st.paper.tables.sheet import DASH, Block, Cell, Head, Notes, Sheet, number
 
 if TYPE_CHECKING:
     import pandas
 
 PLACE = ["cohort", "panel"]
-UNEQUAL = "Not all methods were given equally many candidates"
+UNEQUAL = "Methods do not all have the same number of candidates"
 
 
 def candidates(
-    item: Mapping[str, Any], runs: "pandas.DataFrame", histories: Sequence[str]
+    experiment: Experiment, runs: "pandas.DataFrame", histories: Sequence[str]
 ) -> "pandas.DataFrame":
-    """One row a cohort, panel and candidate.
+    """One row per cohort, panel and candidate.
 
     Args:
-        runs: as ``collect_runs`` writes them. histories: their ``history.csv``, in that order.
+        experiment: its methods are the candidates.
+        runs: as ``collect_runs`` writes them.
+        histories: the ``history.csv`` of each run, in the same order.
 
     Returns:
-        cohort, panel, family (the method it is a candidate of), method, settings (in which the
-        family's candidates differ), valid_pcc and valid_pcc_std over seeds, valid_loss, n_seeds,
-        epochs and seconds of all seeds together, chosen.
+        cohort, panel, family (the method that it is a candidate for), method, settings (those in
+        which the candidates of the family differ), valid_pcc and valid_pcc_std over seeds,
+        valid_loss, n_seeds, epochs and seconds of all seeds together, chosen.
     """
     import pandas as pd
 
@@ -47,7 +51,7 @@ def candidates(
     found.insert(1, "valid_pcc_std", by["valid_pcc"].std())
     found["n_seeds"] = by["seed"].size()
     found = found.reset_index()
-    families = _families(item, runs)
+    families = _families(experiment, runs)
     found.insert(2, "family", found["method"].map(families))
     found.insert(4, "settings", found["method"].map(_differences(runs, families)))
     best = found.groupby([*PLACE, "family"])["valid_pcc"].transform("max")
@@ -58,7 +62,7 @@ def candidates(
 
 
 def _score(path: str) -> dict[str, float]:
-    """Validation of the epoch whose weights were kept, and how many epochs there were."""
+    """Validation at the epoch whose weights were kept, and the number of epochs."""
     import pandas as pd
 
     history = pd.read_csv(path)
@@ -72,29 +76,31 @@ def _score(path: str) -> dict[str, float]:
     }
 
 
-def _families(item: Mapping[str, Any], runs: "pandas.DataFrame") -> dict[str, str]:
-    """Candidate → label of the first of its kind: the same class on the same input."""
+def _families(experiment: Experiment, runs: "pandas.DataFrame") -> dict[str, str]:
+    """Candidate → label of the first candidate with the same class and the same input."""
     uses = dict(zip(runs["method"], runs["use"], strict=True))
     kinds = {
-        m: (uses[m], item["methods"][m]["needs_patches"]) for m in item["methods"] if m in uses
+        name: (uses[name], method.needs_patches)
+        for name, method in experiment.methods.items()
+        if name in uses
     }
     first = {kind: m for m, kind in reversed(kinds.items())}
-    return {m: item["methods"][first[kind]]["label"] for m, kind in kinds.items()}
+    return {m: experiment.label(first[kind]) for m, kind in kinds.items()}
 
 
 def _differences(runs: "pandas.DataFrame", families: Mapping[str, str]) -> dict[str, str]:
-    """Candidate → its values of those settings that vary within its family."""
-    settings, told = {m: settings_of(runs, m) for m in families}, {}
+    """Candidate → its values of the settings that vary within its family."""
+    settings, texts = {m: settings_of(runs, m) for m in families}, {}
     for method, family in families.items():
         rivals = [settings[m] for m, f in families.items() if f == family]
         names = [n for n in settings[method] if len({str(r.get(n)) for r in rivals}) > 1]
         values = [f"{n.removeprefix('training.')} {settings[method][n]}" for n in names]
-        told[method] = ", ".join(values) or DASH
-    return told
+        texts[method] = ", ".join(values) or DASH
+    return texts
 
 
-def search_sheet(item: Mapping[str, Any], table: "pandas.DataFrame") -> Sheet:
-    """Candidates of each cohort under one heading, then the budget of each method."""
+def search_sheet(experiment: Experiment, table: "pandas.DataFrame") -> Sheet:
+    """The candidates under one heading per cohort, followed by the budget of each method."""
     notes, several = Notes(), table["panel"].nunique() > 1
     blocks = [
         _candidates(f"{cohort}, {panel}" if several else cohort, part, notes)
@@ -103,7 +109,7 @@ def search_sheet(item: Mapping[str, Any], table: "pandas.DataFrame") -> Sheet:
     budgets = table.groupby([*PLACE, "family"], sort=False)["method"].nunique()
     warning = UNEQUAL if budgets.nunique() > 1 else ""
     blocks.append(_budget(table))
-    return Sheet(item["name"], item["title"], item["caption"], blocks, notes, warning)
+    return Sheet(experiment.name, experiment.title, experiment.caption, blocks, notes, warning)
 
 
 def _candidates(title: str, part: "pandas.DataFrame", notes: Notes) -> Block:

@@ -1,9 +1,8 @@
-"""Spots on tissue: what is shown, how large, and where."""
+"""One tissue section as tables and figures see it: picture, spots, truth and predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,28 +11,21 @@ from flag_st.core.io import check_contract
 from flag_st.data.slide import read_expression
 from flag_st.data.spatial import pitch
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
-
-#: Pitch and spot diameter in µm of the arrays in use: Visium, legacy ST, its second generation.
+#: Pitch and spot diameter in µm of known arrays: Visium, legacy ST and its second generation.
 ARRAYS = ((100.0, 55.0), (200.0, 100.0), (150.0, 110.0))
-#: Spots drawn as vectors up to here; more become pixels inside the vector file.
-VECTOR_SPOTS = 20_000
-SCALE_BARS = (100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """One section: its picture, spots and truth.
+    """One section with its truth.
 
     Attributes:
         slide: its name.
         image: (H, W, 3) uint8 thumbnail.
-        extent: left, right, bottom, top of the picture in µm, for ``imshow``.
+        extent: left, right, bottom and top of the picture in µm, as ``imshow`` takes them.
         spots: (N,) barcodes.
         position: (N, 2) spot centres in µm, x then y.
-        diameter: of a spot, in µm.
+        diameter: of a spot in µm.
         genes: G names.
         truth: (N, G) in ``unit``.
         unit: of the expression, a key of ``flag_st.data.slide.TRANSFORMS``.
@@ -52,7 +44,13 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Shown:
-    """One prediction of a slide: (N, G) ``values`` in the order of a ``Tissue``, and its name."""
+    """A prediction of a slide.
+
+    Attributes:
+        method: its label.
+        kind: ``prediction``, ``point estimate``, ``one draw`` or ``spread``.
+        values: (N, G), with spots and genes in the order of the ``Tissue``.
+    """
 
     method: str
     kind: str
@@ -62,7 +60,10 @@ class Shown:
 def read_tissue(
     path: str | Path, genes: Sequence[str], unit: str, spot_um: float | None = None
 ) -> Tissue:
-    """The section of a ``spots.h5ad``, with the truth of the panel ``genes``."""
+    """The section in a ``spots.h5ad``, with the truth of the panel ``genes`` in ``unit``.
+
+    ``spot_um`` is the spot diameter, for arrays whose pitch does not tell it.
+    """
     import anndata
 
     table = anndata.read_h5ad(path, backed="r")
@@ -86,7 +87,7 @@ def read_tissue(
 
 
 def spot_diameter(position: np.ndarray) -> float:
-    """Diameter in µm of the array whose pitch the spots have, else 0.55 of their distance."""
+    """Diameter in µm of the array whose pitch the spots have; 0.55 times an unknown pitch."""
     if len(position) < 2:
         return ARRAYS[0][1]
     distance = pitch(position)
@@ -97,7 +98,7 @@ def spot_diameter(position: np.ndarray) -> float:
 
 
 def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = None) -> Shown:
-    """The point estimate of a prediction file, or draw ``draw``, joined to ``tissue`` by spot."""
+    """The point estimate in a prediction file, or draw ``draw``, joined to ``tissue`` by spot."""
     table, rows, columns = _joined(path, tissue)
     if draw is None:
         values = table.X
@@ -108,7 +109,7 @@ def read_shown(path: str | Path, tissue: Tissue, label: str, draw: int | None = 
 
 
 def read_spread(path: str | Path, tissue: Tissue, label: str) -> Shown:
-    """Standard deviation over the draws of a prediction file, joined to ``tissue`` by spot."""
+    """Standard deviation over the draws in a prediction file, joined to ``tissue`` by spot."""
     table, rows, columns = _joined(path, tissue)
     draws = [table.layers[f"draw_{k}"] for k in range(int(table.uns["draws"]))]
     spread = np.std(draws, axis=0, dtype=np.float64, ddof=1) if len(draws) > 1 else draws[0] * 0.0
@@ -116,7 +117,7 @@ def read_spread(path: str | Path, tissue: Tissue, label: str) -> Shown:
 
 
 def _joined(path: str | Path, tissue: Tissue):
-    """A prediction file, and where it holds the spots and genes of ``tissue``."""
+    """A prediction file, and the places of the spots and genes of ``tissue`` in it."""
     import anndata
 
     table = anndata.read_h5ad(path)
@@ -132,7 +133,7 @@ def _joined(path: str | Path, tissue: Tissue):
 
 
 def spatial_genes(tissue: Tissue, wanted: Sequence[str] | None, count: int) -> list[str]:
-    """``wanted`` genes that the panel holds, else the ``count`` of highest Moran's I in the truth."""
+    """Up to ``count`` genes: those ``wanted`` that the panel holds, or those of highest Moran's I."""
     from flag_st.metrics.policy import centred
     from flag_st.metrics.ssc import morans_i, neighbour_graph
 
@@ -140,66 +141,8 @@ def spatial_genes(tissue: Tissue, wanted: Sequence[str] | None, count: int) -> l
         return chosen[:count]
     values = centred(tissue.truth)
     score = morans_i(values, neighbour_graph(tissue.position), values.varies)
-    # By value, then by name: equal truth must give an equal choice.
+    # By value and then by name, so that equal truths give equal choices.
     order = sorted(
         range(len(score)), key=lambda g: (-np.nan_to_num(score[g], nan=-9), tissue.genes[g])
     )
     return [tissue.genes[g] for g in order[:count]]
-
-
-def colour_range(truth: np.ndarray) -> tuple[float, float]:
-    """1st and 99th percentile of a gene's truth; never an empty range."""
-    low, high = np.percentile(truth, (1, 99))
-    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
-
-
-def draw_image(axes: "Axes", tissue: Tissue, alpha: float = 1.0) -> None:
-    """The picture, framed to the spots with a margin of one pitch, in true proportions."""
-    axes.imshow(tissue.image, extent=tissue.extent, alpha=alpha, interpolation="antialiased")
-    margin = 2.5 * tissue.diameter
-    (left, top), (right, bottom) = tissue.position.min(0) - margin, tissue.position.max(0) + margin
-    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def draw_spots(
-    axes: "Axes",
-    tissue: Tissue,
-    values: np.ndarray,
-    limits: tuple[float, float],
-    cmap: "str | Colormap",
-):
-    """Discs of the spots' true size over the faint picture; returns what a colour bar needs."""
-    from matplotlib.collections import EllipseCollection
-
-    draw_image(axes, tissue, alpha=0.25)
-    size = np.full(len(tissue.position), tissue.diameter)
-    discs = EllipseCollection(
-        size,
-        size,
-        np.zeros(len(size)),
-        units="xy",
-        offsets=tissue.position,
-        offset_transform=axes.transData,
-        array=values,
-        cmap=cmap,
-        clim=limits,
-        linewidths=0,
-    )
-    axes.add_collection(discs)
-    return discs
-
-
-def scale_bar(axes: "Axes", tissue: Tissue) -> None:
-    """A bar of a round number of µm under the picture, about a fifth of it wide."""
-    left, right = sorted(axes.get_xlim())
-    length = min(SCALE_BARS, key=lambda bar: abs(bar - (right - left) / 5))
-    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
-    share = length / (right - left)
-    axes.plot(
-        [0, share], [-0.03, -0.03], transform=axes.transAxes, color="black", lw=2, clip_on=False
-    )
-    axes.text(0, -0.05, text, transform=axes.transAxes, ha="left", va="top", fontsize=7)

@@ -1,4 +1,4 @@
-"""Gene maps of one section side by side: picture, truth, predictions, one colour scale a gene."""
+"""Gene maps of one section side by side: picture, truth and predictions."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.metrics.policy import pearson
-from flag_st.paper.maps import (
+from flag_st.paper.figures.maps import (
     VECTOR_SPOTS,
-    Shown,
-    Tissue,
     colour_range,
     draw_image,
     draw_spots,
     scale_bar,
 )
-from flag_st.paper.style import SEQUENTIAL, heading
+from flag_st.paper.figures.style import SEQUENTIAL, heading
+from flag_st.paper.tissue import Shown, Tissue
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import SubFigure
 
 
-#: Predictions beside the truth that a page is wide enough for.
+#: A page is wide enough for this number of predictions beside the truth.
 COLUMNS = 5
 
 
@@ -36,9 +35,10 @@ def height(tissue: Tissue, genes: int, shown: int, width: float) -> float:
 def gallery(
     figure: "SubFigure", tissue: Tissue, shown: Sequence[Shown], genes: Sequence[str], title: str
 ) -> None:
-    """Rows are genes; columns are the picture (once), the truth and every prediction.
+    """Draw genes in rows; columns are the picture (once), the truth and every prediction.
 
-    Under each prediction stands its correlation with the truth over the spots drawn.
+    Each row has one colour scale. Below each prediction is its correlation with the truth over the
+    spots drawn.
     """
     columns = 1 + len(shown)
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
@@ -73,7 +73,7 @@ def gallery(
 def numbers(
     tissue: Tissue, shown: Sequence[Shown], genes: Sequence[str], **facts: str
 ) -> "pandas.DataFrame":
-    """What ``gallery`` draws, one row a spot, gene and panel."""
+    """What ``gallery`` draws, with one row per spot, gene and panel."""
     import pandas as pd
 
     parts = []

@@ -10,14 +10,14 @@ from flag_st.core.io import writing
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 T = TypeVar("T")
-#: Okabe and Ito's colours, told apart with every common colour vision.
+#: Okabe and Ito's colours, which people with any common colour vision can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-#: Sequential and diverging maps, both even in lightness.
+#: Sequential and diverging colour maps, both even in lightness.
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
-#: A figure is at most so wide: two columns of a paper, in inches.
+#: The largest width of a figure in inches: two columns of a paper.
 WIDTH = 7.2
 PNG_BYTES = 1_500_000
 SETTINGS: dict[Any, Any] = {
@@ -41,7 +41,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def use() -> None:
-    """Set the style of this process; no display is needed."""
+    """Set the style of figures in this process; no display is needed."""
     import matplotlib
     from cycler import cycler
 
@@ -50,7 +50,7 @@ def use() -> None:
 
 
 def save(figure: "Figure", numbers: "pandas.DataFrame", output: Mapping[str, str]) -> None:
-    """Write ``output`` png and pdf, and csv with the numbers drawn."""
+    """Write the files of ``output``: png and pdf, and csv with the numbers drawn."""
     import matplotlib.pyplot as plt
 
     with writing(output["csv"]) as temporary:
@@ -75,20 +75,29 @@ def message(text: str) -> "Figure":
     return figure
 
 
+def stacked(heights: Sequence[float]) -> tuple["Figure", list["SubFigure"]]:
+    """A figure of full width, and its parts one below the other, with these heights in inches."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(WIDTH, sum(heights)))
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return figure, list(parts[:, 0])
+
+
 def heading(*lines: str) -> str:
-    """Lines over a small panel; long ones are broken."""
+    """The heading of a small panel; long lines are broken."""
     return "\n".join(part for line in lines if line for part in textwrap.wrap(line, 14))
 
 
 def rows_of(items: Sequence[T], most: int) -> list[list[T]]:
-    """``items`` in rows of at most ``most``, as even as they can be."""
+    """``items`` in rows of at most ``most``, as even as possible."""
     rows = max(1, -(-len(items) // most))
     cuts = [len(items) * i // rows for i in range(rows + 1)]
     return [list(items[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 def legend(figure: "Figure", axes: "Axes") -> None:
-    """The entries of ``axes`` below the whole figure, in as many columns as fit."""
+    """Put the entries of ``axes`` below the whole figure, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
     if names:
         letters = max(map(len, names)) + 6
@@ -97,4 +106,5 @@ def legend(figure: "Figure", axes: "Axes") -> None:
 
 
 def colour(index: int) -> str:
+    """The colour of the method at place ``index``; colours repeat after the last."""
     return COLOURS[index % len(COLOURS)]

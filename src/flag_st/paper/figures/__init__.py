@@ -1,0 +1,1 @@
+"""Figures: what each one computes and draws."""

@@ -1,0 +1,1 @@
+"""Tables: what each one computes, and how it is printed."""
