@@ -215,5 +215,5 @@ def test_features_are_centred_as_asked(centre, columns, tmp_path):
 def test_unknown_centre_and_training_key_are_refused():
     with pytest.raises(FlagError, match="training, slide, both, none, not 'stain'"):
         toy.made(GraphRegressor, centre="stain")
-    with pytest.raises(FlagError, match="training takes no argument learning_rate.*lr"):
+    with pytest.raises(FlagError, match=r"training takes no argument learning_rate.*lr"):
         toy.made(GraphRegressor, training={"learning_rate": 1})
