@@ -20,11 +20,13 @@ from running import ROOT
 from flag_st.commands.cli import parser
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.data.check_slide import check_common_genes, check_slide
+from flag_st.data.check_cohort import check_common_genes
+from flag_st.data.check_slide import check_slide
 from flag_st.data.slide import write_prediction
 from flag_st.data.splits import expand
 from flag_st.methods.base import Prediction
 from flag_st.planning import config, reads
+from flag_st.sources.base import SlideRow
 from flag_st.sources.folder import Folder
 
 #: Pages, relative to the repository.
@@ -374,7 +376,10 @@ def test_faults_of_a_cohort_are_told_as_promised(tmp_path, monkeypatch):
         path.write_bytes(b"x")
     (row,) = (source := Folder("sections")).slides()
     promised("cohort", error(source.fetch, row.id, tmp_path))
-    promised("cohort", error(expand, "mine", {"scheme": "random", "by": "patient"}, [row]))
+    by_patient = {"scheme": "random", "by": "patient", "ratio": [6, 2, 2], "seed": 0}
+    promised("cohort", error(expand, "mine", by_patient, [row]))
+    rows = [SlideRow(f"P{p}S{s}", f"P{p}") for p in (1, 2) for s in (1, 2)]
+    promised("cohort", error(expand, "mine", by_patient, rows))
     names = {f"P{i}": [f"G{g}" for g in range(374)] for i in range(7)}
     names["P2S2"] = [f"G{g}" for g in range(6, 400)]
     promised("cohort", *check_common_genes(names, 2000, "mine").messages)
