@@ -54,11 +54,6 @@ AWAITED = {
     "nets/flag_paper.py",
     "nets/flag_released.py",
     "demo-all",
-    "flag_st.paper.experiment",
-    "flag_st.paper.figures",
-    "flag_st.paper.predictions",
-    "flag_st.paper.tables.render.write",
-    "flag_st.paper.tables.sheet",
 }
 
 
