@@ -353,10 +353,10 @@ def test_faults_of_an_entry_are_told_as_promised(layer, tmp_path, monkeypatch):
 
 
 def test_faults_of_a_prediction_are_told_as_promised(tmp_path):
-    slide = toy_slides.toy_slide("P4S2", spots=148, genes=50)
+    slide = toy_slides.toy_slide("P2S2", spots=107, genes=50)
     facts = {"genes": [f"g{i}" for i in range(50)], "method": "mine", "unit": "log1p", "seed": 0}
-    for samples in (slide.expression, np.full((1, 148, 50), np.nan)):
-        given = tmp_path / "P4S2.h5ad", slide, Prediction(samples), facts
+    for samples in (slide.expression, np.full((1, 107, 50), np.nan)):
+        given = tmp_path / "P2S2.h5ad", slide, Prediction(samples), facts
         promised("method", error(write_prediction, *given))
     promised("method", error(lambda: slide.without_truth().truth))
 
