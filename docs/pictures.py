@@ -1,4 +1,4 @@
-"""The README's pictures, from the demo's results: ``make pictures``. Needs Chromium."""
+"""The pictures of the README and of docs/results.md, from the demo: ``make pictures``. Needs Chromium."""
 
 import shutil
 import subprocess
