@@ -17,11 +17,10 @@ SMALL = {
     "width": 16,
     "depth": 2,
     "heads": 2,
-    "graph_width": 16,
-    "graph_depth": 1,
-    "graph_heads": 2,
-    "align_at": 1,
-    "project": 16,
+    "backbone": {"width": 16, "depth": 1, "heads": 2},
+    "alignment": {"blocks": 1, "width": 16},
+    "sampling": {"steps": 3, "point_draws": 2},
+    "sde": {"steps": 3},
     "steps": 3,
     "components": 8,
     "pixels": 8,
@@ -42,7 +41,7 @@ def small(entry: dict) -> dict:
     shrunk = {k: v for k, v in SMALL.items() if k in known}
     if "base" in params:
         shrunk["base"] = {**params["base"], "params": small(params["base"])}
-    return {**params, **shrunk}
+    return config.merge(params, shrunk)
 
 
 def prepared(entry: dict, directory):

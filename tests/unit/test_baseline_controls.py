@@ -42,9 +42,11 @@ def test_graph_regressor_reload_and_permutation(tmp_path):
 
 
 def test_graph_regressor_tiles(tmp_path):
-    """About one tile for every ``tile_spots`` spots, of the size asked for."""
+    """About one tile for every ``spots`` spots, of the size asked for."""
     cohort = toy_cohort(2, spots=100)
-    method = fitted(toy.made(GraphRegressor, **BRIEF, tile_spots=25, batch=3), cohort, tmp_path)
+    method = fitted(
+        toy.made(GraphRegressor, **BRIEF, tiling={"spots": 25, "per_step": 3}), cohort, tmp_path
+    )
     task = method.task(cohort, cohort, toy_run(tmp_path))
     batches = list(task.batches(torch.Generator().manual_seed(0)))
     assert [len(b.x) for b in batches] == [3, 3, 2]

@@ -30,8 +30,9 @@ def test_a_case_prints_its_numbers_as_json(capsys):
 
 def test_floating_point_operations_are_those_of_the_network():
     """Twice as many spots in as many tiles of the same size take twice the operations."""
-    size = dict(width=32, depth=2, heads=2, graph_width=32, graph_depth=1, graph_heads=2)
-    one, two = (benchmark.evaluation("flag", n, align_at=1, **size) for n in (30, 60))
+    size = dict(width=32, depth=2, heads=2, backbone={"width": 32, "depth": 1, "heads": 2})
+    few = {"alignment": {"blocks": 1}}
+    one, two = (benchmark.evaluation("flag", n, **size, **few) for n in (30, 60))
     assert two["flop"] / one["flop"] == pytest.approx(2, rel=0.02)
     assert one["bound"] == pytest.approx(one["flop"] / one["rate"])
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +15,24 @@ from flag_st.data.slide import Cohort
 from flag_st.methods import training
 from flag_st.methods.base import Run
 from flag_st.methods.flag import Flag
-from flag_st.methods.flag_task import FlagTask
+from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.training import Loop, Training
-from flag_st.nets.graph import random_tile
 from flag_st.planning import config
 
-SIZE = dict(
-    width=32, depth=2, heads=4, graph_width=32, graph_depth=2, graph_heads=4, align_at=1, project=32
+SIZE: dict[str, Any] = dict(
+    width=32,
+    depth=2,
+    heads=4,
+    backbone={"width": 32, "depth": 2, "heads": 4},
+    alignment={"blocks": 1, "width": 32},
 )
 
 
 def trained(tmp_path: Path, epochs: int = 60, **more) -> tuple[Flag, list[dict]]:
     rows: list[dict] = []
     settings = {"epochs": epochs, "lr": 4e-3, "warmup": 5, "ema": 0.98, "validate_every": 10}
-    method = toy.made(Flag, **{**SIZE, "dropout": 0.0, "training": settings, **more})
+    sizes = {**SIZE, "dropout": 0.0, "training": settings}
+    method = toy.made(Flag, **config.merge(sizes, more))
     train, valid = toy.cohort("a", "b", "c", "d"), toy.cohort("v")
     method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
     return method, rows
@@ -122,29 +127,20 @@ def test_expression_of_the_test_slide_changes_nothing(tmp_path):
 
 
 def test_encoding_once_and_each_time_both_learn(tmp_path):
-    method, _ = trained(tmp_path, encode="once")
+    method, _ = trained(tmp_path, backbone={"encode": "once"})
     test = toy.slide("t")
     point = method.predict(test.without_truth(), 2, Draws(0, "t")).point
     assert correlation(point, test.expression) > 0.7
 
 
-def test_random_tiles_are_compact_and_seeded():
-    slide = toy.slide("a", spots=120)
-    index = random_tile(slide.position, 30, torch_generator(1))
-    assert len(np.unique(index)) == 30
-    spread = np.linalg.norm(slide.position[index] - slide.position[index].mean(0), axis=1).max()
-    assert spread < np.linalg.norm(slide.position - slide.position.mean(0), axis=1).max()
-    assert np.array_equal(index, random_tile(slide.position, 30, torch_generator(1)))
-
-
 def test_accumulated_steps_equal_the_mean_of_their_batches(tmp_path):
     """Two half batches with accumulation move the weights exactly like their mean loss."""
-    method = toy.made(Flag, **{**SIZE, "dropout": 0.0}, tiles_per_step=1)
+    method = toy.made(Flag, **{**SIZE, "dropout": 0.0}, tiling={"per_step": 1})
     train, valid = toy.cohort("a", "b"), toy.cohort("v")
     method._statistics(train)
     run = Run(0, "cpu", tmp_path)
     method.net = method.build(toy.GENES, toy.WIDTH)
-    loop = Loop(FlagTask(method, train, valid, run), Training(accumulate=2, clip=1e9), run)
+    loop = Loop(method.task(train, valid, run), Training(accumulate=2, clip=1e9), run)
     batches = list(loop.task.batches(torch_generator(0)))
     generator = torch_generator(run.seed, "step", 0)
     mean = sum(loop.task.loss(b, generator)[0] for b in batches) / len(batches)
@@ -179,10 +175,15 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"edges": "distances"}, "histology"),
-        ({"encode": "twice"}, "once"),
-        ({"sampler": "euler"}, "heun"),
-        ({"align_at": 13}, "depth 12"),
+        ({"graph": {"edges": "distances"}}, "histology"),
+        ({"backbone": {"encode": "twice"}}, "once"),
+        ({"backbone": {"encode": "once", "kind": "paper"}}, "backbone.kind: fused"),
+        ({"sampling": {"solver": "euler"}}, "heun"),
+        ({"sampling": {"steps": 0}}, "at least 1 step"),
+        ({"noise": {"sigma_min": 90.0}}, "sigma_min < sigma_max"),
+        ({"tiling": {"spots": 0}}, "spots must be positive"),
+        ({"alignment": {"blocks": 13}}, "depth 12"),
+        ({"alignment": {"blocks": [8, 1]}}, "the first and the last"),
         ({"training": {"learning_rate": 1}}, "weight_decay"),
         ({"training": {"precision": "fp8"}}, "bf16"),
     ],
@@ -190,6 +191,19 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
 def test_wrong_arguments_name_the_choices(arguments, word):
     with pytest.raises(FlagError, match=word):
         toy.made(Flag, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "place"),
+    [
+        ({"sigma_max": 10.0}, r"noise: \{sigma_max: 10.0\}"),
+        ({"edges": "none"}, r"graph: \{edges: none\}"),
+        ({"tile_spots": 100}, "Valid: .*tiling"),
+    ],
+)
+def test_arguments_of_before_the_groups_are_refused_with_their_new_place(argument, place):
+    with pytest.raises(FlagError, match=f"takes no argument {next(iter(argument))}.*{place}"):
+        toy.made(Flag, **argument)
 
 
 # --- the three presets ---------------------------------------------------------------------------
@@ -202,7 +216,8 @@ PRESETS["flag"] = {}
 
 def preset(name: str, **more) -> Flag:
     """A preset as configured, reduced in size, with weights that let everything through."""
-    method = toy.made(Flag, **{**PRESETS[name], **SIZE, "dropout": 0.0, "project": 32, **more})
+    sizes = config.merge(PRESETS[name], {**SIZE, "dropout": 0.0})
+    method = toy.made(Flag, **config.merge(sizes, more))
     method._statistics(toy.cohort("a"))
     torch.manual_seed(0)
     method.net = method.build(toy.GENES, toy.WIDTH).eval().requires_grad_(False)
@@ -213,7 +228,11 @@ def preset(name: str, **more) -> Flag:
 
 def cleaned(method: Flag, slide, level: float = 1.3, seed: int = 1) -> torch.Tensor:
     x = torch.randn(1, len(slide), toy.GENES, generator=torch_generator(seed))
-    return method.denoiser(method.net, slide, "cpu")(x, torch.tensor(level))[0]
+    return slide_denoiser(method.net, opened(method, slide))(x, torch.tensor(level))[0]
+
+
+def opened(method: Flag, slide) -> list:
+    return windows(method.seen(slide), method.options.tiling, method.builder, "cpu")
 
 
 def test_parameters_of_the_release_as_counted():
@@ -229,7 +248,7 @@ def test_parameters_of_the_release_as_counted():
 def test_edges_reach_the_output_of_all_but_the_release(name, sees):
     """Spots of one tile move, none leaves it: only what an edge knows has changed."""
     slide = toy.slide("a")
-    method = preset(name, **({} if name == "flag" else {"tile_px": 1e5}))
+    method = preset(name, **({} if name == "flag" else {"tiling": {"edge_px": 1e5}}))
     moved = replace(slide, position=slide.position[::-1].copy())
     change = (cleaned(method, slide) - cleaned(method, moved)).abs().max()
     assert (change > 1e-4) if sees else (change < 1e-6)
@@ -238,33 +257,32 @@ def test_edges_reach_the_output_of_all_but_the_release(name, sees):
 @pytest.mark.parametrize(("name", "told"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])
 def test_time_reaches_the_encoder_of_all_but_the_release(name, told):
     method, slide = preset(name), toy.slide("a")
-    tiles = method.windows(slide, "cpu")[0].tiles
+    net, tiles = method.net, opened(method, slide)[0].tiles
+    # The same scaled values at both levels, so that time alone differs.
+    net.decoder.precond.scaled = lambda x, sigma: x
     x = torch.randn(*tiles.mask.shape, toy.GENES, generator=torch_generator(2))
-    early, late = (
-        method.net.encode(tiles, x, method.net.precond.noise(torch.tensor([s])))[0]
-        for s in (0.05, 8.0)
-    )
+    early, late = (net.encode(x, torch.full((1, 1, 1), s), tiles) for s in (0.05, 8.0))
+    if name == "flag":  # the condition, and the backbone's own estimate
+        early, late = early[0], late[0]
     assert ((early - late).abs().max() > 1e-4) == bool(told)
 
 
 @pytest.mark.parametrize("name", ["flag_paper", "flag_released"])
 def test_presets_of_the_paper_sample_as_it_does(name):
     """201 evaluations: 100 Heun steps on a geometric grid from 10 and one of Tweedie's."""
-    method, slide, calls = preset(name, steps=100), toy.slide("a", spots=5), []
-    denoise = method.denoise
-    method.denoise = lambda *a, **k: calls.append(a[2].item()) or denoise(*a, **k)
+    method, slide, calls = preset(name), toy.slide("a", spots=5), []
+    method.net.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[1].item()))
     method.device = "cpu"
     method.predict(slide.without_truth(), 1, Draws(0, "a"))
-    tiles = len(method.windows(slide, "cpu"))
-    assert len(calls) == 201 * tiles
+    assert len(calls) == 201 * len(opened(method, slide))
     assert calls[0] == pytest.approx(10)
     assert calls[-1] == pytest.approx(0.0107 if name == "flag_released" else 0.01, rel=0.01)
 
 
 def test_squares_of_the_grid_do_not_see_each_other():
     slide = toy.slide("a", spots=60)
-    method = preset("flag_paper", tile_px=2000)
-    first, second = (w.index.numpy() for w in method.windows(slide, "cpu")[:2])
+    method = preset("flag_paper", tiling={"edge_px": 2000.0})
+    first, second = (w.index.numpy() for w in opened(method, slide)[:2])
     moved = slide.features.copy()
     moved[second] += 3
     change = (cleaned(method, slide) - cleaned(method, replace(slide, features=moved))).abs()
@@ -298,17 +316,19 @@ def test_a_range_of_blocks_is_aligned(tmp_path):
     slides = [toy.with_targets(toy.slide(n), tmp_path) for n in ("a", "b")]
     cohort = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
     method = toy.made(
-        Flag, **{**SIZE, "align_at": [1, 2]}, training={"epochs": 30, "lr": 4e-3, "warmup": 5}
+        Flag,
+        **{**SIZE, "alignment": {"blocks": [1, 2]}},
+        training={"epochs": 30, "lr": 4e-3, "warmup": 5},
     )
     method.fit(cohort, toy.cohort("v"), Run(0, "cpu", tmp_path / "c", rows.append))
-    assert method.net.dit.align_at == {1, 2}
+    assert method.net.decoder.dit.align_at == {1, 2}
     assert rows[-1]["align"] < 0.8 * rows[0]["align"]
 
 
 def test_settings_in_pixels_want_a_pixel_size():
     slide = replace(toy.slide("a"), pixel_um=float("nan"))
     with pytest.raises(FlagError, match="pixel size is unknown"):
-        preset("flag_paper").windows(slide, "cpu")
+        opened(preset("flag_paper"), slide)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
@@ -329,13 +349,13 @@ def test_a_compiler_that_fails_leaves_the_eager_module_at_work(tmp_path, monkeyp
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     layer, x = torch.nn.Linear(3, 2), torch.ones(4, 3)
     eager = layer(x).detach()
-    training._compile(layer)
+    training._compile([layer])
     assert layer._compiled_call_impl is not None
     assert torch.equal(layer(x), eager)
 
 
 def test_what_is_compiled_is_what_is_called():
-    method = preset("flag")
-    training._compile(method.net)
+    method, cohort = preset("flag"), toy.cohort("a")
+    training._compile(method.task(cohort, cohort, Run()).compiled())
     assert method.net.graph._compiled_call_impl is not None
-    assert method.net.dit._compiled_call_impl is not None
+    assert method.net.decoder.dit._compiled_call_impl is not None

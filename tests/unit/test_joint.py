@@ -12,10 +12,19 @@ from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.spatial import compact_tiles
 from flag_st.methods.base import Run, load
-from flag_st.methods.joint import Joint, JointTask
+from flag_st.methods.joint import Joint
+from flag_st.methods.joint.sampling import draw, open_slide
+from flag_st.methods.joint.task import JointTask
 from flag_st.nets.joint import average, constant, pairs_of, pearson, symmetric_noise
 
-SIZE = dict(width=32, depth=2, heads=4, dropout=0.0, tile_spots=20, tiles_per_step=4, steps=12)
+SIZE = dict(
+    width=32,
+    depth=2,
+    heads=4,
+    dropout=0.0,
+    tiling={"spots": 20, "per_step": 4},
+    sde={"steps": 12},
+)
 RELEASED = dict(edges="constant", as_released=True, centre="none", scaling="log2")
 #: The kinds of entries: what is diffused, and behind which head.
 KINDS = {
@@ -53,7 +62,11 @@ def ready(**more) -> tuple[Joint, JointTask]:
     torch.manual_seed(0)
     method.net = method.build(toy.GENES, toy.WIDTH)
     method.start()
-    return method, JointTask(method, cohort, toy.cohort("v"), Run())
+    return method, method.task(cohort, toy.cohort("v"), Run())
+
+
+def with_truth(method: Joint, slide) -> list:
+    return open_slide(method.seen(slide, truth=True), method.tiling, method.builder, "cpu")
 
 
 def log_counts(genes: int, spots: int = 30) -> torch.Tensor:
@@ -82,7 +95,7 @@ def test_edge_target_is_the_correlation_of_numpy():
     assert np.allclose(pearson(y)[0], np.corrcoef(y[0]), atol=1e-12)
     method, _ = ready(edges="pearson")
     slide = toy.slide("a")
-    (index, tiles), *_ = method.open(slide, truth=True)
+    (index, tiles), *_ = with_truth(method, slide)
     wanted = np.corrcoef(slide.expression[index[: tiles.mask[0].sum()]])
     np.fill_diagonal(wanted, 0.0)
     assert np.allclose(method.net.split(method.net.clean(tiles))[1][0], wanted, atol=1e-5)
@@ -91,8 +104,7 @@ def test_edge_target_is_the_correlation_of_numpy():
 def test_edges_of_z_scored_genes_are_still_those_of_log_counts():
     plain, scaled = ready(edges="pearson")[0], ready(edges="pearson", head="edm")[0]
     edges = [
-        m.net.split(m.net.clean(m.open(toy.slide("a"), truth=True)[0][1]))[1]
-        for m in (plain, scaled)
+        m.net.split(m.net.clean(with_truth(m, toy.slide("a"))[0][1]))[1] for m in (plain, scaled)
     ]
     assert torch.allclose(*edges, atol=1e-5)
 
@@ -136,7 +148,7 @@ def test_own_range_standardises_edges():
     method, _ = ready(edges="pearson", own_range=True)
     values = []
     for name in ("a", "b"):
-        for _, tiles in method.open(toy.slide(name), truth=True):
+        for _, tiles in with_truth(method, toy.slide(name)):
             values.append(method.net.split(method.net.clean(tiles))[1][pairs_of(tiles.mask)])
     values = torch.cat(values)
     assert abs(values.mean()) < 1e-4
@@ -149,7 +161,7 @@ def test_own_range_standardises_edges():
 @pytest.mark.parametrize("kind", ["joint", "joint_edm", "joint_released"])
 def test_consistency_of_the_truth_is_zero(kind):
     method, _ = ready(**KINDS[kind])
-    (_, tiles), *_ = method.open(toy.slide("a"), truth=True)
+    (_, tiles), *_ = with_truth(method, toy.slide("a"))
     truth, real = method.net.clean(tiles), pairs_of(tiles.mask)
     assert average(method.net.disagreement(truth, True), real) < 1e-5
     x, e = method.net.split(truth)
@@ -161,7 +173,7 @@ def test_consistency_of_the_truth_is_zero(kind):
 @pytest.mark.parametrize("stop", [True, False])
 def test_consistency_moves_the_nodes_without_stop_gradient_alone(stop):
     method, _ = ready(edges="pearson")
-    (_, tiles), *_ = method.open(toy.slide("a"), truth=True)
+    (_, tiles), *_ = with_truth(method, toy.slide("a"))
     z = (method.net.clean(tiles) + 0.3).requires_grad_()
     average(method.net.disagreement(z, stop), pairs_of(tiles.mask)).backward()
     nodes, edges = method.net.split(z.grad)
@@ -173,10 +185,9 @@ def test_consistency_moves_the_nodes_without_stop_gradient_alone(stop):
 def test_padding_enters_neither_estimate_nor_loss(kind):
     method, task = ready(**KINDS[kind])
     slide = toy.slide("a")
-    u, y = method.features_of(slide), method.expression_of(slide)
-    parts = [np.arange(12), np.arange(12, 31)]
-    both = method.collate([method.graph_of(i, slide, u, y) for i in parts])
-    alone = method.collate([method.graph_of(parts[0], slide, u, y)])
+    seen = method.seen(slide, truth=True)
+    both = method.builder.tiles([(seen, np.arange(12)), (seen, np.arange(12, 31))])
+    alone = method.builder.tiles([(seen, np.arange(12))])
     sigma, net = torch.full((2, 1, 1), 0.7), method.net.eval()
     noise = net.noise(both.mask, torch_generator(0))
     few = [*range(12), *range(toy.GENES, toy.GENES + 12)] if net.joint else [*range(12)]
@@ -202,11 +213,13 @@ def test_compact_tiles_hold_each_spot_once_and_are_even(spots):
     assert max(sizes) - min(sizes) <= 2
 
 
-@pytest.mark.parametrize("tiles", ["nearest", "grid"])
-def test_a_draw_fills_each_spot_from_its_own_tile(tiles):
+@pytest.mark.parametrize("shape", ["compact", "grid"])
+def test_a_draw_fills_each_spot_from_its_own_tile(shape):
     """From a network that knows the truth, every spot gets its own."""
-    method, _ = ready(edges="none", tiles=tiles, tile_px=2500.0, tiles_per_step=2)
-    opened = method.open(toy.slide("a"), truth=True)
+    method, _ = ready(
+        edges="none", tiling={"shape": shape, "spots": 20, "edge_px": 2500.0, "per_step": 2}
+    )
+    opened = with_truth(method, toy.slide("a"))
     assert sum(len(tile.x) for _, tile in opened) > 1
 
     class Known(torch.nn.Module):
@@ -215,7 +228,7 @@ def test_a_draw_fills_each_spot_from_its_own_tile(tiles):
         def forward(self, z, sigma, tile):
             return tile.y
 
-    drawn = method.draw(Known(), opened, torch_generator(0))
+    drawn = draw(Known(), opened, method.sde, torch_generator(0))
     assert torch.allclose(drawn, torch.as_tensor(toy.slide("a").expression), atol=1e-5)
 
 
@@ -291,7 +304,9 @@ def test_validation_is_of_every_slide_with_fixed_noise(tmp_path):
         ({"head": "score"}, "edm"),
         ({"edges": "cosine"}, "pearson"),
         ({"scaling": "log10"}, "log2"),
-        ({"tiles": "random"}, "grid"),
+        ({"tiling": {"shape": "random"}}, "grid"),
+        ({"sde": {"sigma_min": 20.0}}, "sigma_min < sigma_max"),
+        ({"steps": 4}, r"sde: \{steps: 4\}"),
         ({"centre": "median"}, "slide"),
         ({"edges": "none", "oracle": True}, "pearson"),
         ({"training": {"rate": 1}}, "weight_decay"),

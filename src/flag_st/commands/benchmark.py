@@ -13,13 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 #: A small network that a CPU draws a whole slide with in minutes; equal on both sides of a pair.
-SMALL = dict(width=64, depth=4, heads=4, graph_width=128, graph_depth=3, graph_heads=4, align_at=3)
+SMALL: dict[str, Any] = dict(
+    width=64,
+    depth=4,
+    heads=4,
+    backbone={"width": 128, "depth": 3, "heads": 4},
+    alignment={"blocks": 3},
+)
+#: The point estimate is not part of what is measured.
+NO_POINT = {"sampling": {"point_draws": 0}}
 GENES, FEATURES = 200, 1024
 
 
@@ -40,8 +49,8 @@ def slide(spots: int):
     )
 
 
-def method(entry: str, spots: int, **more: Any):
-    """A shipped entry with random weights, ready to predict."""
+def method(entry: str, spots: int, *overlays: dict[str, Any]):
+    """A shipped entry with random weights, ready to predict; later overlays of its params win."""
     import torch
 
     from flag_st.core import registry
@@ -49,7 +58,8 @@ def method(entry: str, spots: int, **more: Any):
     from flag_st.planning import config
 
     known = config.load()["methods"][entry]
-    made = registry.build(known["use"], {**known["params"], **more})
+    params = reduce(config.merge, overlays, known["params"])
+    made = registry.build(known["use"], params)
     torch.manual_seed(0)
     train = Cohort([slide(spots)], [f"g{i}" for i in range(GENES)])
     made._statistics(train)
@@ -79,7 +89,7 @@ def draw(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """One draw of a slide with the entry's own sampler."""
     from flag_st.core.seeds import Draws
 
-    one, target = method(entry, spots, **SMALL, point_draws=0, **more), slide(spots)
+    one, target = method(entry, spots, SMALL, NO_POINT, more), slide(spots)
     one.net.eval().requires_grad_(False)
     return {"seconds": best(lambda: one.predict(target, 1, Draws(0, "x")), 1)}
 
@@ -90,11 +100,14 @@ def evaluation(entry: str, spots: int, **more: Any) -> dict[str, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    one, target = method(entry, spots, **more), slide(spots)
+    from flag_st.methods.flag.windows import slide_denoiser, windows
+
+    one, target = method(entry, spots, more), slide(spots)
     one.net.eval().requires_grad_(False)
     x, sigma = torch.randn(1, spots, GENES), torch.tensor(1.0)
     with torch.inference_mode():
-        denoise = one.denoiser(one.net, target, "cpu")
+        opened = windows(one.seen(target), one.options.tiling, one.builder, "cpu")
+        denoise = slide_denoiser(one.net, opened, one.options.backbone.encode == "once")
         with FlopCounterMode(display=False) as counter:
             denoise(x, sigma)
         seconds = best(lambda: denoise(x, sigma), 2)
@@ -110,12 +123,12 @@ def train(entry: str, spots: int, **more: Any) -> dict[str, float]:
     from flag_st.core.seeds import torch_generator
     from flag_st.data.slide import Cohort
     from flag_st.methods.base import Run
-    from flag_st.methods.flag_task import FlagTask
 
-    # One tile of all spots on both sides, as on a Visium slide with 280 spots a tile.
-    one = method(entry, spots, **SMALL, tile_spots=spots, tile_px=1e6, tiles_per_step=1, **more)
+    # One tile with all spots on both sides, as on a Visium slide with 280 spots per tile.
+    whole = {"tiling": {"spots": spots, "edge_px": 1e6, "per_step": 1}}
+    one = method(entry, spots, SMALL, whole, more)
     cohort = Cohort([slide(spots)], [f"g{i}" for i in range(GENES)])
-    task = FlagTask(one, cohort, cohort, Run())
+    task = one.task(cohort, cohort, Run())
     (batch,) = task.batches(torch_generator(0))
 
     def step() -> None:
@@ -130,22 +143,26 @@ def graph_memory(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """Memory of forward and backward through the graph encoder alone, at the paper's size."""
     import torch
 
-    one, target = method(entry, spots, tile_px=1e6, **more), slide(spots)
-    (window,) = one.windows(target, "cpu")
-    x, noise = torch.randn(1, spots, GENES), torch.zeros(1)
+    from flag_st.methods.flag.windows import windows
+
+    one, target = method(entry, spots, {"tiling": {"edge_px": 1e6}}, more), slide(spots)
+    (window,) = windows(one.seen(target), one.options.tiling, one.builder, "cpu")
+    x, sigma = torch.randn(1, spots, GENES), torch.ones(1, 1, 1)
     before = peak()
     start = time.perf_counter()
-    one.net.encode(window.tiles, x, noise)[0].sum().backward()
+    condition = one.net.encode(x, sigma, window.tiles)
+    condition = condition[0] if isinstance(condition, tuple) else condition  # (1, N, d)
+    condition.sum().backward()
     return {"seconds": time.perf_counter() - start, "gib": peak() - before}
 
 
 def construction(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """The graph of a slide."""
-    one, target = method(entry, spots, **SMALL, **more), slide(spots)
-    u = one.features_of(target)
+    one = method(entry, spots, SMALL, more)
+    seen = one.seen(slide(spots))
 
     def make() -> None:
-        one.collate([one.graph_of(target, np.arange(spots), u)])
+        one.builder.tiles([(seen, np.arange(spots))])
 
     make()
     return {"seconds": best(make, 5)}
@@ -173,8 +190,9 @@ def growth(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """A draw of two steps of a whole slide: how time and memory grow with its spots."""
     from flag_st.core.seeds import Draws
 
-    size = dict(width=32, depth=2, heads=2, graph_width=64, graph_depth=3, graph_heads=4)
-    one = method(entry, 400, **size, align_at=1, steps=2, point_draws=0, **more)
+    size = dict(width=32, depth=2, heads=2, backbone={"width": 64, "depth": 3, "heads": 4})
+    few = {"alignment": {"blocks": 1}, "sampling": {"steps": 2, "point_draws": 0}}
+    one = method(entry, 400, size, few, more)
     one.net.eval().requires_grad_(False)
     one.predict(slide(400), 1, Draws(0, "x"))  # libraries take their memory once
     target, before = slide(spots), peak()

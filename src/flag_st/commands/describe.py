@@ -19,7 +19,6 @@ def describe(config: dict[str, Any], name: str, genes: int, features: int, targe
     if name not in config["methods"]:
         raise FlagError(f"no method {name!r}", choices=sorted(config["methods"]))
     entry = config["methods"][name]
-    params = {**registry.defaults(entry["use"]), **entry.get("params", {})}
     method = registry.build(entry["use"], entry.get("params", {}))
     aligned = targets if entry["gene_model"] else 0
     count, parts = count_parameters(method, genes, features, aligned)
@@ -30,7 +29,7 @@ def describe(config: dict[str, Any], name: str, genes: int, features: int, targe
         "gene_model": entry["gene_model"],
         "stochastic": method.stochastic,
         "needs": sorted(method.needs),
-        "params": params,
+        "params": registry.resolve(entry["use"], entry.get("params")),
         "sizes": {"genes": genes, "features": features, "targets": aligned},
         "parameters": count,
         "parts": parts,

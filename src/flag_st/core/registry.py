@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from flag_st.core.errors import FlagError
 
@@ -32,7 +32,8 @@ class Argument:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """The alternatives of a union; a plain annotation is its only alternative."""
-        union = isinstance(self.annotation, UnionType)
+        # ``Literal[...] | None`` is a ``Union``, ``int | None`` a ``UnionType``.
+        union = get_origin(self.annotation) in (Union, UnionType)
         return get_args(self.annotation) if union else (self.annotation,)
 
     @property
@@ -143,13 +144,31 @@ def fill(what: str, asked: Mapping[str, Argument], values: Mapping[str, Any]) ->
         FlagError: as ``build``.
     """
     if unknown := sorted(set(values) - set(asked)):
-        raise FlagError(f"{what} takes no argument {', '.join(unknown)}", choices=asked)
+        raise FlagError(
+            f"{what} takes no argument {', '.join(unknown)}",
+            choices=asked,
+            remedy=_moved(unknown, asked, values),
+        )
     missing = [n for n, a in asked.items() if a.default is REQUIRED and n not in values]
     if missing:
         raise FlagError(f"{what} needs the argument {', '.join(missing)}")
     filled = {name: _grouped(f"{what}: {name}", asked[name], v) for name, v in values.items()}
     _check_values(what, asked, filled)
     return filled
+
+
+def _moved(
+    unknown: Iterable[str], asked: Mapping[str, Argument], values: Mapping[str, Any]
+) -> str | None:
+    """How to write those unknown arguments that belong into a group."""
+    owners = {
+        name: owner
+        for owner, argument in asked.items()
+        if argument.group is not None and owner != "training"
+        for name in arguments(argument.group)
+    }
+    found = [f"{owners[n]}: {{{n}: {values[n]}}}" for n in unknown if n in owners]
+    return f"write {', '.join(found)}" if found else None
 
 
 def _grouped(what: str, argument: Argument, value: Any) -> Any:

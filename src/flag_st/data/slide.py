@@ -95,7 +95,7 @@ def pixel_of(slide: Slide) -> float:
     if not np.isfinite(slide.pixel_um):
         raise FlagError(
             f"slide {slide.id}: its pixel size is unknown, and a setting is in pixels",
-            remedy="run encode_patches again, or give sigma_um and tiles: nearest",
+            remedy="run encode_patches again, or set sigma_px: null and tiling.shape: nearest",
         )
     return slide.pixel_um
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
 from flag_st.methods.training import Task, Training
+from flag_st.methods.validation import regression_scores
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
 from flag_st.nets.top_k import mean_of_nearest
 
@@ -114,7 +115,7 @@ TRAINING = replace(
 )
 
 
-class Bleep(Network):
+class Bleep(NetworkMethod):
     """Contrastive embedding and retrieval.
 
     Args:
@@ -132,7 +133,7 @@ class Bleep(Network):
             ``retrieval`` (squared error of the prediction).
         as_released: pixels from 0 to 255 in the order blue, green, red reach a network pretrained
             on normalised RGB, as in the release that ran. Patches only.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     net: BleepNet

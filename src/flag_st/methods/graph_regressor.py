@@ -8,62 +8,59 @@ from torch import Tensor, nn
 
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
+from flag_st.data.tiling import Seen, Tiling
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import Centre, Network, regression_scores
+from flag_st.methods.network import Centre, NetworkMethod
 from flag_st.methods.training import Task, Training
-from flag_st.nets.graph import EDGES, Edges, Tiles, collate, random_tile, spot_graph
+from flag_st.methods.validation import regression_scores
+from flag_st.nets.graph import EDGES, Graph, GraphBuilder, Tiles
 from flag_st.nets.graph_transformer import GraphTransformer
 
 
 class GraphTask(Task[GraphTransformer]):
-    """Random tiles of the training slides, as many as it takes to see each spot about once."""
+    """Squared error on tiles of the training slides."""
 
     def __init__(self, method: "GraphRegressor", train: Cohort, valid: Cohort, run: Run):
         self.method, self.module, self.device = method, method.net, run.device
-        self.train = [(s.position, method.features_of(s), method.expression_of(s)) for s in train]
-        self.valid = [method.open(s, truth=True) for s in valid]
+        self.train = method.seen_with_truth(train)
+        self.valid = method.seen_with_truth(valid)
 
     def batches(self, generator: torch.Generator) -> Iterator[Tiles]:
-        m = self.method
-        jobs = torch.tensor(
-            [
-                i
-                for i, (position, _, _) in enumerate(self.train)
-                for _ in range(max(1, round(len(position) / m.tile_spots)))
-            ]
-        )
-        for chosen in jobs[torch.randperm(len(jobs), generator=generator)].split(m.batch):
-            yield m.tiles([self._tile(i, generator) for i in chosen.tolist()])
-
-    def _tile(self, i: int, generator: torch.Generator) -> tuple:
-        index = random_tile(self.train[i][0], self.method.tile_spots, generator)
-        return tuple(array[index] for array in self.train[i])
+        slides = [seen.slide for seen in self.train]
+        for batch in self.method.tiling.batches(slides, generator):
+            yield self.method.builder.tiles([(self.train[i], index) for i, index in batch])
 
     def loss(self, batch: Tiles, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tiles = batch.to(self.device)
-        error = self.method.forward(self.module, tiles) - tiles.truth  # (B, N, G)
+        error = estimate(self.module, tiles) - tiles.truth  # (B, N, G)
         return error[tiles.mask].square().mean(), {}
 
     def validate(self, module: GraphTransformer) -> dict[str, float]:
-        return regression_scores(
-            [(self.method.forward(module, t)[0], t.truth[0]) for t in self.valid]
-        )
+        truth = [torch.as_tensor(seen.y, device=self.device) for seen in self.valid]
+        found = [self.method.whole(module, seen) for seen in self.valid]
+        return regression_scores(list(zip(found, truth, strict=True)))
 
 
-#: The settings of training that its authors state, or that stand in for them.
+def estimate(net: nn.Module, tiles: Tiles) -> Tensor:
+    """(B, N, G) expression of tiles from image and graph alone."""
+    noise = torch.zeros(len(tiles.x), device=tiles.x.device)
+    return net(tiles, None, noise)[1]  # (B, N, G)
+
+
+# The defaults of each group, which the configuration changes value by value.
+GRAPH, TILING = Graph(neighbours=24, far=0), Tiling()
+#: The settings of training, chosen so that it converges.
 TRAINING = Training(epochs=300, validate_every=5)
 
 
-class GraphRegressor(Network):
+class GraphRegressor(NetworkMethod):
     """Graph transformer regression with squared error of z-scored expression.
 
     Args:
         width, depth, heads, dropout: of the graph transformer.
-        edges: ``both``, ``distance``, ``histology`` or ``none``, as in FLAG.
-        sigma_um: width of the distance kernel in µm.
-        neighbours: a spot sees so many nearest; null lets it see all of its tile.
-        tile_spots: spots of a training tile. batch: tiles of a step.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        graph: which spots are joined and what edges know, as in FLAG.
+        tiling: how slides are cut.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     net: GraphTransformer
@@ -75,44 +72,33 @@ class GraphRegressor(Network):
         depth: int = 6,
         heads: int = 8,
         dropout: float = 0.1,
-        edges: Edges = "both",
-        sigma_um: float = 154.0,
-        neighbours: int | None = 24,
-        tile_spots: int = 256,
-        batch: int = 4,
+        graph: Graph = GRAPH,
+        tiling: Tiling = TILING,
         centre: Centre = "training",
         training: Training = TRAINING,
     ):
         super().__init__(centre, training)
         self.size: dict[str, Any] = dict(width=width, depth=depth, heads=heads, dropout=dropout)
-        self.edges, self.sigma_um = EDGES[edges], sigma_um
-        self.neighbours = neighbours if self.edges else 0
-        self.tile_spots, self.batch = tile_spots, batch
+        self.tiling, channels = tiling, EDGES[graph.edges]
+        # Without edges a spot sees itself alone.
+        near, far = (graph.neighbours, graph.far) if channels else (0, 0)
+        self.builder = GraphBuilder(graph, channels, near, far)
 
     def network_of(self, genes: int, inputs: int) -> GraphTransformer:
-        channels = len(self.edges)
+        channels = len(self.builder.channels)
         return GraphTransformer(genes, inputs, channels=channels, see_x=False, **self.size)
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         return GraphTask(self, train, valid, run)
 
-    def tiles(self, parts: list) -> Tiles:
-        """Position (N, 2), features (N, D) and expression (N, G) or None of each tile, padded."""
-        graphs = [
-            spot_graph(position, u, y, neighbours=self.neighbours, sigma_um=self.sigma_um)
-            for position, u, y in parts
-        ]
-        return collate(graphs, self.edges)
-
-    def open(self, slide: Slide, truth: bool = False) -> Tiles:
-        y = self.expression_of(slide) if truth else None
-        return self.tiles([(slide.position, self.features_of(slide), y)]).to(self.device)
-
-    def forward(self, net: nn.Module, tiles: Tiles) -> Tensor:
-        noise = torch.zeros(len(tiles.x), device=tiles.x.device)
-        return net(tiles, None, noise)[1]  # (B, N, G)
+    def whole(self, net: nn.Module, seen: Seen) -> Tensor:
+        """(N, G) on the network's scale, tile by tile."""
+        found = torch.empty(len(seen.slide), len(self.mean), device=self.device)  # (N, G)
+        for index in self.tiling.cut(seen.slide):
+            tiles = self.builder.tiles([(seen, index)]).to(self.device)
+            found[torch.as_tensor(index)] = estimate(net, tiles)[0].float()  # (n, G)
+        return found  # (N, G)
 
     @torch.inference_mode()
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        y = self.forward(self.net, self.open(slide))  # (1, N, G)
-        return Prediction(self.in_unit(y))  # (1, N, G)
+        return Prediction(self.in_unit(self.whole(self.net, self.seen(slide))[None]))  # (1, N, G)

@@ -17,8 +17,9 @@ from flag_st.core.seeds import Draws
 from flag_st.data.lattice import lattice
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
 from flag_st.methods.training import Task, Training
+from flag_st.methods.validation import regression_scores
 from flag_st.nets.pixels import Patches
 from flag_st.nets.transformer import Layer
 
@@ -86,7 +87,7 @@ class HisToGeneTask(Task):
 TRAINING = replace(PLAIN, epochs=300, lr=1e-4, validate_every=2, patience=25)
 
 
-class HisToGene(Network):
+class HisToGene(NetworkMethod):
     """Whole-slide transformer regression.
 
     The array coordinates are found from the spots' positions, so that a slide needs no barcode
@@ -103,7 +104,7 @@ class HisToGene(Network):
             Visium).
         as_released: pixels run from 0 to 255 instead of 0 to 1. Tokens then start about a hundred
             times larger than the position embeddings, which hardly count. Patches only.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     def __init__(

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from flag_st.core.seeds import entropy
 from flag_st.data.slide import UNITS, Cohort, Slide
+from flag_st.data.tiling import Seen
 from flag_st.methods.base import Method, Run
-from flag_st.methods.training import Loop, Task, Training, mean_correlation
+from flag_st.methods.training import Loop, Task, Training
 
 Inputs = Literal["features", "patches"]
 #: How features are z-scored.
@@ -20,7 +21,7 @@ PLAIN = Training(weight_decay=0.0, warmup=0, schedule="constant", ema=0.0, clip=
 STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
 
 
-class Network(Method):
+class NetworkMethod(Method):
     """A method that trains one network.
 
     Args:
@@ -101,6 +102,14 @@ class Network(Method):
         """(N, G) float32 as the network sees it."""
         return ((slide.truth - self.mean) / self.scale).astype(np.float32)
 
+    def seen(self, slide: Slide, truth: bool = False) -> Seen:
+        """The slide as the network sees it, with its expression if ``truth``."""
+        return Seen(slide, self.features_of(slide), self.expression_of(slide) if truth else None)
+
+    def seen_with_truth(self, cohort: Cohort) -> list[Seen]:
+        """All slides of a cohort as the network sees them in training and validation."""
+        return [self.seen(slide, truth=True) for slide in cohort]
+
     def in_unit(self, z: Tensor) -> np.ndarray:
         """(..., G) from the network's scale back to the panel's unit."""
         return (z.float().cpu().numpy() * self.scale + self.mean).astype(np.float32)
@@ -117,10 +126,3 @@ class Network(Method):
         self.net.load_state_dict(state)
         self.net = self.net.to(device).eval().requires_grad_(False)
         self.device = device
-
-
-def regression_scores(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Mean over slides of the squared error and of the genes' correlation; pairs of (N, G)."""
-    errors = [(p.float() - y).square().mean().item() for p, y in pairs]
-    correlations = [mean_correlation(p.float(), y) for p, y in pairs]
-    return {"loss": float(np.mean(errors)), "pcc": float(np.mean(correlations))}

@@ -15,8 +15,9 @@ from flag_st.data.slide import Cohort, Slide
 from flag_st.data.spatial import nearest
 from flag_st.diffusion.ddpm import Ddpm
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Network
-from flag_st.methods.training import Task, Training, mean_correlation
+from flag_st.methods.network import PLAIN, Centre, NetworkMethod
+from flag_st.methods.training import Task, Training
+from flag_st.methods.validation import mean_correlation
 from flag_st.nets.dit import GeneDiT, NoiseEmbedding
 
 #: Draws that validation correlates the mean of, and steps of each: enough to compare settings by,
@@ -113,7 +114,7 @@ class StemTask(Task):
 TRAINING = replace(PLAIN, epochs=4000, lr=1e-4, ema=0.9999, validate_every=20, patience=20)
 
 
-class Stem(Network):
+class Stem(NetworkMethod):
     """A conditional DDPM of each spot's expression.
 
     Args:
@@ -128,7 +129,7 @@ class Stem(Network):
         batch: spots of a training step. sample_batch: of a pass while sampling.
         as_released: the likelihood that ends the bound is that of 8-bit pixels, although values
             are log counts; it misleads the variance at the last step.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     stochastic: bool = True

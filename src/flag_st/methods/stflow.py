@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort, Slide
+from flag_st.data.tiling import random_tile
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Network, regression_scores
+from flag_st.methods.network import PLAIN, Centre, NetworkMethod
 from flag_st.methods.training import Task, Training
-from flag_st.nets.graph import random_tile
+from flag_st.methods.validation import regression_scores
 from flag_st.nets.stflow import Regions, StFlowNet, collate
 
 Prior = Literal["zinb", "gaussian", "zero"]
@@ -80,7 +81,7 @@ class StFlowTask(Task[StFlowNet]):
 TRAINING = replace(PLAIN, epochs=100, lr=5e-4, clip=1.0, validate_every=1, patience=20)
 
 
-class StFlow(Network):
+class StFlow(NetworkMethod):
     """Flow matching with attention to the nearest spots.
 
     Args:
@@ -95,7 +96,7 @@ class StFlow(Network):
             it; distances are in µm rather than spot pitches; axes of round neighbourhoods are left
             to rounding; time is embedded without scale, nearly constant; dropout also hits the
             estimates themselves.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     stochastic: bool = True

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -69,6 +69,11 @@ class Task(ABC, Generic[Net]):
     #: All that has parameters; the averaged copy of it is what ``validate`` receives.
     module: Net
 
+    def compiled(self) -> Iterable[nn.Module]:
+        """What ``Training.compile`` compiles: the module, or its parts if it has no ``forward``."""
+        whole = type(self.module).forward is not nn.Module.forward
+        return [self.module] if whole else self.module.children()
+
     @abstractmethod
     def batches(self, generator: torch.Generator) -> Iterator[Any]:
         """One epoch, in an order that depends on ``generator`` alone."""
@@ -101,7 +106,7 @@ class Loop:
         self.best_state: dict[str, Tensor] = {}
         self.rows: list[dict[str, float]] = []
         if settings.compile:
-            _compile(self.module)
+            _compile(task.compiled())
 
     def __call__(self) -> None:
         self._resume()
@@ -252,19 +257,10 @@ def precise(device: str, precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def mean_correlation(prediction: Tensor, truth: Tensor) -> float:
-    """Mean over genes of Pearson's r across spots, (N, G) each; constant genes count 0."""
-    p, t = prediction - prediction.mean(0), truth - truth.mean(0)
-    r = (p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0)).clamp(min=1e-8)
-    return r.mean().item()
-
-
-def _compile(module: nn.Module) -> None:
+def _compile(parts: Iterable[nn.Module]) -> None:
     """Compile in place; a backend that fails leaves the eager module at work."""
     import torch._dynamo
 
     torch._dynamo.config.suppress_errors = True
-    # A network that is called by parts (encode, decode) has no forward of its own.
-    whole = type(module).forward is not nn.Module.forward
-    for part in [module] if whole else module.children():
+    for part in parts:
         part.compile(dynamic=True)

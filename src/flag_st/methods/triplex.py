@@ -12,8 +12,9 @@ from flag_st.core.seeds import Draws
 from flag_st.data.lattice import lattice, windows
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Inputs, Network, regression_scores
+from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
 from flag_st.methods.training import Task, Training
+from flag_st.methods.validation import regression_scores
 from flag_st.nets.pixels import Patches, dihedral, load_weights, normalise
 from flag_st.nets.triplex import Branch, TriplexNet
 
@@ -84,7 +85,7 @@ class TriplexTask(Task[TriplexNet]):
 TRAINING = replace(PLAIN, epochs=200, lr=1e-4, weight_decay=0.01, validate_every=1, patience=20)
 
 
-class Triplex(Network):
+class Triplex(NetworkMethod):
     """Target patch, 5 × 5 neighbourhood and whole slide.
 
     The neighbourhood is the window of 5 × 5 *spots* of the array; the authors cut 25 tiles around
@@ -104,7 +105,7 @@ class Triplex(Network):
             genes that start below; missing neighbours count in their branch's mean; positions
             replace the global tokens instead of being added; dropout stays on in the global
             branch's attention, so that predictions are random.
-        centre, training: as in ``flag_st.methods.network.Network``.
+        centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     net: TriplexNet

@@ -1,4 +1,4 @@
-"""Spot graphs as tensors: edge attributes, random tiles, and batches with padding."""
+"""Spot graphs as tensors: edge attributes, and batches of graphs with padding."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from flag_st.data.slide import Slide, pixel_of
 from flag_st.data.spatial import around, pitch
+from flag_st.data.tiling import Seen
 
 #: Which edges a graph has (paper Table 14).
 Edges = Literal["both", "distance", "histology", "none"]
@@ -33,13 +35,77 @@ PAPER_EDGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def random_tile(position: np.ndarray, spots: int, generator: torch.Generator) -> np.ndarray:
-    """A random spot and its nearest, ``spots`` in all: every offset and no seam is the same."""
-    if len(position) <= spots:
-        return np.arange(len(position))
-    centre = int(torch.randint(len(position), (1,), generator=generator))
-    distance = np.linalg.norm(position - position[centre], axis=1)
-    return np.sort(np.argsort(distance, kind="stable")[:spots])
+@dataclass(frozen=True)
+class Kernel:
+    """The width of the kernel exp(−d² / 2 σ²) by which an edge knows a distance (paper Eq. 58).
+
+    Attributes:
+        sigma_um: σ in µm. The paper's 224 px are 154 µm on HER2ST.
+        sigma_px: σ in pixels of level 0, whatever size these have (paper: 224); if it is given,
+            ``sigma_um`` is ignored.
+    """
+
+    sigma_um: float = 154.0
+    sigma_px: float | None = None
+
+    def width(self, slide: Slide) -> float:
+        """σ in µm on one slide.
+
+        Raises:
+            FlagError: σ is given in pixels and the slide's pixel size is unknown.
+        """
+        return self.sigma_um if self.sigma_px is None else self.sigma_px * pixel_of(slide)
+
+
+@dataclass(frozen=True)
+class Graph(Kernel):
+    """Which spots are joined and what their edges know; the ``graph`` argument of methods.
+
+    Attributes:
+        edges: ``both``, ``distance``, ``histology`` or ``none`` (paper Table 14; ``none`` is the
+            network without a graph of Table 2).
+        neighbours: how many nearest spots each spot sees; null lets all spots of a tile see each
+            other.
+        far: how many spots beyond these each spot sees (``flag_st.data.spatial.around``). The cost
+            of attention is linear in the spots unless ``neighbours`` is null.
+    """
+
+    edges: Edges = "both"
+    neighbours: int | None = 16
+    far: int = 12
+
+
+@dataclass(frozen=True)
+class GraphBuilder:
+    """Builds the spot graphs of one method, from indices of spots to batches of tiles.
+
+    Attributes:
+        kernel: the width of the distance kernel.
+        channels: names of the edge attributes.
+        neighbours, far: as in ``Graph``.
+        loops: whether a spot has an edge with itself; the paper's edges join different spots only.
+    """
+
+    kernel: Kernel
+    channels: tuple[str, ...]
+    neighbours: int | None = None
+    far: int = 0
+    loops: bool = True
+
+    def tiles(self, parts: Sequence[tuple[Seen, np.ndarray]]) -> "Tiles":
+        """One batch: each part is a slide and the indices (n,) of those spots that are a tile."""
+        graphs = [
+            spot_graph(
+                seen.slide.position[index],
+                seen.u[index],
+                None if seen.y is None else seen.y[index],
+                self.neighbours,
+                self.far,
+                self.kernel.width(seen.slide),
+            )
+            for seen, index in parts
+        ]
+        return collate(graphs, self.channels, self.loops)
 
 
 @dataclass(frozen=True)

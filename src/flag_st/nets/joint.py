@@ -5,6 +5,8 @@ together as z = [x | e] of shape (B, N, G + N), so that preconditioner, loss and
 any other state; without edges z is x alone.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,9 @@ from flag_st.diffusion.precond import edm, raw_score
 from flag_st.nets.edge_graph import EdgeGraph
 from flag_st.nets.graph import Tiles
 
-HEADS = ("raw", "edm")
+Head = Literal["raw", "edm"]
+#: What stands between two spots: nothing, or a target of ``EDGE_TARGETS``.
+JointEdges = Literal["none", "constant", "pearson"]
 
 
 def pearson(y: Tensor) -> Tensor:
@@ -32,9 +36,8 @@ def constant(y: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2)  # (B, N, N)
 
 
-#: What may stand between two spots, by name; or nothing.
+#: What may stand between two spots, by name.
 EDGE_TARGETS = {"constant": constant, "pearson": pearson}
-EDGES = ("none", *EDGE_TARGETS)
 
 
 def pairs_of(mask: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class JointNet(nn.Module):
 
     Args:
         head: ``raw``, the graph emits the score, or ``edm``. low, high: σ of the SDE.
-        edges: of ``EDGES``.
+        edges: what is between two spots.
         oracle: true edges are the graph's state, and are not diffused.
         as_released: edge noise is symmetric at the start of sampling alone.
     """
@@ -78,10 +81,10 @@ class JointNet(nn.Module):
         self,
         graph: EdgeGraph,
         genes: int,
-        head: str,
+        head: Head,
         low: float,
         high: float,
-        edges: str,
+        edges: JointEdges,
         oracle: bool,
         as_released: bool,
     ):

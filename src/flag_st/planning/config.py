@@ -187,10 +187,13 @@ def plugin_exists(use: str) -> bool:
     if not module.startswith("flag_st."):
         return True  # somebody's own package: the registry reports it when the entry is built
     path = locate(module)
-    if path is None or path.stem != module.rpartition(".")[2]:
+    if path is None or module.rpartition(".")[2] not in (path.stem, path.parent.name):
         return False
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.name == "__init__.py":  # a package hands on the classes of its modules
+        lines = [f"class {n}:" for line in lines for n in line.partition(" import ")[2].split(", ")]
     statement = (f"class {name}(", f"class {name}:")
-    return any(line.startswith(statement) for line in path.read_text(encoding="utf-8").splitlines())
+    return any(line.startswith(statement) for line in lines)
 
 
 def references(params: Any) -> Iterable[str]:

@@ -1,0 +1,81 @@
+"""The network of FLAG as the paper writes it (Eq. 23-26)."""
+
+from torch import Tensor, nn
+
+from flag_st.diffusion.precond import CovarianceEdm, RawScore
+from flag_st.nets.edge_graph import EdgeGraph
+from flag_st.nets.gene_decoder import Denoised, GeneDecoder, Size, mlp
+from flag_st.nets.graph import PAPER_EDGES, Tiles
+from flag_st.nets.graph_transformer import Projector
+
+
+class PaperFlagNet(nn.Module):
+    """Edges modulate one attention logit per head; norms adapt to time and pooled conditions.
+
+    Args:
+        As ``flag_st.nets.flag.FlagNet``; ``dropout`` is in the backbone alone, which always reads
+        the noisy expression.
+    """
+
+    #: Edge attributes by the name of a choice. Edges join different spots only.
+    EDGES = PAPER_EDGES
+    LOOPS = False
+
+    def __init__(
+        self,
+        genes: int,
+        features: int,
+        targets: int,
+        *,
+        channels: int,
+        precond: CovarianceEdm | RawScore,
+        size: Size,
+        backbone: Size,
+        align_at: tuple[int, ...],
+        project: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.graph = EdgeGraph(
+            genes,
+            features,
+            backbone.width,
+            backbone.depth,
+            backbone.heads,
+            channels=channels,
+            logits="head",
+            context=True,
+            edges_used=channels > 0,
+            edge_state=False,
+            dropout=dropout,
+            # The release's time features turn up to 403 times over t ∈ [0, 1]; these are smooth.
+            frequencies=(0.5, 64.0),
+        )
+        self.condition = mlp(genes, 512, 512, size.width)
+        self.decoder = GeneDecoder(genes, precond, size, align_at=align_at if targets else ())
+        self.projector = Projector(size.width, project, targets) if targets else None
+
+    def encode(self, x: Tensor, sigma: Tensor, tiles: Tiles) -> Tensor:
+        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → one condition per spot."""
+        precond = self.decoder.precond
+        time = precond.noise(sigma).flatten().expand(len(x))  # (B,)
+        scaled = precond.scaled(x, sigma)  # (B, N, G)
+        z, _ = self.graph(scaled, tiles.x, tiles.edges, tiles.mask, time)  # (B, N, G)
+        return self.condition(z)  # (B, N, d)
+
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        tiles: Tiles,
+        chosen: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> Denoised:
+        """Denoise the chosen spots, with the arguments of ``FlagNet.denoise``."""
+        c = self.encode(x, sigma, tiles)  # (B, N, d)
+        clean, tokens = self.decoder(x, sigma, c, None, chosen, chunk)  # (M, G), (M, G, d)
+        return Denoised(clean, None, tokens)
+
+    def forward(self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None) -> Tensor:
+        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
+        return self.denoise(x, sigma, tiles, None, chunk).clean.view_as(x)  # (B, N, G)
