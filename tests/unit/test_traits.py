@@ -2,7 +2,7 @@
 
 import pytest
 
-from flag_st.commands.check import check_all
+from flag_st.commands.check import check
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.planning import config
@@ -30,6 +30,6 @@ def test_a_disagreement_is_refused(layer, name, change, message):
 
 def test_check_names_both_the_entry_and_the_class(capsys):
     overlay = {"make": ["table_4"], "methods": {"training_mean": {"stochastic": True}}}
-    assert check_all(config.load(overlay), data=False) == 1
+    assert check(config.load(overlay), data=False) == 1
     said = capsys.readouterr().err
     assert "methods.training_mean says stochastic: true, but TrainingMean" in said
