@@ -1,4 +1,4 @@
-"""What a table or figure reads stands in its script, and nowhere else."""
+"""What a table or figure reads is stated in its script, and nowhere else."""
 
 import pytest
 
