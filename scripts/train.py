@@ -14,6 +14,7 @@ def main(job):
     from flag_st.core.job import device
     from flag_st.data.slide import open_parts
     from flag_st.methods.base import Run
+    from flag_st.planning.traits import check_traits
 
     plugin, transform = job.params.method, job.params.panel.get("transform", "log1p")
     genes, split = list(pd.read_parquet(job.input.panel)["gene"]), read_json(job.input.split)
@@ -26,6 +27,7 @@ def main(job):
     place, origin = Path(job.params.checkpoint), job.record.origin()
     run_ = Run(seed, where, place, history, job.progress, events, origin)
     method = registry.build(plugin["use"], plugin["params"])
+    check_traits("methods", plugin["name"], job.params.traits, method)
     method.fit(train, valid, run_)
     method.save(job.output.model, seed=seed, width=train[0].features.shape[1], **facts)
     history.write()

@@ -150,6 +150,7 @@ def train(*needs: str) -> Job:
             "params": {"components": 4},
         },
         "inputs": {"encoder": "texture", "gene_model": None},
+        "traits": {"stochastic": False, "needs_truth": False, "needs_patches": False},
         "panel": {"size": SIZE},
         "checkpoint": "checkpoint",
     }

@@ -10,6 +10,7 @@ from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort
 from flag_st.methods.base import Method, Run, load
 from flag_st.planning import config
+from flag_st.planning.traits import check_traits, stated
 
 CONFIG = config.load()
 #: Sizes that make any network small and quick; an entry takes those of its arguments it has.
@@ -63,9 +64,7 @@ def test_contract(name, tmp_path):
     entry = CONFIG["methods"][name]
     params = small(entry)
     method = registry.build(entry["use"], params)
-    assert method.stochastic == bool(entry.get("stochastic")), "config and class must agree"
-    assert ("truth" in method.needs) == bool(entry.get("needs_truth"))
-    assert ("patches" in method.needs) == bool(entry.get("needs_patches"))
+    check_traits("methods", name, stated("methods", entry), method)
     train, valid, test = prepared(entry, tmp_path)
     rows: list[dict] = []
     method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))

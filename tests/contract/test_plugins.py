@@ -9,6 +9,7 @@ from flag_st.gene_models.base import GeneModel
 from flag_st.metrics.base import Metric
 from flag_st.planning import config
 from flag_st.planning.grid import Plan, source_params
+from flag_st.planning.traits import check_traits, stated
 from flag_st.sources.base import Source
 
 CONFIG = config.load()
@@ -21,8 +22,7 @@ def test_entry_builds(layer, name, root):
     entry = CONFIG[layer][name]
     plugin = registry.build(entry["use"], source_params(entry.get("params", {}), None))
     assert isinstance(plugin, BASES[layer])
-    if "fits" in entry or getattr(plugin, "fits", False):
-        assert bool(entry.get("fits")) == bool(plugin.fits), "config and class must agree"
+    check_traits(layer, name, stated(layer, entry), plugin)
     if "env" in entry:
         assert (root / "envs" / f"{entry['env']}.yaml").exists()
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
-from flag_st.core import code
+from flag_st.core import code, registry
 from flag_st.core.errors import FlagError
 from flag_st.paper import predictions, rescore
 from flag_st.paper.collect import read_scores
@@ -19,6 +19,7 @@ from flag_st.paper.reported import read_reported
 from flag_st.paper.summary import numbers_of
 from flag_st.paper.tables import claims
 from flag_st.paper.tables.differences import difference_sheet
+from flag_st.paper.tables.settings import flat
 from flag_st.paper.tissue import read_tissue
 from flag_st.planning import config
 
@@ -309,7 +310,7 @@ def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
         ({"other": "ridge", "metric": "ssim"}, "not run: ssim of HER2ST"),
     ],
 )
-def test_what_was_not_run_cannot_be_told(study, scores, runs, test, why):
+def test_what_was_not_run_cannot_be_decided(study, scores, runs, test, why):
     row, cells = judged(study, scores, runs, **test)
     assert row["verdict"] == claims.OPEN
     assert why in cells[6].text
@@ -552,6 +553,20 @@ def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
         for column in entry.get("params", {}).get("columns", []):
             assert column["metric"] in labels or column["metric"].startswith("ssc_k"), key
             assert column.get("paper", "") in {"", *table["metric"]}, key
+
+
+def test_shipped_entries_name_settings_that_their_methods_have():
+    resolved = config.load()
+    for key, entry in resolved["experiments"].items():
+        methods = {name: resolved["methods"][name] for name in entry["methods"]}
+        if entry["script"] == "tables/settings":
+            names = set()
+            for method in methods.values():
+                names |= dict(flat(registry.resolve(method["use"], method["params"]))).keys()
+            assert set(entry["params"]["rows"].values()) <= names, key
+        if entry.get("params", {}).get("over") == "width":
+            for name, method in methods.items():
+                assert {"head", "edges", "width"} <= set(method["params"]), name
 
 
 def test_moran_needs_no_more_than_the_section(tissue, study):

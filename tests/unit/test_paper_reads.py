@@ -1,8 +1,8 @@
-"""What a table or figure reads stands in its script, and nowhere else."""
+"""What a table or figure reads is stated in its script, and nowhere else."""
 
 import pytest
 
-from flag_st.commands.check import check_all
+from flag_st.commands.check import check
 from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
 from flag_st.planning import config, reads
@@ -54,5 +54,5 @@ def test_check_finds_a_script_that_does_not_say(script, capsys, tmp_path):
     resolved = config.load({"make": ["gene_maps"]})
     script("")
     resolved["experiments"]["gene_maps"]["script"] = "figures/mine"
-    assert check_all(resolved, data=False) == 1
+    assert check(resolved, data=False) == 1
     assert "fault: scripts/figures/mine.py does not state what it reads" in capsys.readouterr().err

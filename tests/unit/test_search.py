@@ -1,4 +1,4 @@
-"""The search: which epoch counts, which candidate is chosen, what is told of it."""
+"""The search: which epoch counts, which candidate is chosen, and which settings are shown."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_of_equal_candidates_the_first_is_chosen(study):
     assert table[table["chosen"]]["method"].tolist()[0] == "histogene"
 
 
-def test_settings_are_told_where_they_differ_with_the_class_own_recipe(study):
+def test_settings_are_shown_where_they_differ_with_the_defaults_of_the_class(study):
     table = candidates(*study).set_index("method")["settings"]
     assert table["histogene"] == "centre training, lr 0.0001"
     assert table["histogene_fast"] == "centre both, lr 0.001"

@@ -7,6 +7,7 @@ from flag_st.planning import config as layers
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
 from flag_st.planning.rules import GROWING, RULES, RUN
+from flag_st.planning.traits import stated
 from flag_st.core.code import ROOT, code_digest
 
 try:

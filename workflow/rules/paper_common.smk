@@ -1,4 +1,4 @@
-# What tables and figures know of their experiment, and the files they read. No rule here.
+# What tables and figures know of their experiment, and which files they read. No rule is here.
 
 SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
@@ -14,7 +14,7 @@ except FlagError as error:
 
 
 def item(experiment):
-    """All that a script knows of its experiment: no file, no machine fact."""
+    """All that a script knows of its experiment: no file, and nothing about the machine."""
     known = entry("experiments", experiment)
     return {
         "name": experiment,
@@ -61,7 +61,7 @@ def run_keys(experiment):
 
 
 def prediction_keys(experiment):
-    """The same and the slide, in the order of `of_predictions`."""
+    """The same with the slide, in the order of `of_predictions`."""
     return [
         {**key, "slide": slide}
         for key in run_keys(experiment)
@@ -89,7 +89,7 @@ def slide_keys(experiment):
 
 
 def keys_of(wildcards):
-    """What the lists of `files_of` are of, item by item."""
+    """What each file in the lists of `files_of` is of, in the same order."""
     name = wildcards.experiment
     known = {
         "history": ("runs", run_keys),
@@ -124,7 +124,7 @@ def files_of(wildcards):
 
 
 def explored():
-    """The experiments that show maps: each also gets a page to explore."""
+    """The experiments that show maps; each of them also gets a page to explore its slides."""
     return [n for n in MADE if entry("experiments", n)["script"] == "figures/gene_maps"]
 
 

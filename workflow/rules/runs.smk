@@ -28,6 +28,7 @@ rule train:
         inputs=lambda wc: {
             k: entry("methods", wc.method)[k] for k in ("encoder", "gene_model")
         },
+        traits=lambda wc: stated("methods", entry("methods", wc.method)),
         panel=lambda wc: entry("panels", wc.panel),
         checkpoint=f"{RESULTS}/{RUN}/checkpoint",
         threads=threads_of("train"),

@@ -8,6 +8,7 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort
 from flag_st.data.slide_files import SlideFiles
 from flag_st.planning.grid import Plan
+from flag_st.planning.traits import check_traits, stated
 
 
 def check(config: dict[str, Any], data: bool = True) -> int:
@@ -45,7 +46,7 @@ def check(config: dict[str, Any], data: bool = True) -> int:
 
 
 def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> None:
-    """Build every plug-in that the experiments use; a wrong argument is a fault that names it."""
+    """Build every plug-in that the experiments use; wrong arguments and traits are faults."""
     methods = dict.fromkeys(m for e in experiments.values() for m in e["methods"])
     layers = {
         "methods": methods,
@@ -57,10 +58,13 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
         for name in filter(None, names):
             entry = config[layer][name]
             _collect(
-                faults,
-                lambda entry=entry: registry.build(entry["use"], entry.get("params", {})),
-                f"{layer}.{name}: ",
+                faults, lambda e=entry, n=name, of=layer: _build(of, n, e), f"{layer}.{name}: "
             )
+
+
+def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
+    plugin = registry.build(entry["use"], entry.get("params", {}))
+    check_traits(layer, name, stated(layer, entry), plugin)
 
 
 def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 def settings_of(runs: "pandas.DataFrame", method: str) -> dict[str, Any]:
     """Every setting that a method ran with; nested ones are named such as ``training.lr``."""
     run = runs[runs["method"] == method].iloc[0]
-    return dict(_flat(json.loads(run["settings"])))
+    return dict(flat(json.loads(run["settings"])))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting; those of nested groups are named such as ``training.lr``."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
