@@ -21,6 +21,7 @@ from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.network import Network
+from flag_st.nets.optimizer import AdamW
 
 #: Optical densities (R, G, B) of haematoxylin, eosin and the residual, per unit of concentration
 #: (Ruifrok and Johnston 2001).
@@ -135,7 +136,7 @@ class SslVit(Network):
         projector.to(self.device)
         net.train()
         weights = [*net.parameters(), *projector.parameters()]
-        optimizer = torch.optim.AdamW(weights, self.rate, weight_decay=0.05)
+        optimizer = AdamW(weights, self.rate, weight_decay=0.05)
         plan = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warm_cosine(i, self.steps))
         random = torch_generator(seed, "ssl_vit", "views")
         for step in progress(range(self.steps), desc="self-supervision"):

@@ -40,13 +40,15 @@ def pretrain(
     import torch
     from transformers import BertForMaskedLM
 
+    from flag_st.nets.optimizer import AdamW
+
     # Layers are initialised from torch's global generator; the caller's state is given back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "geneformer_mini", "weights"))
         model = BertForMaskedLM(config)
     model = model.to(device).train()  # type: ignore[arg-type]  # its wrapper hides self
     rng = numpy_generator(seed, "geneformer_mini", "batches")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     steps = [batch for _ in range(epochs) for batch in shuffled(sequences, batch_tokens, rng)]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: ramp(i, len(steps)))
     losses, padding = [], config.pad_token_id

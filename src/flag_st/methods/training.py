@@ -22,6 +22,7 @@ from flag_st.core.io import writing
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
+from flag_st.nets.optimizer import AdamW
 
 log = logging.getLogger("flag_st")
 Net = TypeVar("Net", bound=nn.Module)
@@ -100,7 +101,7 @@ class Loop:
             {"params": decay, "weight_decay": settings.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr)
+        self.optimizer = AdamW([g for g in groups if g["params"]], lr=settings.lr)
         self.epoch = self.step = self.stale = 0
         self.best: float = math.inf
         self.best_state: dict[str, Tensor] = {}

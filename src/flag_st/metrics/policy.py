@@ -157,6 +157,16 @@ def structure_defined(case: Case) -> bool:
     return len(case.truth) >= MIN_SPOTS_STRUCTURE and int(usable(case).sum()) >= MIN_GENES
 
 
+def ranks(values: np.ndarray) -> np.ndarray:
+    """(G,) ranks of G finite values from 1 upwards; equal values share the mean of their ranks.
+
+    ``scipy.stats.rankdata`` gives the same numbers, but importing it costs more than most scores.
+    """
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[place]  # (G,)
+
+
 def pearson(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Pearson correlation of two vectors under the policy: 0 for a constant prediction."""
     y = centred(np.asarray(truth, dtype=np.float64)[:, None])

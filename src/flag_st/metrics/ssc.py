@@ -5,7 +5,6 @@ from typing import ClassVar
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
-from scipy.stats import rankdata
 
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
@@ -103,7 +102,7 @@ class Ssc(Metric):
             return {**undefined, **by_gene}
         return {
             "ssc": policy.pearson(y[genes], p[genes]),
-            "ssc_spearman": policy.pearson(rankdata(y[genes]), rankdata(p[genes])),
+            "ssc_spearman": policy.pearson(policy.ranks(y[genes]), policy.ranks(p[genes])),
             "moran_bias": float((p - y)[genes].mean()),
             "moran_mae": float(np.abs(p - y)[genes].mean()),
             **by_gene,
