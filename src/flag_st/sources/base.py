@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flag_st.data.slide_files import SlideFiles, SlideRow
 
 if TYPE_CHECKING:
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
 
 class Source(ABC):
@@ -25,7 +25,7 @@ class Source(ABC):
         """The files of ``slide`` if they are on this machine without any fetching, else None."""
         return None
 
-    def plan(self) -> "Plan | None":
+    def plan(self) -> "DownloadPlan | None":
         """What a download of all slides would transfer; None for sources that download nothing."""
         return None
 

@@ -16,7 +16,7 @@ from flag_st.sources.folder import read_sheet
 
 if TYPE_CHECKING:
     from flag_st.transfer.hub import Hub
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
 #: Folder of HEST-1k → field of ``SlideFiles``.
 FOLDERS = {hest_layout.FOLDERS[kind][0]: kind for kind in ("st", "metadata", "patches", "wsi")}
@@ -83,7 +83,7 @@ class Hest(Source):
             write_layers(fetch_layers(self.layers), section, found["labels"])
         return SlideFiles(**found)
 
-    def plan(self) -> "Plan":
+    def plan(self) -> "DownloadPlan":
         """Bytes needed for all slides of the sheet and what is missing, without a transfer."""
         names = [n for row in self.slides() for n in self._names(row.id).values()]
         return self.hub.plan(names)

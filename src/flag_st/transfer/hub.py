@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json, write_json
-from flag_st.transfer.store import Plan, RemoteFile, Store
+from flag_st.transfer.store import DownloadPlan, RemoteFile, Store
 
 LISTED_AT_ONCE = 100
 
@@ -53,7 +53,7 @@ class Hub:
         folder = "datasets/" if self.kind == "dataset" else ""
         return f"https://huggingface.co/{folder}{self.repo}"
 
-    def plan(self, paths: Sequence[str]) -> Plan:
+    def plan(self, paths: Sequence[str]) -> DownloadPlan:
         """Sizes and what is missing, with no byte transferred: the dry run.
 
         Raises:

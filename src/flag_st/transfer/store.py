@@ -60,7 +60,7 @@ Transfer = Callable[[RemoteFile, BinaryIO, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DownloadPlan:
     """What a download would do: nothing has been transferred yet."""
 
     origin: str
@@ -110,14 +110,16 @@ class Store:
             )
         return record["sha256"]
 
-    def plan(self, files: Iterable[RemoteFile]) -> Plan:
+    def plan(self, files: Iterable[RemoteFile]) -> DownloadPlan:
         """Part ``files`` into those here and those to bring, with the bytes still needed."""
         here: list[RemoteFile] = []
         wanted: list[RemoteFile] = []
         for file in files:
             (here if self._has(file) else wanted).append(file)
         need = sum(max(f.size - _size(self._partial(f)), 0) for f in wanted)
-        return Plan(self.origin, self.root, tuple(wanted), tuple(here), need, _free(self.root))
+        return DownloadPlan(
+            self.origin, self.root, tuple(wanted), tuple(here), need, _free(self.root)
+        )
 
     def get(
         self, files: Sequence[RemoteFile], transfer: Transfer, revision: str = "", workers: int = 4

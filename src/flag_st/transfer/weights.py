@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from flag_st.transfer.hub import Hub
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
 #: Downloaded weights come to this folder, one below it per repository.
 FOLDER_VARIABLE = "FLAG_ST_MODELS"
@@ -62,7 +62,7 @@ class Checkpoint:
         """
         return self._given() or self._placed() or self._cached()
 
-    def plan(self) -> "Plan | None":
+    def plan(self) -> "DownloadPlan | None":
         """What a download would transfer; None if the file is here."""
         return None if self.here() else self.hub.plan([self.file])
 
