@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## the whole pipeline on a synthetic cohort, on two CPU cores
 	$(BIN)/snakemake --cores 2 --configfile config/demo.yaml --quiet rules
-	@$(BIN)/python -m flag_st.commands.summary results/demo
+	@$(BIN)/flag-st summary results/demo
 
 test: setup ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -37,7 +37,7 @@ lint: setup ## formatter, linter, types, dependencies, workflow linter
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
 
 speed: setup ## speed and memory against the released code's computation: results/benchmarks/
-	$(BIN)/python -m flag_st.commands.benchmark
+	$(BIN)/flag-st benchmark
 
 pictures: demo ## the README's pictures, from the demo
 	$(BIN)/python docs/pictures.py

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flag_st.commands import benchmark
+from flag_st.commands import benchmark, cli
 
 
 def test_exponent_of_a_power_law():
@@ -24,8 +24,14 @@ def test_every_pair_names_a_case_and_a_shipped_entry():
 
 
 def test_a_case_prints_its_numbers_as_json(capsys):
-    benchmark.main(["--case", "construction", "--entry", "flag", "--spots", "60"])
+    words = ["benchmark", "--case", "construction", "--entry", "flag", "--spots", "60"]
+    assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] > 0
+
+
+def test_an_unknown_case_lists_the_cases(capsys):
+    assert cli.main(["benchmark", "--case", "speed"]) == 1
+    assert "no benchmark 'speed'. Valid: " in capsys.readouterr().err
 
 
 def test_floating_point_operations_are_those_of_the_network():

@@ -151,7 +151,7 @@ def test_score_agrees_with_numpy(pair, capsys):
 
 
 def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path):
-    command = [sys.executable, "-m", "flag_st.commands.cli", "score", pair[0]]
+    command = [sys.executable, "-m", "flag_st", "score", pair[0]]
     some = ["--metrics", "pcc", "ssc"]
     done = subprocess.run([*command, pair[1], *some], capture_output=True, text=True)
     assert done.returncode == 0
@@ -179,3 +179,18 @@ def test_lists_on_the_command_line_are_those_of_snakemake(capsys, root):
     assert "2 experiments" in capsys.readouterr().out
     assert cli.main(["check", "--no-data", *words[:-1], "make=[table_0]"]) == 1
     assert "table_0" in capsys.readouterr().err
+
+
+def test_summary_prints_tables_and_says_where_the_rest_is(tmp_path, capsys):
+    assert cli.main(["summary", str(tmp_path)]) == 1
+    assert "run snakemake with this configuration" in capsys.readouterr().err
+    for name in ("report/index.html", "paper/tables/table_1.md", "paper/figures/maps.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("| method |\n")
+    assert cli.main(["summary", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "| method |"
+    assert printed[-2:] == [
+        f"figure   {tmp_path}/paper/figures/maps.png",
+        f"report   {tmp_path}/report/index.html",
+    ]

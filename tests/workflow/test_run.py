@@ -123,7 +123,7 @@ def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
     done = snakemake(tmp_path, "-n", *files)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "results/mine/tiny/tiny/flag/seed0/model.safetensors" in done.stdout
-    check = [sys.executable, "-m", "flag_st.commands.cli", "check", *files]
+    check = [sys.executable, "-m", "flag_st", "check", *files]
     checked = subprocess.run(check, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     (folder / "metadata").rename(folder / "hidden")

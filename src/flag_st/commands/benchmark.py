@@ -1,10 +1,9 @@
 """Speed and memory of FLAG against its release: one measurement per process, pairs in one run.
 
-``python -m flag_st.commands.benchmark`` measures every pair, each side in a process of its own (so that peak
-memory is its own), and writes a table and a picture. No test asserts a time.
+``flag-st benchmark`` measures every pair, each side in a process of its own so that its peak memory
+is its own, and writes a table and a picture. No test asserts a time.
 """
 
-import argparse
 import json
 import math
 import os
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from flag_st.core.errors import FlagError
 
 #: A small network that a CPU draws a whole slide with in minutes; equal on both sides of a pair.
 SMALL: dict[str, Any] = dict(
@@ -224,7 +225,7 @@ ALLOCATOR = {"graph_memory": {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESH
 
 def measure(case: str, entry: str, spots: int, **more: Any) -> dict[str, float]:
     """Run one case in a fresh process."""
-    command = [sys.executable, "-m", "flag_st.commands.benchmark", "--case", case]
+    command = [sys.executable, "-m", "flag_st", "benchmark", "--case", case]
     command += ["--entry", entry, "--spots", str(spots), "--more", json.dumps(more)]
     environment = {**os.environ, **ALLOCATOR.get(case, {})}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -262,22 +263,21 @@ PAIRS: dict[str, tuple] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m flag_st.commands.benchmark", description=__doc__
-    )
-    parser.add_argument("--case", choices=CASES, help="one measurement in this process, as JSON")
-    parser.add_argument("--entry", default="flag")
-    parser.add_argument("--spots", type=int, default=280)
-    parser.add_argument("--more", type=json.loads, default={}, help="arguments of the method")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
-    given = parser.parse_args(arguments)
-    if given.case:
-        print(json.dumps(CASES[given.case](given.entry, given.spots, **given.more)))
-        return
+def run_case(case: str, entry: str, spots: int, more: dict[str, Any]) -> dict[str, float]:
+    """One measurement in this process.
+
+    Raises:
+        FlagError: an unknown case.
+    """
+    if case not in CASES:
+        raise FlagError(f"no benchmark {case!r}", choices=CASES)
+    return CASES[case](entry, spots, **more)
+
+
+def compare(out: str | Path) -> None:
+    """Measure every pair and the growth with the number of spots; report them in ``out``."""
     from tqdm import tqdm
 
-    given.out.mkdir(parents=True, exist_ok=True)
     pairs = {}
     for title, (theirs, ours, unit) in tqdm(PAIRS.items(), desc="pairs"):
         pairs[title] = (unit, *(measure(*side[:3], **side[3]) for side in (theirs, ours)))
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
         case: [measure(case, "flag", n) for n in tqdm(sizes, desc=case)]
         for case in ("growth", "construction")
     }
-    report(given.out, pairs, sizes, grown)
+    report(Path(out), pairs, sizes, grown)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -338,7 +338,3 @@ def report(out: Path, pairs: dict, sizes: list[int], grown: dict[str, list[dict]
     with writing(out / "speed.md") as temporary:
         Path(temporary).write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()

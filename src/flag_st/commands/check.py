@@ -33,9 +33,8 @@ def check(config: dict[str, Any], data: bool = True) -> int:
         _collect(faults, lambda name=name: plan.reads(name))
     for cohort in cohorts if data else ():
         check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
-    found = list(
-        dict.fromkeys(faults.messages)
-    )  # one missing folder is a fault of many experiments
+    # One missing folder is a fault of many experiments, and is printed once.
+    found = list(dict.fromkeys(faults.messages))
     for message in found:
         print(f"fault: {message}", file=sys.stderr)
     if found:

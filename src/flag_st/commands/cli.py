@@ -1,4 +1,4 @@
-"""The command ``flag-st``: checks, descriptions and scores for people and scripts."""
+"""Check a configuration, plan, describe and summarise its runs, and score predictions."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from flag_st.core.errors import FlagError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; 0 if all is well, 1 with a message on standard error if not."""
+    """Run one subcommand; returns 0 if it succeeds, and 1 with a message on standard error if not."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
@@ -21,62 +21,112 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; ``run`` of its result is the function that runs the one given."""
     top = argparse.ArgumentParser(prog="flag-st", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _before_a_run(commands)
+    _after_a_run(commands)
+    _about_methods(commands)
+    return top
 
-    check = commands.add_parser("check", help="validate configuration and inputs; print all faults")
+
+def _before_a_run(commands: Any) -> None:
+    check = commands.add_parser(
+        "check", help="check the configuration and its slides, and print all faults"
+    )
+    check.add_argument(
+        "--no-data", action="store_true", help="check only the configuration, not the slides"
+    )
     _config_arguments(check)
-    check.add_argument("--no-data", action="store_true", help="check the configuration alone")
     check.set_defaults(run=run_check)
 
     downloads = commands.add_parser(
-        "downloads", help="what a run would download, and whether it may; transfers nothing"
+        "downloads",
+        help="list what a run would download and whether your login may; nothing is transferred",
     )
     _config_arguments(downloads)
     downloads.set_defaults(run=run_downloads)
 
-    plan = commands.add_parser("plan", help="jobs, GPU-hours, CPU-hours and disk, per stage")
-    _config_arguments(plan)
+    plan = commands.add_parser(
+        "plan", help="estimate jobs, GPU-hours, CPU-hours and disk space of each stage"
+    )
     plan.add_argument(
-        "--spots", type=_positive, help="spots of a slide that is not prepared yet (default 3000)"
+        "--spots",
+        type=_positive,
+        help="spots to assume for a slide that has not been prepared yet (default: 3000)",
     )
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _config_arguments(plan)
     plan.set_defaults(run=run_plan)
 
-    trace = commands.add_parser("trace", help="from a result back to slides and weights")
+
+def _after_a_run(commands: Any) -> None:
+    summary = commands.add_parser(
+        "summary", help="print the tables of a finished run and where its figures and report are"
+    )
+    summary.add_argument(
+        "results", nargs="?", default="results", help="folder of the results (default: results)"
+    )
+    summary.set_defaults(run=run_summary)
+
+    trace = commands.add_parser("trace", help="trace a result back to its slides and weights")
     trace.add_argument("file", help="any output, such as results/paper/tables/table_1.csv")
     trace.add_argument(
         "--only",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="of several runs those with all these names in their path: flag HER2ST seed0",
+        help="of several runs, trace only those whose path has all these names, such as: "
+        "flag HER2ST seed0",
     )
     trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
     trace.set_defaults(run=run_trace)
 
-    describe = commands.add_parser("describe", help="parameters and size of a method, as JSON")
-    describe.add_argument("method", help="an entry of config/methods.yaml")
-    describe.add_argument("--genes", type=_positive, default=200, help="G, genes of the panel")
-    describe.add_argument("--features", type=_positive, default=1024, help="D, encoder width")
-    describe.add_argument(
-        "--targets", type=int, default=1152, help="K, gene-model width, where a method aligns"
-    )
-    _config_arguments(describe)
-    describe.set_defaults(run=run_describe)
-
     score = commands.add_parser(
-        "score", help="every metric for two h5ad of the same spots and genes"
+        "score", help="compute every metric for two h5ad files of the same spots and genes"
     )
-    score.add_argument("truth", help="h5ad with obsm['spatial']")
-    score.add_argument("prediction", help="h5ad; draws in layers['draw_0'] … if there are any")
+    score.add_argument("truth", help="h5ad file with obsm['spatial']")
     score.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="entries of config/metrics.yaml"
+        "prediction", help="h5ad file; its draws, if it has any, are layers['draw_0'] and so on"
+    )
+    score.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="compute only these of config/metrics.yaml"
     )
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _config_arguments(score)
     score.set_defaults(run=run_score)
-    return top
+
+
+def _about_methods(commands: Any) -> None:
+    describe = commands.add_parser(
+        "describe", help="print the settings and the number of parameters of a method as JSON"
+    )
+    describe.add_argument("method", help="an entry of config/methods.yaml")
+    describe.add_argument("--genes", type=_positive, default=200, help="G, genes of the panel")
+    describe.add_argument(
+        "--features", type=_positive, default=1024, help="D, width of the encoder's features"
+    )
+    describe.add_argument(
+        "--targets",
+        type=int,
+        default=1152,
+        help="K, width of the gene model's embeddings, for methods that align to one",
+    )
+    _config_arguments(describe)
+    describe.set_defaults(run=run_describe)
+
+    benchmark = commands.add_parser(
+        "benchmark", help="measure speed and memory against the released code's computation"
+    )
+    benchmark.add_argument(
+        "--out", default="results/benchmarks", help="folder of the table and the picture"
+    )
+    one = benchmark.add_argument_group("one measurement, in this process and printed as JSON")
+    one.add_argument("--case", help="what to measure")
+    one.add_argument("--entry", default="flag", help="an entry of config/methods.yaml")
+    one.add_argument("--spots", type=_positive, default=280, help="spots of the slide")
+    one.add_argument("--more", type=json.loads, default={}, help="arguments of the method as JSON")
+    benchmark.set_defaults(run=run_benchmark)
 
 
 def _positive(text: str) -> int:
@@ -88,18 +138,23 @@ def _positive(text: str) -> int:
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--configfile", nargs="+", default=[], metavar="FILE", help="overlays, as for snakemake"
+        "--configfile",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="configuration files on top of the shipped ones, as for snakemake",
     )
     command.add_argument(
         "--config",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="top-level keys, such as root=DIR or make=[table_1]",
+        help="values of top-level keys, such as root=DIR or make=[table_1]",
     )
 
 
 def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The configuration that ``--configfile`` and ``--config`` ask for, checked."""
     import yaml
 
     from flag_st.planning import config
@@ -120,23 +175,28 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def run_downloads(arguments: argparse.Namespace) -> int:
-    from flag_st.commands.downloads import downloads
+    from flag_st.commands.downloads import list_downloads
 
-    return downloads(load_config(arguments))
+    return list_downloads(load_config(arguments))
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
+def run_plan(arguments: argparse.Namespace) -> None:
     from flag_st.commands import plan
 
     spots = arguments.spots or plan.SPOTS
     stages = plan.estimate(load_config(arguments), spots)
     found = plan.as_json(stages)
     print(json.dumps(found, indent=2) if arguments.json else plan.as_text(stages, spots))
-    return 0
+
+
+def run_summary(arguments: argparse.Namespace) -> None:
+    from flag_st.commands.summary import summary
+
+    print(summary(arguments.results))
 
 
 def run_trace(arguments: argparse.Namespace) -> int:
-    """1 if a file of the chain is missing or differs from its record."""
+    """Returns 1 if a file of the chain is missing or differs from its record."""
     from flag_st.commands import trace
 
     links = trace.trace(arguments.file, arguments.only)
@@ -144,41 +204,30 @@ def run_trace(arguments: argparse.Namespace) -> int:
     return int(any(link.state in trace.WRONG for link in links))
 
 
-def run_describe(arguments: argparse.Namespace) -> int:
+def run_score(arguments: argparse.Namespace) -> None:
+    from flag_st.commands.score import as_json, as_text, score
+
+    config = load_config(arguments)
+    found = score(config, arguments.truth, arguments.prediction, arguments.metrics)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else as_text(found))
+
+
+def run_describe(arguments: argparse.Namespace) -> None:
     from flag_st.commands.describe import describe
 
     config = load_config(arguments)
     sizes = arguments.genes, arguments.features, arguments.targets
     print(json.dumps(describe(config, arguments.method, *sizes), indent=2, default=str))
-    return 0
 
 
-def run_score(arguments: argparse.Namespace) -> int:
-    from flag_st.core import registry
-    from flag_st.scoring.files import score_files
+def run_benchmark(arguments: argparse.Namespace) -> None:
+    from flag_st.commands import benchmark
 
-    entries = load_config(arguments)["metrics"]
-    chosen = arguments.metrics or list(entries)
-    if unknown := sorted(set(chosen) - set(entries)):
-        raise FlagError(f"no metric {', '.join(unknown)}", choices=entries)
-    metrics = {n: registry.build(entries[n]["use"], entries[n].get("params", {})) for n in chosen}
-    found = score_files(arguments.truth, arguments.prediction, metrics)
-    if arguments.json:
-        # NaN is no JSON: an undefined value is null.
-        print(json.dumps(_nulls(found), indent=2))
-        return 0
-    names = list(dict.fromkeys(e for values in found.values() for e in values))
-    print(f"{'metric':28}" + "".join(f"{name:>12}" for name in names))
-    for metric, values in found.items():
-        cells = [f"{values[n]:12.4f}" if n in values else " " * 11 + "–" for n in names]
-        print(f"{metric:28}" + "".join(cells))
-    return 0
-
-
-def _nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _nulls(v) for k, v in value.items()}
-    return None if value != value else value
+    if arguments.case is None:
+        benchmark.compare(arguments.out)
+    else:
+        found = benchmark.run_case(arguments.case, arguments.entry, arguments.spots, arguments.more)
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

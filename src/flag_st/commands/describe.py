@@ -1,4 +1,4 @@
-"""What a method entry resolves to, and how many parameters it has."""
+"""``flag-st describe``: the settings that a method entry resolves to, and its size."""
 
 from typing import Any
 
@@ -7,14 +7,18 @@ from flag_st.core.errors import FlagError
 
 
 def describe(config: dict[str, Any], name: str, genes: int, features: int, targets: int) -> dict:
-    """Resolved parameters and the parameter count of a method entry.
+    """The resolved settings and the number of parameters of a method entry.
 
     Args:
         config: as ``flag_st.planning.config.load`` returns it.
-        genes, features, targets: G, D and, for methods that align, K.
+        name: the entry.
+        genes, features, targets: G, D and, for methods that align to a gene model, K.
 
     Returns:
-        JSON-ready dict; ``parameters`` is None for methods without a network.
+        A dict that JSON can hold; ``parameters`` is None for a method without a network.
+
+    Raises:
+        FlagError: no such entry, or arguments that its class refuses.
     """
     if name not in config["methods"]:
         raise FlagError(f"no method {name!r}", choices=sorted(config["methods"]))
@@ -37,7 +41,7 @@ def describe(config: dict[str, Any], name: str, genes: int, features: int, targe
 
 
 def count_parameters(method, genes: int, features: int, targets: int):
-    """Total and per part, counted on the meta device: no memory is taken."""
+    """Number of parameters in all and per part, counted on the meta device without using memory."""
     import torch
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""``flag-st downloads``: what a run would bring, and whether it may. Nothing is transferred."""
+"""``flag-st downloads``: what a run would download, and whether the user's login may."""
 
 import sys
 from collections.abc import Iterator
@@ -7,37 +7,36 @@ from typing import Any, Protocol
 
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
-from flag_st.transfer.store import Plan as Transfer
-from flag_st.transfer.store import human
+from flag_st.transfer.store import DownloadPlan, human
 from flag_st.transfer.weights import checkpoints
 
 
 class Origin(Protocol):
-    """Where files come from: a cohort's source, or one file of a model."""
+    """Where files come from: the source of a cohort, or one file of a published model."""
 
-    def plan(self) -> Transfer | None: ...
+    def plan(self) -> DownloadPlan | None: ...
 
     def check_access(self) -> None: ...
 
 
-def downloads(config: dict[str, Any]) -> int:
-    """Print the transfers of a configuration, and all faults at once.
+def list_downloads(config: dict[str, Any]) -> int:
+    """Print what a configuration would download, and all faults; nothing is transferred.
 
     Returns:
-        0 if all of it is here or can be had and fits, else 1.
+        0 if everything is here already, or may be downloaded and fits on the disk; else 1.
     """
     total = 0
-    faults: dict[str, list[str]] = {}  # one shut gate may stop several
+    faults: dict[str, list[str]] = {}  # message → names, since one closed gate may concern several
     for name, origin in origins(Plan(config)):
         try:
-            transfer = _allowed(origin)
+            plan = _allowed(origin)
         except FlagError as error:
             faults.setdefault(str(error), []).append(name)
             continue
-        if transfer is not None:
-            total += transfer.need
-            print(f"{name}: {str(transfer).splitlines()[0]}")
-    print(f"{human(total)} to download" + ", and what could not be asked for" * bool(faults))
+        if plan is not None:
+            total += plan.need
+            print(f"{name}: {str(plan).splitlines()[0]}")
+    print(f"{human(total)} to download" + ", without what the faults below concern" * bool(faults))
     for message, names in faults.items():
         print(f"fault: {', '.join(names)}: {message}", file=sys.stderr)
     if faults:
@@ -47,7 +46,7 @@ def downloads(config: dict[str, Any]) -> int:
 
 
 def origins(plan: Plan) -> Iterator[tuple[str, Origin]]:
-    """Cohorts, encoders and gene models in use, with where their files come from."""
+    """Name and origin of every cohort, encoder and gene model in use."""
     runs = [run for name in plan.config["make"] for run in plan.runs(name)]
     for cohort in dict.fromkeys(run.cohort for run in runs):
         yield cohort, plan.source(cohort)
@@ -63,28 +62,29 @@ def origins(plan: Plan) -> Iterator[tuple[str, Origin]]:
 
 @dataclass(frozen=True)
 class ByHand:
-    """Weights that their authors publish where no program should fetch them."""
+    """Weights that a person has to fetch: no program should, from where they are published."""
 
     entry: str
 
     def plan(self) -> None:
         raise FlagError(
-            "its weights are to be brought by hand",
+            "its weights must be downloaded by hand",
             remedy=f"set {self.entry}.params.weights to their folder",
         )
 
     def check_access(self) -> None:
-        """Nobody is asked."""
+        """Nothing to ask: ``plan`` has raised already."""
 
 
-def _allowed(origin: Origin) -> Transfer | None:
-    """What would be transferred, None if nothing ever is.
+def _allowed(origin: Origin) -> DownloadPlan | None:
+    """What would be downloaded; None for an origin that downloads nothing.
 
     Raises:
-        FlagError: it is not to be had: no login, gate not accepted, no space, hub out of reach.
+        FlagError: the download would fail: no login, conditions not accepted, too little space,
+            or no connection.
     """
-    transfer = origin.plan()
-    if transfer is not None and transfer.need:
+    plan = origin.plan()
+    if plan is not None and plan.need:
         origin.check_access()
-        transfer.check_space()
-    return transfer
+        plan.check_space()
+    return plan

@@ -1,20 +1,26 @@
-"""What a finished run left to look at: ``python -m flag_st.commands.summary RESULTS``."""
+"""``flag-st summary``: what a finished run has made, for a person to look at."""
 
-import sys
 from pathlib import Path
 
 from flag_st.core.errors import FlagError
 
 
-def summary(results: Path) -> str:
-    """The main table as text, and where tables, figures and the report are.
+def summary(results: str | Path) -> str:
+    """The tables as text, and where the table files, the figures and the report are.
+
+    Args:
+        results: the folder of the results.
 
     Raises:
-        FlagError: nothing was made there.
+        FlagError: there is no report in it.
     """
+    results = Path(results)
     page, tables = results / "report" / "index.html", results / "paper" / "tables"
     if not page.exists():
-        raise FlagError(f"no report in {results}", remedy="run snakemake with this configuration")
+        raise FlagError(
+            f"no report in {results}",
+            remedy="run snakemake with this configuration, or name another folder of results",
+        )
     figures = sorted((results / "paper" / "figures").glob("*.png"))
     lines = []
     for table in sorted(tables.glob("*.md")):
@@ -23,10 +29,3 @@ def summary(results: Path) -> str:
     lines += [f"figure   {path}" for path in figures]
     lines += [f"report   {page}"]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    try:
-        print(summary(Path(sys.argv[1] if len(sys.argv) > 1 else "results")))
-    except FlagError as error:
-        raise SystemExit(f"flag-st: {error}") from None

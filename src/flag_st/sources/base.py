@@ -1,4 +1,4 @@
-"""What a source is: it knows its slides without data, and brings their files on request."""
+"""What a source is: it knows its slides without any data, and provides their files on request."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -7,31 +7,34 @@ from typing import TYPE_CHECKING
 from flag_st.data.slide_files import SlideFiles, SlideRow
 
 if TYPE_CHECKING:
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
 
 class Source(ABC):
-    """Where a cohort's slides come from. Constructed while Snakemake plans: imports stay light."""
+    """Where the slides of a cohort come from.
+
+    Snakemake constructs sources while it plans, so their modules import nothing heavy at the top.
+    """
 
     @abstractmethod
     def slides(self) -> list[SlideRow]:
-        """The slide sheet; must not need any data to be there."""
+        """The slide sheet; it must be known before any data are there."""
 
     def inputs(self, slide: str) -> list[Path]:
-        """Local files that ``fetch`` reads, so that an edit of them is noticed."""
+        """The local files that ``fetch`` reads; if one changes, the slide is retrieved again."""
         return []
 
     def local(self, slide: str) -> SlideFiles | None:
-        """The files of ``slide`` if they are on this machine without any fetching, else None."""
+        """The files of ``slide`` if they are on this machine already, else None."""
         return None
 
-    def plan(self) -> "Plan | None":
-        """What a download of all slides would transfer; None for sources that download nothing."""
+    def plan(self) -> "DownloadPlan | None":
+        """What a download of all slides would transfer; None if the source downloads nothing."""
         return None
 
     def check_access(self) -> None:
-        """Raise FlagError where a download would be refused, with what to do about it."""
+        """Raise FlagError, with a remedy, if the origin would refuse the download."""
 
     @abstractmethod
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
-        """Bring the files of ``slide``: make, download into ``directory`` or just find them."""
+        """Find, download or make the files of ``slide``; ``directory`` is where new files may go."""

@@ -1,4 +1,4 @@
-"""A local folder in HEST-1k layout: ``st/``, ``metadata/`` and ``wsis/`` or ``patches/``."""
+"""A local folder in HEST-1k layout, and the slide sheets that all sources read."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ from flag_st.data.hest_layout import FOLDERS, names
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
-#: A leading dot would make a hidden file, a leading dash an option of a command.
+#: A leading dot would make a hidden file; a leading dash would look like an option of a command.
 SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -18,12 +18,12 @@ class Folder(Source):
     """A directory in HEST-1k layout.
 
     Args:
-        root: the directory; holds ``st/<id>.h5ad``, ``metadata/<id>.json`` and, of each slide,
-            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both; ``labels/<id>.tsv`` where
-            experts assigned spots to domains.
+        root: the directory. For each slide it holds ``st/<id>.h5ad``, ``metadata/<id>.json`` and
+            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both, and
+            ``labels/<id>.tsv`` if experts assigned its spots to domains.
         sheet: tab-separated table with the column ``slide`` and, if known, ``patient``,
-            ``section`` and ``fold``; without it every file of ``st/`` is a slide, and its patient
-            is the key ``patient`` of its metadata.
+            ``section`` and ``fold``. Without a sheet every file of ``st/`` is a slide, whose
+            patient is the key ``patient`` of its metadata.
     """
 
     def __init__(self, root: str | Path | None = None, sheet: str | Path | None = None):
@@ -31,14 +31,14 @@ class Folder(Source):
         self.sheet = None if sheet is None else Path(sheet)
 
     def slides(self) -> list[SlideRow]:
-        """The rows of the sheet, else the files of ``st/`` by name.
+        """The rows of the sheet or, without one, the files of ``st/`` by name.
 
         Raises:
-            FlagError: no sheet and no folder to look into, or a slide id that is no file name.
+            FlagError: neither sheet nor folder is there, or a slide id cannot be a file name.
         """
         if self.sheet is not None:
             return read_sheet(self.sheet)
-        # Hidden files are no slides: file managers and interrupted copies leave some behind.
+        # File managers and interrupted copies leave hidden files behind, which are not slides.
         root = self._root()
         ids = sorted(p.stem for p in root.glob(names("st", "*")[0]) if p.name[0] != ".")
         if not ids:
@@ -49,14 +49,14 @@ class Folder(Source):
         return [SlideRow(check_id(n, root / "st"), _patient(root, n)) for n in ids]
 
     def inputs(self, slide: str) -> list[Path]:
-        """The files of ``slide`` that are there."""
+        """Those files of ``slide`` that exist."""
         return [p for paths in self._candidates(slide).values() for p in paths if p.is_file()]
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
-        """Find the files of ``slide``; nothing is copied into ``directory``.
+        """Find the files of ``slide``; nothing is written to ``directory``.
 
         Raises:
-            FlagError: counts, metadata or both image files are absent.
+            FlagError: counts or metadata are missing, or both slide image and patches are.
         """
         found = {
             kind: there[0]
@@ -75,7 +75,7 @@ class Folder(Source):
         return SlideFiles(**found)
 
     def local(self, slide: str) -> SlideFiles:
-        """As ``fetch``, which only finds."""
+        """The same as ``fetch``, which only looks for the files."""
         return self.fetch(slide, self._root())
 
     def _candidates(self, slide: str) -> dict[str, list[Path]]:
@@ -106,10 +106,10 @@ def _patient(root: Path, slide: str) -> str:
 
 
 def check_id(slide: str, where: str | Path) -> str:
-    """Return ``slide`` if it can safely be a file name.
+    """Return ``slide`` if it is safe as a file name.
 
     Raises:
-        FlagError: it holds other characters than letters, digits, ``.``, ``_`` and ``-``.
+        FlagError: it has characters other than letters, digits, ``.``, ``_`` and ``-``.
     """
     if not SLIDE_ID.fullmatch(slide):
         raise FlagError(
@@ -120,13 +120,14 @@ def check_id(slide: str, where: str | Path) -> str:
 
 
 def read_sheet(path: str | Path) -> list[SlideRow]:
-    """Read a tab-separated slide sheet; columns beside those of ``SlideRow`` are left alone.
+    """Read a tab-separated slide sheet; columns that ``SlideRow`` does not have are ignored.
 
     Raises:
-        FlagError: no such file, no column ``slide``, no row, an unsafe id or one that repeats.
+        FlagError: the file is unreadable, has no column ``slide`` or no row, or an id is unsafe
+            or repeated.
     """
     try:
-        # utf-8-sig: spreadsheets put a byte-order mark before the first column name.
+        # utf-8-sig, since spreadsheets put a byte-order mark before the first column name.
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FlagError(f"cannot read the slide sheet {path} ({error})") from None

@@ -1,9 +1,9 @@
-"""HER2ST without a login: the authors' public repository, converted to the layout of HEST-1k.
+"""HER2ST without a login, from the authors' public repository, converted to HEST-1k's layout.
 
 Andersson et al., Nature Communications 12, 6012 (2021). The repository states no licence; HEST-1k
-lists the sections as CC BY 4.0. Slides keep their HEST names, so a cohort can change its source
-and nothing else. Differences from HEST-1k: the pixel size is fitted over all spots of a section
-instead of two, and no ready-made patches are there.
+lists the sections as CC BY 4.0. Slides keep their HEST names, so that a cohort can change its
+source and nothing else. There are two differences from HEST-1k: the pixel size is fitted to all
+spots of a section instead of two, and no patches are provided.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 class Her2stOpen(Source):
-    """The sections of a sheet from a clone of the repository, or fetched from it file by file.
+    """The sections of a sheet, from a clone of the repository or downloaded file by file.
 
     Args:
-        root: where raw files (``raw/``) and the converted slides go.
-        sheet: slide sheet; patient and section together name the published section ("A1").
+        root: folder of the converted slides and, below ``raw/``, of the downloaded files.
+        sheet: slide sheet, whose patient and section together name the published section ("A1").
         checkout: a clone (``git clone https://github.com/almaan/her2st``) or unpacked archive;
-            None fetches the files of each slide.
-        commit: which version to fetch.
-        slides: ids to restrict the sheet to; None takes all.
-        api, raw: addresses of GitHub's file list and files.
+            None downloads the files of each slide.
+        commit: the version to download.
+        slides: the slides to use; None uses all of the sheet.
+        api, raw: addresses of GitHub's list of files and of the files.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Her2stOpen(Source):
         return restrict(read_sheet(self.sheet), self.only, self.sheet)
 
     def inputs(self, slide: str) -> list[Path]:
-        """The files of a local clone; none where they are fetched or the clone is incomplete."""
+        """The files of ``slide`` that a local clone has; empty without a clone."""
         if self.checkout is None:
             return []
         row = self._row(slide)
@@ -63,12 +63,12 @@ class Her2stOpen(Source):
         return [self.checkout / name for name in names.values()]
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
-        """Convert ``slide`` into ``root``, once for all cohorts; ``directory`` stays empty.
+        """Convert ``slide`` into ``root``, once for all cohorts; nothing is written to ``directory``.
 
         Raises:
-            FlagError: unknown slide, a file of the section is absent or damaged, GitHub fails.
+            FlagError: the slide is unknown, a file of it is missing or damaged, or a download fails.
         """
-        from flag_st.sources.legacy_st import Section, convert
+        from flag_st.sources.legacy_st import PublishedSection, convert
 
         row = self._row(slide)
         if self.checkout is not None:
@@ -78,12 +78,12 @@ class Her2stOpen(Source):
             names, base = published(row, list(hub.tree())), self.root / "raw"
         if missing := [k for k in ("counts", "selection", "image") if k not in names]:
             raise FlagError(
-                f"{self.checkout or REPO} has no {', '.join(missing)} of section {section(row)}",
+                f"{self.checkout or REPO} has no {', '.join(missing)} of section {section_name(row)}",
                 remedy="complete the clone, or take the slide out of the sheet",
             )
         if self.checkout is None:
             hub.fetch(list(names.values()))
-        files = Section(**{kind: base / name for kind, name in names.items()})
+        files = PublishedSection(**{kind: base / name for kind, name in names.items()})
         return SlideFiles(**convert(files, self.root, slide, _facts(row)))
 
     def _github(self):
@@ -99,40 +99,40 @@ class Her2stOpen(Source):
 
 
 def _local_files(checkout: Path, row: SlideRow) -> list[str]:
-    """Files of the clone that may belong to ``row``."""
-    images = checkout / "data" / "ST-imgs" / row.patient / section(row)
+    """The files of a clone that may belong to ``row``, as paths within the repository."""
+    images = checkout / "data" / "ST-imgs" / row.patient / section_name(row)
     there = [p for p in images.glob("*") if p.is_file()]
     there += [checkout / name for name in _tables(row).values()]
     return [p.relative_to(checkout).as_posix() for p in there if p.is_file()]
 
 
-def section(row: SlideRow) -> str:
-    """The published name: patient letter and section number."""
+def section_name(row: SlideRow) -> str:
+    """The published name of a section: the patient's letter and the number of the section."""
     return f"{row.patient}{row.section}"
 
 
 def published(row: SlideRow, files: Sequence[str]) -> dict[str, str]:
-    """Kind → path of the files of ``row`` among ``files``.
+    """Kind → path of those of ``files`` that belong to ``row``.
 
     Raises:
-        FlagError: more than one image.
+        FlagError: there is more than one image.
     """
     there = set(files)
     found = {kind: name for kind, name in _tables(row).items() if name in there}
-    folder = PurePosixPath("data/ST-imgs") / row.patient / section(row)
+    folder = PurePosixPath("data/ST-imgs") / row.patient / section_name(row)
     images = sorted(
         f for f in files if PurePosixPath(f).parent == folder and f.lower().endswith(IMAGES)
     )
     if len(images) > 1:
         raise FlagError(
-            f"section {section(row)} has {len(images)} images: {', '.join(images)}",
+            f"section {section_name(row)} has {len(images)} images: {', '.join(images)}",
             remedy="clone the repository, keep one of them, and set `checkout`",
         )
     return {**found, "image": images[0]} if images else found
 
 
 def _tables(row: SlideRow) -> dict[str, str]:
-    name = section(row)
+    name = section_name(row)
     return {
         "counts": f"data/ST-cnts/{name}.tsv.gz",
         "selection": f"data/ST-spotfiles/{name}_selection.tsv",
@@ -143,7 +143,7 @@ def _tables(row: SlideRow) -> dict[str, str]:
 def _facts(row: SlideRow) -> dict[str, object]:
     return {
         "dataset_title": TITLE,
-        "subseries": section(row),
+        "subseries": section_name(row),
         "patient": f"Patient {row.patient}",
         "organ": "Breast",
         "tissue": "Breast",

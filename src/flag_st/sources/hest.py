@@ -1,7 +1,7 @@
-"""Slides of HEST-1k, a gated Hugging Face dataset, by exact name and at one commit.
+"""Slides of HEST-1k, a gated dataset on Hugging Face, by exact name and at one commit.
 
 Jaume et al., NeurIPS 2024 (arXiv 2406.16192); data CC BY-NC-SA 4.0. The whole dataset is about
-1.85 TB; only the files of the sheet's slides, in the folders asked for, are ever transferred.
+1.85 TB; only the files of the sheet's slides in the folders asked for are ever transferred.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from flag_st.sources.folder import read_sheet
 
 if TYPE_CHECKING:
     from flag_st.transfer.hub import Hub
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
 #: Folder of HEST-1k → field of ``SlideFiles``.
 FOLDERS = {hest_layout.FOLDERS[kind][0]: kind for kind in ("st", "metadata", "patches", "wsi")}
@@ -27,17 +27,17 @@ class Hest(Source):
     """The slides of a sheet, downloaded once into a folder that all cohorts share.
 
     Args:
-        sheet: slide sheet; a relative path counts from the working directory, else from the
+        sheet: slide sheet; a relative path is looked up in the working directory, then in the
             project folder.
-        root: where the files come to, in the layout of HEST-1k.
-        repo: dataset on the hub.
-        revision: commit (best), tag or branch. A branch is resolved once for ``root`` and then
-            kept, so that all files there are of one commit; run reports name it.
-        folders: what to bring: ``st`` and ``metadata``, and ``patches`` or ``wsis`` or both.
-        slides: ids to restrict the sheet to; None takes all.
+        root: folder that the files are downloaded to, in the layout of HEST-1k.
+        repo: the dataset's name on the hub.
+        revision: commit (best), tag or branch. A tag or branch is resolved once per ``root`` and
+            then kept, so that all files there are of one commit, which reports of runs name.
+        folders: folders to download: ``st`` and ``metadata``, and ``patches`` or ``wsis`` or both.
+        slides: the slides to use; None uses all of the sheet.
         endpoint: address of another hub, such as a mirror.
-        layers: where to keep spatialLIBD's cortical layers (fetched from their public repository);
-            the sheet's ``section`` names them. None for other cohorts.
+        layers: for DLPFC, the folder of the cortical layers, which are downloaded from their
+            public repository and looked up by the sheet's ``section``; None for other cohorts.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Hest(Source):
         return restrict(read_sheet(self.sheet), self.only, self.sheet)
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
-        """Download what is missing of ``slide`` into ``root``; ``directory`` stays empty.
+        """Download the missing files of ``slide`` to ``root``; nothing is written to ``directory``.
 
         Raises:
-            FlagError: the slide is not in the sheet, or any fault of ``Hub.fetch``.
+            FlagError: the slide is not in the sheet, or ``Hub.fetch`` fails.
         """
         names = self._names(slide)
         paths = self.hub.fetch(list(names.values()))
@@ -83,8 +83,8 @@ class Hest(Source):
             write_layers(fetch_layers(self.layers), section, found["labels"])
         return SlideFiles(**found)
 
-    def plan(self) -> "Plan":
-        """Bytes needed for all slides of the sheet and what is missing, without a transfer."""
+    def plan(self) -> "DownloadPlan":
+        """What a download of all slides would transfer; nothing is transferred."""
         names = [n for row in self.slides() for n in self._names(row.id).values()]
         return self.hub.plan(names)
 
@@ -106,13 +106,13 @@ class Hest(Source):
 
 
 def locate(sheet: str | Path) -> Path:
-    """``sheet`` as given if it is there, else below the project folder."""
+    """``sheet`` as given if it exists, else within the project folder."""
     sheet = Path(sheet)
     return sheet if sheet.exists() else PROJECT / sheet
 
 
 def restrict(rows: list[SlideRow], only: Sequence[str] | None, sheet: str | Path) -> list[SlideRow]:
-    """The rows of the slides ``only``, in sheet order.
+    """The rows of the slides ``only`` in the order of the sheet; all rows if it is None.
 
     Raises:
         FlagError: an id is not in the sheet.

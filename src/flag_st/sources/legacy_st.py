@@ -1,8 +1,8 @@
-"""Files of a legacy Spatial Transcriptomics array (spots 100 µm wide, 200 µm apart) → HEST layout.
+"""Sections of legacy Spatial Transcriptomics (spots 100 µm wide, 200 µm apart) in HEST layout.
 
 The published spot files give each spot its array position (integers ``x``, ``y``), the position
 refined on the image (``new_x``, ``new_y``) and the pixel, which is a linear function of the
-refined position: 32 steps span the image's width and 34 its height.
+refined position: the image is 32 steps of the array wide and 34 high.
 """
 
 import warnings
@@ -28,19 +28,19 @@ THUMBNAIL = 1000  # px
 #: Lossless levels, each half as wide as the one before.
 PYRAMID: dict[str, Any] = dict(factor=2, smallest=256, compression="lzw", predictor=True)
 SELECTION = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")
-#: Raised when the conversion changes, so that older results are made anew.
+#: To be raised when the conversion changes, so that existing slides are converted again.
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Section:
+class PublishedSection:
     """The published files of one section.
 
     Attributes:
-        counts: ``.tsv.gz``, spots ("10x13") by genes.
+        counts: ``.tsv.gz`` of spots (such as "10x13") by genes.
         selection: table of the spots under tissue.
-        image: H&E as JPEG, PNG or TIFF.
-        labels: the pathologist's label of each spot, where published.
+        image: H&E image as JPEG, PNG or TIFF.
+        labels: the pathologist's label of each spot, if published.
     """
 
     counts: Path
@@ -54,11 +54,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Frame:
-    """How array steps map to pixels of the image at hand.
+    """How steps of the array map to pixels of the given image.
 
     Attributes:
         scale: (2,) image pixels per published pixel, x and y; 1 for the full-resolution image.
-        um_per_px: (2,) along x and y.
+        um_per_px: (2,) µm per pixel along x and y.
     """
 
     scale: np.ndarray
@@ -70,15 +70,21 @@ class Frame:
 
 
 def convert(
-    section: Section, root: Path, slide: str, facts: Mapping[str, object]
+    section: PublishedSection, root: Path, slide: str, facts: Mapping[str, object]
 ) -> dict[str, Path]:
-    """Write ``st/``, ``wsis/`` and ``metadata/`` of ``slide`` below ``root``, unless up to date.
+    """Write counts, slide image and metadata of ``slide`` below ``root``, unless up to date.
 
     Args:
-        facts: further metadata, by HEST field name.
+        section: the published files.
+        root: folder in HEST-1k layout.
+        slide: id of the slide.
+        facts: further metadata, by HEST's names.
+
+    Returns:
+        Kind → path, as the fields of ``SlideFiles``.
 
     Raises:
-        FlagError: a file is unreadable, or the files do not belong together.
+        FlagError: a file is unreadable, or the files are not of the same section.
     """
     paths = new_paths(root, slide)
     made_from = {"version": VERSION, **section.digests()}
@@ -89,7 +95,7 @@ def convert(
     counts, spots = read_counts(section.counts), read_selection(section.selection)
     image = read_image(section.image)
     frame = fit_frame(spots, image.size, section.selection)
-    # Some selected spots have no counts: they are told in the metadata, not invented.
+    # Some selected spots have no counts; they are left out and listed in the metadata.
     without = [b for b in spots.index if b not in counts.index]
     counts = counts.loc[[b for b in counts.index if b in spots.index]]
     if counts.empty:
@@ -114,7 +120,11 @@ def convert(
 
 
 def read_counts(path: Path) -> "pd.DataFrame":
-    """(spots, genes) raw counts; the index holds barcodes such as "10x13"."""
+    """Raw counts (spots, genes); the index holds barcodes such as "10x13".
+
+    Raises:
+        FlagError: the file is unreadable, or does not hold counts of spots.
+    """
     import pandas as pd
 
     try:
@@ -131,7 +141,11 @@ def read_counts(path: Path) -> "pd.DataFrame":
 
 
 def read_selection(path: Path) -> "pd.DataFrame":
-    """The selected spots by barcode, with the columns of ``SELECTION``."""
+    """The selected spots by barcode, with the columns of ``SELECTION``.
+
+    Raises:
+        FlagError: the file is unreadable, lacks a column, or lists a spot twice.
+    """
     import pandas as pd
 
     try:
@@ -148,9 +162,12 @@ def read_selection(path: Path) -> "pd.DataFrame":
 
 
 def read_labels(path: Path, spots: "pd.DataFrame") -> list[str]:
-    """The pathologist's label of each spot, "" where there is none.
+    """The pathologist's label of each spot, or "" if it has none.
 
-    The label files know a spot by its refined position alone, to three decimals.
+    The label files identify a spot only by its refined position, to three decimals.
+
+    Raises:
+        FlagError: the file labels none of the spots.
     """
     import pandas as pd
 
@@ -163,11 +180,16 @@ def read_labels(path: Path, spots: "pd.DataFrame") -> list[str]:
 
 
 def read_image(path: Path) -> "Image":
+    """The H&E image in RGB.
+
+    Raises:
+        FlagError: the file is unreadable.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Whole slides are large on purpose; Pillow still refuses twice this size.
+            # Whole slides are large on purpose; Pillow still refuses images of twice its limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
@@ -177,15 +199,18 @@ def read_image(path: Path) -> "Image":
 
 
 def fit_frame(spots: "pd.DataFrame", size: tuple[int, int], path: Path) -> Frame:
-    """Fit pixel = a · refined position + b on each axis; the pitch a gives the pixel size.
+    """Fit pixel = a · refined position + b on each axis; a, in pixels per step, gives the pixel size.
 
     Args:
-        size: width and height of the image at hand, which may be a smaller copy.
+        spots: as ``read_selection`` returns them.
+        size: width and height of the given image, which may be a reduced copy.
+        path: file of the spots, for messages.
 
     Raises:
-        FlagError: too few spots, no linear relation, or an image of another shape.
+        FlagError: the spots lie on one line, the relation is not linear, or the image has another
+            shape than the array.
     """
-    pitch = np.array([_slope(spots, axis, path) for axis in "xy"])  # published px per step
+    pitch = np.array([_slope(spots, axis, path) for axis in "xy"])  # published pixels per step
     scale = np.asarray(size) / (STEPS * pitch)
     if abs(scale[0] / scale[1] - 1) > 0.01:
         raise FlagError(
@@ -214,7 +239,7 @@ def _slope(spots: "pd.DataFrame", axis: str, path: Path) -> float:
 def write_spots(
     path: Path, counts: "pd.DataFrame", spots: "pd.DataFrame", image: "Image", frame: Frame
 ) -> None:
-    """HEST's ``st/*.h5ad``: raw counts, ``obsm['spatial']`` in pixels of the image, thumbnail."""
+    """Write the h5ad of a slide: raw counts, spot centres in pixels of the image, and a thumbnail."""
     import anndata
     import pandas as pd
     from scipy.sparse import csr_matrix
@@ -224,7 +249,7 @@ def write_spots(
     small = image.resize([max(1, round(s * shrink)) for s in image.size])
     obs = {
         "in_tissue": True,
-        # On legacy arrays HEST calls the first, horizontal barcode number the row.
+        # On legacy arrays HEST calls the first number of the barcode, which is horizontal, the row.
         "array_row": spots["x"],
         "array_col": spots["y"],
         "array_x_refined": spots["new_x"],

@@ -1,4 +1,4 @@
-"""Made-up sections of made-up patients: to try, to test and to check methods against a truth."""
+"""Synthetic sections: to try the pipeline, to test it, and to check methods against a truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,18 @@ from flag_st.sources.base import Source
 
 
 class Synthetic(Source):
-    """Synthetic breast sections in HEST-1k layout; slides are named P1S1, P1S2, P2S1 …
+    """Synthetic breast sections in HEST-1k layout, named P1S1, P1S2, P2S1 and so on.
 
-    Tissue domains, cell density and, unseen in the picture, hidden programmes drive negative
-    binomial counts; the H&E picture is drawn from domains and density alone. Sections of one
-    patient are slices of one block of tissue.
+    Counts are negative binomial and depend on tissue domains, on cell density and on hidden
+    programmes; the H&E image is painted from domains and density alone, so that it does not show
+    the hidden programmes. Sections of one patient are slices of one block of tissue.
 
     Args:
-        patients, sections: number of donors, and of serial sections of each.
-        spots: rows and columns of the spot grid (200 µm pitch); about three quarters lie on tissue.
-        genes: genes measured; breast markers first, then anonymous ones.
-        seed: of the whole cohort.
+        patients, sections: number of donors, and of serial sections per donor.
+        spots: rows and columns of the spot grid (200 µm pitch), of which about three quarters lie
+            on tissue.
+        genes: number of measured genes: breast markers first, then anonymous genes.
+        seed: the seed of the whole cohort.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Synthetic(Source):
         return write_slide(self.section(slide), directory)
 
     def section(self, slide: str):
-        """The ``flag_st.synthetic.Section`` behind a slide name, for its truth."""
+        """The ``flag_st.synthetic.Section`` of a slide name, which knows its truth."""
         from flag_st.synthetic.tissue import Design, Section
 
         names = [row.id for row in self.slides()]

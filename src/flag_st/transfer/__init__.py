@@ -1,1 +1,1 @@
-"""Bytes from elsewhere: verified downloads and published weights."""
+"""Files from other machines: verified downloads, and the weights of published models."""

@@ -1,4 +1,4 @@
-"""Files of a public GitHub repository at one commit: no login, no git needed."""
+"""Files of a public GitHub repository at one commit, without a login and without git."""
 
 import http.client
 import json
@@ -17,18 +17,18 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json, write_json
 from flag_st.transfer.store import RemoteFile, Store
 
-TIMEOUT = 60  # seconds without a byte
+TIMEOUT = 60  # seconds without any data
 
 
 @dataclass(frozen=True)
 class GitHub:
-    """One repository, and the folder that its files come to.
+    """One repository, and the folder that its files are downloaded to.
 
     Attributes:
         repo: ``owner/name``.
         commit: 40 hexadecimal digits.
-        root: files appear under their repository path below it.
-        api, raw: addresses of the tree and of the files.
+        root: the folder, below which files keep their paths within the repository.
+        api, raw: addresses of the list of files and of the files.
     """
 
     repo: str
@@ -49,10 +49,10 @@ class GitHub:
         return Store(self.root, f"github:{self.repo}@{self.commit}")
 
     def tree(self) -> dict[str, RemoteFile]:
-        """All files of the commit by path; asked for once a folder.
+        """All files of the commit by path; GitHub is asked once per ``root``.
 
         Raises:
-            FlagError: no such repository or commit, or GitHub is out of reach.
+            FlagError: there is no such repository or commit, or GitHub cannot be reached.
         """
         cache = self.store.hidden / f"{self.repo.replace('/', '--')}-{self.commit}.json"
         if not cache.exists():
@@ -72,10 +72,10 @@ class GitHub:
         return {path: RemoteFile(path, **facts) for path, facts in read_json(cache).items()}
 
     def fetch(self, paths: Sequence[str]) -> list[Path]:
-        """Bring ``paths``, each verified against its git digest.
+        """Download ``paths`` and verify each against its git digest.
 
         Raises:
-            FlagError: unknown file, no space, connection cut, GitHub out of reach, corruption.
+            FlagError: a file is unknown or corrupted, the disk is full, or GitHub cannot be reached.
         """
         tree = self.tree()
         if unknown := [p for p in paths if p not in tree]:
@@ -86,7 +86,9 @@ class GitHub:
         address = f"{self.raw}/{self.repo}/{self.commit}/{quote(file.path)}"
         try:
             with self._open(address, {"Range": f"bytes={start}-"} if start else {}) as answer:
-                if start and answer.status != 206:  # no resume here: all of it comes again
+                if (
+                    start and answer.status != 206
+                ):  # the server does not resume and sends the whole file
                     handle.truncate(0)
                 shutil.copyfileobj(answer, handle, 1 << 20)
                 handle.flush()

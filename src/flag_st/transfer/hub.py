@@ -1,7 +1,7 @@
 """Files of a Hugging Face repository, by exact name and at one commit.
 
-The token comes from the user's login (``hf auth login``) or from ``HF_TOKEN`` alone, and appears
-in no message, log, record or result.
+The token comes only from the user's login (``hf auth login``) or from ``HF_TOKEN``. It appears in
+no message, log, record or result.
 """
 
 import difflib
@@ -15,24 +15,24 @@ from urllib.parse import urlsplit
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json, write_json
-from flag_st.transfer.store import Plan, RemoteFile, Store
+from flag_st.transfer.store import DownloadPlan, RemoteFile, Store
 
-LISTED_AT_ONCE = 100
+LISTED_AT_ONCE = 100  # files per question to the hub
 
 
 @dataclass(frozen=True)
 class Hub:
-    """One repository, and the folder that its files come to.
+    """One repository, and the folder that its files are downloaded to.
 
     Attributes:
         repo: ``owner/name``.
-        root: files appear under their repository path below it.
+        root: the folder, below which files keep their paths within the repository.
         kind: ``dataset`` or ``model``.
-        revision: commit, tag or branch. A tag or branch is resolved once a folder and kept in
-            ``.download/revisions.json``, so that the files of a folder are all of one commit.
-        endpoint: address of the hub, or None for the usual one.
-        sha256: digests that the user pins, by file name; they bind beside the hub's own.
-        workers: files transferred at a time.
+        revision: commit, tag or branch. A tag or branch is resolved once per ``root`` and kept in
+            ``.download/revisions.json``, so that all files of a folder are of one commit.
+        endpoint: address of the hub, or None for the public one.
+        sha256: digests that the user pins, by file name, in addition to those of the hub.
+        workers: how many files are transferred at a time.
     """
 
     repo: str
@@ -49,23 +49,24 @@ class Hub:
 
     @property
     def page(self) -> str:
-        """Where a person reads about the repository and asks for access."""
+        """Web page on which a person reads about the repository and asks for access."""
         folder = "datasets/" if self.kind == "dataset" else ""
         return f"https://huggingface.co/{folder}{self.repo}"
 
-    def plan(self, paths: Sequence[str]) -> Plan:
-        """Sizes and what is missing, with no byte transferred: the dry run.
+    def plan(self, paths: Sequence[str]) -> DownloadPlan:
+        """What a download of ``paths`` would transfer; nothing is transferred.
 
         Raises:
-            FlagError: as ``fetch``.
+            FlagError: for the same reasons as ``fetch``.
         """
         return self.store.plan(self._listed(paths, self._commit()))
 
     def check_access(self) -> None:
-        """Ask whether this login may download; a gated repository lists its files to all.
+        """Ask the hub whether this login may download, since a gated repository lists files to all.
 
         Raises:
-            FlagError: no login, gate not accepted, unknown repository, hub out of reach.
+            FlagError: there is no login, it has no access, the repository is unknown, or the hub
+                cannot be reached.
         """
         from huggingface_hub import HfApi
 
@@ -73,11 +74,11 @@ class Hub:
             HfApi(self.endpoint).auth_check(self.repo, repo_type=self.kind)
 
     def fetch(self, paths: Sequence[str]) -> list[Path]:
-        """Bring the files ``paths``; those here already are verified and not asked for again.
+        """Download ``paths``; files that are here already are only verified.
 
         Raises:
-            FlagError: no login, gate not accepted, unknown repository, revision or file, no
-                space, connection cut, hub out of reach, file corrupted.
+            FlagError: there is no login, it has no access, the repository, revision or file is
+                unknown, a file is corrupted, the disk is full, or the hub cannot be reached.
         """
         found = [self.store.recorded(path) for path in paths]
         if all(found):
@@ -89,7 +90,7 @@ class Hub:
             return self.store.get(files, self._transfer(commit), commit, self.workers)
 
     def _commit(self) -> str:
-        """The commit of ``revision``; asked of the hub once a folder."""
+        """The commit of ``revision``; the hub is asked once per ``root``."""
         if re.fullmatch(r"[0-9a-f]{40}", self.revision):
             return self.revision
         from filelock import FileLock
@@ -107,13 +108,13 @@ class Hub:
                         revision=self.revision,
                         expand=["sha"],  # type: ignore[arg-type]  # a list, as its docstring says
                     )
-                assert info.sha is not None, "the one fact that was asked for"
+                assert info.sha is not None, "it is the one fact that was asked for"
                 write_json(pins, known | {self.store.origin: info.sha})
                 return info.sha
             return known[self.store.origin]
 
     def _listed(self, paths: Sequence[str], commit: str) -> list[RemoteFile]:
-        """Size and digest of each of ``paths`` as the hub lists them."""
+        """Size and digest of each of ``paths``, as the hub lists them."""
         from huggingface_hub import HfApi, RepoFile
 
         api = HfApi(self.endpoint)
@@ -131,7 +132,7 @@ class Hub:
                     remedy=f"check the name at {self.page}",
                 )
         self._check_pins({path: f.sha256 for path, f in found.items()})
-        # A pin also covers small files, for which the hub states a git digest only.
+        # For small files the hub states only a git digest; a pin is the sha256 that it lacks.
         return [
             RemoteFile(f.path, f.size, f.sha256 or self.sha256.get(f.path), f.git)
             for f in (found[path] for path in paths)
@@ -160,7 +161,7 @@ class Hub:
                 return []
 
     def _transfer(self, commit: str):
-        """``hf_hub_download`` drops what a cut transfer brought; its own ``http_get`` resumes."""
+        """The transfer, by ``http_get``: unlike ``hf_hub_download`` it resumes after a cut connection."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -180,7 +181,7 @@ class Hub:
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Turn the library's exceptions into one sentence with a remedy."""
+        """Turn exceptions of the library into FlagErrors; ``what`` names the step for the message."""
         try:
             yield
         except FlagError:
@@ -199,12 +200,12 @@ def _remote(row) -> RemoteFile:
 
 
 def explain(hub: Hub, what: str, error: Exception) -> FlagError | None:
-    """What ``error`` means to a user; None if it is no error of the network or the hub."""
+    """What ``error`` means to a user, or None if neither network nor hub caused it."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
         return FlagError(
-            f"{hub.repo}: {what} is needed, but HF_HUB_OFFLINE forbids to ask the hub",
+            f"{hub.repo}: {what} is needed, but HF_HUB_OFFLINE forbids any connection to the hub",
             remedy="unset HF_HUB_OFFLINE for this step, or copy the files from another machine "
             f"to {hub.root} with its .download folder",
         )
@@ -230,7 +231,7 @@ def explain(hub: Hub, what: str, error: Exception) -> FlagError | None:
 
 
 def _refused(hub: Hub, what: str, error) -> FlagError:
-    """The hub answered, and its answer was no."""
+    """What it means that the hub refused a request."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -258,5 +259,5 @@ def _refused(hub: Hub, what: str, error) -> FlagError:
         )
     return FlagError(
         f"{hub.repo}: the hub answered {status} during {what}",
-        remedy="wait a little and run the same command again; it resumes",
+        remedy="wait a moment and run the same command again; it resumes",
     )

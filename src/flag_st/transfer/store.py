@@ -1,7 +1,7 @@
-"""Files from elsewhere: size known before the first byte, resumed, verified, then named.
+"""Downloads whose size is known beforehand, which resume, and which are verified before use.
 
-A final name never holds a partial or unverified file. The hidden folder ``.download`` beside the
-files keeps partial files, locks and one record a file (origin, revision, bytes, sha256).
+A partial or unverified file never has its final name. The hidden folder ``.download`` beside the
+files keeps partial files, locks and one record per file (origin, revision, bytes, sha256).
 """
 
 import errno
@@ -25,12 +25,13 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file as its origin lists it.
+    """One file, as its origin lists it.
 
     Attributes:
-        path: relative, with forward slashes; the name below the store's root.
+        path: relative to the store's root, with forward slashes.
         size: bytes.
-        sha256, git: expected digests, of the bytes and of the git blob; None where not stated.
+        sha256, git: expected digests of the bytes and of the git blob, or None if the origin does
+            not state them.
     """
 
     path: str
@@ -44,7 +45,7 @@ class RemoteFile:
             raise FlagError(f"{self.path!r} is no file name to download to")
 
     def fault(self, file: Path) -> str | None:
-        """What is wrong with ``file``, or None if it is this file."""
+        """How ``file`` differs from this file, or None if it does not."""
         size = file.stat().st_size
         if size != self.size:
             return f"{size} bytes instead of {self.size}"
@@ -55,13 +56,22 @@ class RemoteFile:
         return None
 
 
-#: Appends to the open file what follows the bytes that it already holds.
+#: A function that appends to the open file all bytes after the given number, which it already has.
 Transfer = Callable[[RemoteFile, BinaryIO, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a download would do: nothing has been transferred yet."""
+class DownloadPlan:
+    """What a download would do; nothing has been transferred yet.
+
+    Attributes:
+        origin: where the files come from, such as ``dataset:MahmoodLab/hest@main``.
+        root: the folder that they go to.
+        wanted: files to download.
+        here: files that are in ``root`` already.
+        need: bytes to download.
+        free: bytes free on the disk of ``root``.
+    """
 
     origin: str
     root: Path
@@ -78,7 +88,7 @@ class Plan:
         return "\n".join([head, *(f"  {human(f.size):>9}  {f.path}" for f in self.wanted)])
 
     def check_space(self) -> None:
-        """Raise FlagError if the files cannot fit."""
+        """Raise FlagError if the files do not fit on the disk."""
         if self.need > self.free:
             raise FlagError(
                 f"{self.origin}: {human(self.need)} to download, but only {human(self.free)} "
@@ -88,14 +98,14 @@ class Plan:
 
 
 class Store:
-    """A folder of files from one origin; several processes may fill it at once."""
+    """A folder of files from one origin; several processes may download into it at once."""
 
     def __init__(self, root: str | Path, origin: str):
         self.root, self.origin = Path(root), origin
         self.hidden = self.root / ".download"
 
     def recorded(self, path: str) -> str | None:
-        """The sha256 of ``path`` if it was downloaded from this origin and is still intact.
+        """The sha256 of ``path`` if it was downloaded from this origin, else None.
 
         Raises:
             FlagError: the file changed since it was downloaded.
@@ -110,28 +120,30 @@ class Store:
             )
         return record["sha256"]
 
-    def plan(self, files: Iterable[RemoteFile]) -> Plan:
-        """Part ``files`` into those here and those to bring, with the bytes still needed."""
+    def plan(self, files: Iterable[RemoteFile]) -> DownloadPlan:
+        """Which of ``files`` are here, which are to be downloaded, and how many bytes those need."""
         here: list[RemoteFile] = []
         wanted: list[RemoteFile] = []
         for file in files:
             (here if self._has(file) else wanted).append(file)
         need = sum(max(f.size - _size(self._partial(f)), 0) for f in wanted)
-        return Plan(self.origin, self.root, tuple(wanted), tuple(here), need, _free(self.root))
+        return DownloadPlan(
+            self.origin, self.root, tuple(wanted), tuple(here), need, _free(self.root)
+        )
 
     def get(
         self, files: Sequence[RemoteFile], transfer: Transfer, revision: str = "", workers: int = 4
     ) -> list[Path]:
-        """Bring ``files``; returns their paths in the order asked for.
+        """Download what is missing of ``files``; returns all paths in the given order.
 
         Raises:
-            FlagError: no space, a corrupted file, or what ``transfer`` raises.
+            FlagError: too little space, a corrupted file, or what ``transfer`` raises.
         """
         plan = self.plan(files)
         log.info("%s", plan)
         plan.check_space()
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            jobs = {pool.submit(self._bring, f, transfer, revision): f for f in plan.wanted}
+            jobs = {pool.submit(self._download, f, transfer, revision): f for f in plan.wanted}
             try:
                 for done, job in enumerate(as_completed(jobs), 1):
                     job.result()
@@ -150,13 +162,13 @@ class Store:
                 self._write_record(file, revision)
         return [self.root / f.path for f in files]
 
-    def _bring(self, file: RemoteFile, transfer: Transfer, revision: str) -> None:
+    def _download(self, file: RemoteFile, transfer: Transfer, revision: str) -> None:
         from filelock import FileLock
 
         partial = self._partial(file)
         partial.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{partial}.lock"):
-            if self._has(file):  # another process was faster
+            if self._has(file):  # another process has downloaded it meanwhile
                 return
             self._fill(partial, file, transfer)
             if fault := file.fault(partial):
@@ -184,7 +196,11 @@ class Store:
             os.fsync(handle.fileno())
 
     def _has(self, file: RemoteFile) -> bool:
-        """Whether ``file`` is here; a stranger under its name is never overwritten."""
+        """Whether ``file`` is here.
+
+        Raises:
+            FlagError: another file has its name; it is never overwritten.
+        """
         target = self.root / file.path
         if not target.exists():
             return False
@@ -192,14 +208,14 @@ class Store:
         if fault is None:
             return True
         if self._record(file.path).get("sha256") == digest(target):
-            return False  # downloaded by this project, and the origin has another version now
+            return False  # we downloaded it, and its origin has changed it since
         raise FlagError(
             f"{target} is not the file that {self.origin} lists: {fault}",
             remedy=f"move or delete {target} and run the same command again",
         )
 
     def _partial(self, file: RemoteFile) -> Path:
-        # Named by content, so that a file that changed at its origin never resumes the old one.
+        # The name contains the digest, so that a file that changed at its origin is not resumed.
         version = (file.sha256 or file.git or str(file.size))[:16]
         return self.hidden / "partial" / f"{file.path}.{version}"
 
@@ -215,7 +231,7 @@ class Store:
 
 
 def git_digest(path: Path) -> str:
-    """The name that git gives the file's content."""
+    """The digest under which git stores the content of ``path``."""
     sha = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):
@@ -224,7 +240,7 @@ def git_digest(path: Path) -> str:
 
 
 def human(size: float) -> str:
-    """Bytes in decimal units, as disks and hubs count them."""
+    """A number of bytes in decimal units, as disks and hubs state it."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""Weights of published models: where the file is, whether it is the right one, how it is opened.
+"""Weights of published models: where a file is, whether it is the right one, how it is read.
 
-Nothing here executes what a file contains: tensors alone are read, from safetensors or through
-torch's restricted unpickler.
+Nothing in a file is ever executed: only tensors are read, from safetensors or through torch's
+restricted unpickler.
 """
 
 import os
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from flag_st.transfer.hub import Hub
-    from flag_st.transfer.store import Plan
+    from flag_st.transfer.store import DownloadPlan
 
-#: Downloaded weights come to this folder, one below it per repository.
+#: Variable that names the folder of downloaded weights, which has one folder per repository.
 FOLDER_VARIABLE = "FLAG_ST_MODELS"
 DEFAULT_FOLDER = "~/.cache/flag-st/models"
 
@@ -30,11 +30,11 @@ class Checkpoint:
     """One file of a published model.
 
     Attributes:
-        repo: hub repository that publishes it, such as ``MahmoodLab/UNI``.
-        file: its name there.
-        revision: commit of the repository; a branch name works but is not pinned.
-        sha256: what the file's bytes must hash to, or None to accept any.
-        local: the file, or a folder that holds it, on this machine; the hub is asked if None.
+        repo: repository on the hub, such as ``MahmoodLab/UNI``.
+        file: its name within the repository.
+        revision: commit of the repository; a branch works too, but its files can change.
+        sha256: the digest that the file must have, or None to accept any.
+        local: the file on this machine, or the folder that holds it; None looks further.
     """
 
     repo: str
@@ -44,35 +44,35 @@ class Checkpoint:
     local: str | Path | None = None
 
     def locate(self) -> Path:
-        """The file on this machine, downloaded if need be; no digest is checked yet.
+        """The file on this machine, downloaded if necessary; its digest is not checked yet.
 
-        Looked for in this order: ``local``; the models folder, where a person may have put it;
-        the hub client's cache, where other programs did; the hub.
+        It is looked for in ``local``; in the models folder, where a person may have put it; in the
+        cache of the hub's client, where other programs may have; and at last on the hub.
 
         Raises:
-            FlagError: it is not there; says where to ask for it and which key to set.
+            FlagError: it cannot be had; the message says where to ask for it and which key to set.
         """
         return self.here() or self._downloaded()
 
     def here(self) -> Path | None:
-        """The file if it is on this machine; the hub is not asked.
+        """The file if it is on this machine, else None; the hub is not asked.
 
         Raises:
-            FlagError: ``local`` names a file that is not there.
+            FlagError: ``local`` is set, and the file is not there.
         """
         return self._given() or self._placed() or self._cached()
 
-    def plan(self) -> "Plan | None":
-        """What a download would transfer; None if the file is here."""
+    def plan(self) -> "DownloadPlan | None":
+        """What a download would transfer, or None if the file is on this machine."""
         return None if self.here() else self.hub.plan([self.file])
 
     def check_access(self) -> None:
-        """Raise FlagError where a download would be refused, with what to do about it."""
+        """Raise FlagError, with a remedy, if the hub would refuse the download."""
         self.hub.check_access()
 
     @property
     def hub(self) -> "Hub":
-        """Where the file comes from, and the folder that it comes to."""
+        """The repository, and the folder that the file is downloaded to."""
         from flag_st.transfer.hub import Hub
 
         pins = {self.file: self.sha256.lower()} if self.sha256 else {}
@@ -95,7 +95,7 @@ class Checkpoint:
         if not path.is_file():
             raise FlagError(
                 f"{path} does not exist (params.weights of the entry that uses {self.repo})",
-                remedy=f"set params.weights to {self.file} of {self.page}, or to null to fetch it",
+                remedy=f"set params.weights to {self.file} of {self.page}, or to null to download it",
             )
         return path
 
@@ -120,7 +120,11 @@ class Checkpoint:
         return f"https://huggingface.co/{self.repo}"
 
     def verify(self, path: Path) -> str:
-        """sha256 of ``path``, checked against the stated one."""
+        """The sha256 of ``path``.
+
+        Raises:
+            FlagError: it is not the one stated.
+        """
         found = digest(path)
         if self.sha256 and found != self.sha256.lower():
             raise FlagError(
@@ -132,10 +136,10 @@ class Checkpoint:
 
 
 def checkpoints(params: Any) -> Iterator[Checkpoint]:
-    """Files of published models that plug-ins among ``params`` name, parts of parts included.
+    """Files of published models that the plug-ins within ``params`` name, at any depth.
 
     Args:
-        params: a configuration entry, or anything that holds some.
+        params: an entry of the configuration, or a list or mapping that holds entries.
     """
     values = params if isinstance(params, list) else []
     if isinstance(params, dict):
@@ -150,7 +154,7 @@ def _published(use: str, params: dict[str, Any]) -> Iterator[Checkpoint]:
     try:
         known = {**registry.defaults(use), **params}
     except (FlagError, ImportError):
-        known = params  # the class is gone: what the entry says itself is all there is
+        known = params  # the class cannot be imported, so only the entry itself can tell
     if not known.get("repo"):
         return
     pins = known.get("sha256")
@@ -161,7 +165,11 @@ def _published(use: str, params: dict[str, Any]) -> Iterator[Checkpoint]:
 
 
 def read_state(path: Path) -> dict[str, "torch.Tensor"]:
-    """Named tensors of a safetensors or torch file, mapped from disk where the format allows."""
+    """The named tensors of a safetensors or torch file, memory-mapped if the format allows it.
+
+    Raises:
+        FlagError: the file is damaged, or holds anything but named tensors.
+    """
     import torch
 
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
@@ -191,7 +199,7 @@ def _read_torch(path: Path):
     import torch
 
     try:
-        # Files of the serialisation before 2020 are no zip archives and cannot be mapped.
+        # Before 2020 torch wrote no zip archives, and those files cannot be memory-mapped.
         return torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -216,14 +224,17 @@ def fill(
     expected: str,
     ignore: Iterable[str] = (),
 ) -> None:
-    """Give ``module``, best built on the meta device, the tensors of ``state`` without a copy.
+    """Give the tensors of ``state`` to ``module`` without copying them.
 
     Args:
-        expected: what the file should be, for the message.
-        ignore: prefixes of keys that the file may hold beyond what ``module`` uses.
+        module: the model, best built on the meta device.
+        state: named tensors, as ``read_state`` returns them.
+        path: their file, for messages.
+        expected: what the file should be, for messages.
+        ignore: prefixes of keys that ``module`` does not use and the file may have.
 
     Raises:
-        FlagError: naming the first key that is missing, misshapen or unknown.
+        FlagError: a key is missing, unknown or of another shape; the first is named.
     """
     wanted = module.state_dict()
     for key, tensor in wanted.items():
