@@ -13,6 +13,7 @@ def main(job):
     from flag_st.core.errors import FlagError
     from flag_st.core.io import CONTRACT, writing
     from flag_st.core.job import device
+    from flag_st.encoders.base import check_features
 
     encoder = registry.build(job.params.encoder["use"], job.params.encoder["params"])
     encoder.open(device(job.gpu))
@@ -28,6 +29,7 @@ def main(job):
                 remedy="delete both and run the same command again: prepare_slide makes them anew",
             )
         features = encoder.encode(file["img"], progress=job.progress)
+        check_features(features, len(barcodes), job.params.encoder["name"])
     position = pd.DataFrame(np.asarray(spots.obsm["spatial_um"]), index=spots.obs_names)
     table = anndata.AnnData(
         np.asarray(features, dtype=np.float32),

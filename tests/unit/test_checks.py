@@ -390,6 +390,9 @@ def test_too_few_common_genes_name_the_culprit():
     assert "panel hmhvg wants 4 genes, 3 slides share 1" in message
     assert "without b (2 genes) they share 4" in message
     assert "to 1 or fewer" in message
+    (message,) = check_common_genes({"a": ["ENSG1"], "b": ["z"]}, 4, "hmhvg").messages
+    assert "0 or fewer" not in message
+    assert "in the same way (symbols, not ids)" in message
 
 
 def test_one_slide_and_none():

@@ -16,6 +16,7 @@ from torch import nn
 
 from flag_st.core.errors import FlagError
 from flag_st.core.torchvision_guard import ensure_torchvision
+from flag_st.encoders.base import check_features
 from flag_st.encoders.concat import Concat
 from flag_st.encoders.published import Published
 from flag_st.gene_models.reduce import Reduced
@@ -40,6 +41,20 @@ class Enlarging(Probe):
 class Bilinear(Probe):
     resize = crop = 448
     interpolation = "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("features", "fault"),
+    [
+        (np.ones((3, 2)), r"shape \(3, 2\) for 4 patches"),
+        (np.ones(4), r"one row per patch, \(4, D\)"),
+        (np.array([[1.0], [np.nan], [np.inf], [0]]), "for 2 of 4 patches"),
+    ],
+)
+def test_features_that_do_not_fit_the_patches_are_refused(features, fault):
+    with pytest.raises(FlagError, match=f"encoder mine returned.*{fault}"):
+        check_features(features, 4, "mine")
+    check_features(np.ones((4, 2)), 4, "mine")
 
 
 @pytest.fixture

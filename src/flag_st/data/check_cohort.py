@@ -45,7 +45,8 @@ def check_common_genes(
     if len(common) >= wanted:
         return faults
     fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
-    remedy = f"set the size of panel {panel} to {len(common)} or fewer"
+    smaller = f"set the size of panel {panel} to {len(common)} or fewer"
+    remedies = [smaller] if common else []
     if len(sets) > 1:
 
         def without(slide: str) -> int:
@@ -53,6 +54,7 @@ def check_common_genes(
 
         worst = max(sets, key=without)
         fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
-        remedy += f", or take {worst} out; see that all slides use gene symbols"
-    faults.add(fault, remedy=remedy)
+        remedies.append(f"take {worst} out")
+    checked = "check that all slides name their genes in the same way (symbols, not ids)"
+    faults.add(fault, remedy=f"{', or '.join(remedies)}; {checked}" if remedies else checked)
     return faults

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from flag_st.core.errors import FlagError
 from flag_st.core.fitted import Fitted
 
 
@@ -50,3 +51,27 @@ class Encoder(Fitted, ABC):
     def digest(self) -> str:
         """Identifies the weights; stored with the features."""
         return "none"
+
+
+def check_features(features: np.ndarray, patches: int, encoder: str) -> None:
+    """Refuse what is not one row of finite numbers per patch.
+
+    Args:
+        features: what ``encode`` returned for so many ``patches``.
+        encoder: name of its entry, for the message.
+
+    Raises:
+        FlagError: naming the encoder, and what is wrong.
+    """
+    shape, remedy = np.shape(features), f"correct the encoder {encoder}; nothing was written"
+    if len(shape) != 2 or shape[0] != patches:
+        raise FlagError(
+            f"encoder {encoder} returned an array of shape {shape} for {patches} patches; "
+            f"encode must return one row per patch, ({patches}, D)",
+            remedy=remedy,
+        )
+    if bad := int((~np.isfinite(features)).any(1).sum()):
+        raise FlagError(
+            f"encoder {encoder} returned NaN or infinite features for {bad} of {patches} patches",
+            remedy=remedy,
+        )

@@ -60,9 +60,23 @@ def sections(
         yield here[0][0], tissue, shown
 
 
+def _keys(job, word: str) -> list[Key]:
+    """What the files ``job.input[word]`` are of.
+
+    Raises:
+        FlagError: the script's ``READS`` does not name them, so that the rule did not pass them.
+    """
+    if word not in job.params.of:
+        raise FlagError(
+            f"this script reads {word}, but its READS does not name them",
+            remedy=f'add "{word}" to READS at the top of the script',
+        )
+    return job.params.of[word]
+
+
 def spot_files(job) -> dict[tuple[str, str], str]:
     """(cohort, slide) → spot file of every test slide."""
-    keys = ((key["cohort"], key["slide"]) for key in job.params.of["spots"])
+    keys = ((key["cohort"], key["slide"]) for key in _keys(job, "spots"))
     return dict(zip(keys, job.input.spots, strict=True))
 
 
@@ -71,7 +85,7 @@ def tissues(job) -> Iterator[tuple[Key, Tissue]]:
     import anndata
 
     files = {(k["cohort"], k["slide"]): p for k, p in reversed(_predictions(job))}
-    for key, path in zip(job.params.of["spots"], job.input.spots, strict=True):
+    for key, path in zip(_keys(job, "spots"), job.input.spots, strict=True):
         table = anndata.read_h5ad(files[key["cohort"], key["slide"]], backed="r")
         yield key, read_tissue(path, list(table.var_names), str(table.uns["unit"]))
 
@@ -94,7 +108,7 @@ def pairs(job) -> Iterator[tuple[Key, Pair]]:
 
 
 def _predictions(job) -> list[tuple[Key, str]]:
-    return list(zip(job.params.of["predictions"], job.input.predictions, strict=True))
+    return list(zip(_keys(job, "predictions"), job.input.predictions, strict=True))
 
 
 def _first_runs(files: list[tuple[Key, str]]) -> list[tuple[Key, str]]:
