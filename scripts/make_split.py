@@ -1,4 +1,4 @@
-"""Write which slides train, validate and test, and which patients the test shares with training."""
+"""Write which slides train, validate and test, and which test patients other parts have too."""
 
 from flag_st.core.job import run
 

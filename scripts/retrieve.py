@@ -1,4 +1,4 @@
-"""Find, download or make the files of one slide, and record where they are and what they hold."""
+"""Find, download or make the files of one slide, and record their paths and digests."""
 
 from flag_st.core.job import run
 

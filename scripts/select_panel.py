@@ -1,4 +1,4 @@
-"""Choose the gene panel: genes common to all slides, ranked on the training slides' counts."""
+"""Choose the gene panel from the genes common to all slides, by the training slides' counts."""
 
 from flag_st.core.job import run
 
@@ -32,7 +32,7 @@ def main(job):
     panel = select_panel(fit, names, **entry)
     pairs = zip(paths, fit, strict=True)
     values = [read_expression(p, t.obs_names, panel["gene"], transform) for p, t in pairs]
-    # Fixed for all methods: "most variable genes" never means most variable in the test.
+    # Kept for all methods, so that "most variable genes" are never those of the test slides.
     panel["variance"] = np.concatenate(values).var(0, dtype=np.float64)
     with writing(job.output.panel) as temporary:
         panel.to_parquet(temporary, index=False)

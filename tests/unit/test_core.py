@@ -194,7 +194,7 @@ def test_files_are_joined_by_name(tmp_path):
     assert np.allclose(slide.expression, np.log1p(counts[order][:, [2, 0]]))
     assert slide.truth is slide.expression
     assert slide.without_truth().expression is None
-    with pytest.raises(FlagError, match="expression is out of reach"):
+    with pytest.raises(FlagError, match="expression must not be seen"):
         _ = slide.without_truth().truth
     assert np.allclose(slide.subset(np.array([3, 1])).expression, slide.expression[[3, 1]])
 

@@ -15,7 +15,7 @@ from flag_st.core.seeds import numpy_generator
 from flag_st.sources.synthetic import Synthetic
 from flag_st.synthetic import DOMAINS, Design, Section, truth
 from flag_st.synthetic.expression import MARKERS, draw_counts, programme
-from flag_st.synthetic.histology import draw
+from flag_st.synthetic.histology import paint
 from flag_st.synthetic.tissue import (
     CELLS_PER_MM2,
     HIDDEN,
@@ -155,12 +155,12 @@ def test_a_few_genes_already_cover_all_domains():
 def test_picture_is_blind_to_expression():
     section = Section(Design(rows=3, columns=3, genes=60), 0, 0)
     fewer = dataclasses.replace(section, design=dataclasses.replace(section.design, genes=5))
-    np.testing.assert_array_equal(draw(section), draw(fewer))
+    np.testing.assert_array_equal(paint(section), paint(fewer))
 
 
 def test_picture_shows_density_and_fat(cohort):
     """Dark pixels count nuclei, white ones count the lumens of fat cells."""
-    known, picture = cohort[2, 0], draw(Section(Design(), 2, 0))
+    known, picture = cohort[2, 0], paint(Section(Design(), 2, 0))
     windows = np.stack(
         [picture[y - 45 : y + 45, x - 45 : x + 45] for x, y in known.centre.astype(int)]
     )
@@ -172,7 +172,7 @@ def test_picture_shows_density_and_fat(cohort):
 
 def test_sections_differ_in_stain():
     design = Design(sections=6, rows=2, columns=2)
-    means = np.array([draw(Section(design, 0, s)).reshape(-1, 3).mean(0) for s in range(6)])
+    means = np.array([paint(Section(design, 0, s)).reshape(-1, 3).mean(0) for s in range(6)])
     assert means.std(0).min() > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Gene panels: the intersection of genes, and highly-mean-highly-variable genes (HMHVG)."""
+"""Gene panels: highly expressed and highly variable genes (HMHVG) that all slides share."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ import pandas as pd
 
 from flag_st.core.errors import FlagError
 
-#: What the FLAG release drops before ranking; its bare "MT" also removes MT1X, MTDH and others,
-#: so our default is the mitochondrial prefix proper.
+#: Prefixes of genes to drop before ranking, as the FLAG release does. Its bare "MT" also removes
+#: MT1X, MTDH and others, so ours is the prefix of mitochondrial genes proper.
 MITO_RIBO = ("MT-", "mt-", "RPS", "RPL")
 
 
 def common_genes(names: Sequence[Sequence[str]]) -> list[str]:
-    """Genes present in every slide, sorted, so that slide order cannot matter."""
+    """The genes that every slide has, sorted so that the order of slides does not matter."""
     return sorted(set(names[0]).intersection(*names[1:]))
 
 
@@ -22,7 +22,10 @@ def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray
 
     Args:
         counts: CSR (N, all genes) per slide.
-        columns: per slide, the positions of the common genes.
+        columns: per slide, the columns of the common genes.
+
+    Returns:
+        Two arrays (G,).
     """
     n, total, square = 0, np.zeros(len(columns[0])), np.zeros(len(columns[0]))
     for matrix, index in zip(counts, columns, strict=True):
@@ -35,17 +38,17 @@ def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray
 
 
 def hmhvg(genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int) -> pd.DataFrame:
-    """The ``size`` genes that enter both top-K lists first, K grown until they are enough.
+    """The ``size`` genes that are first in both top-K lists as K grows (paper §4.1).
 
     A gene enters the intersection of top-K by mean and top-K by standard deviation at
-    K = max(its two ranks); sorting by that K gives *exactly* ``size`` genes for any size, with
-    ties (two genes may enter at one K) broken by the sum of ranks and then by name (§4.1).
+    K = max(its two ranks). Sorting by that K gives *exactly* ``size`` genes for any size; where two
+    genes have the same K, the sum of their ranks and then their names decide.
 
     Returns:
         DataFrame gene, mean, std, rank_mean, rank_std, k; best first.
 
     Raises:
-        FlagError: fewer than ``size`` genes are there.
+        FlagError: there are fewer than ``size`` genes.
     """
     if len(genes) < size:
         raise FlagError(
@@ -63,7 +66,7 @@ def hmhvg(genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int) ->
 
 
 def highly_variable_union(slides: Sequence, top: int) -> set[str]:
-    """Union over slides of each slide's ``top`` HVGs (scanpy, normalised and log1p): release."""
+    """Union of each slide's ``top`` highly variable genes by scanpy, as the FLAG release takes it."""
     import scanpy as sc
 
     union: set[str] = set()
@@ -87,13 +90,19 @@ def select_panel(
     """Choose the panel.
 
     Args:
-        fit: AnnData of the slides whose counts may choose (training slides unless the entry says
-            ``fit_on: all``).
+        fit: AnnData of the slides whose counts may decide: the training slides, unless the entry
+            says ``fit_on: all``.
         names: gene names of every slide of the cohort.
-        size: G.
-        drop_prefixes: gene-name prefixes left out before ranking.
-        hvg: keep only the union of each slide's so many HVGs first (release: 4096).
-        genes: a fixed list instead of ranking.
+        size: G, the number of genes.
+        drop_prefixes: genes with these prefixes are left out before ranking.
+        hvg: rank only the union of this many highly variable genes per slide (release: 4096).
+        genes: rank only these genes.
+
+    Returns:
+        DataFrame as ``hmhvg`` returns it.
+
+    Raises:
+        FlagError: too few genes are common to all slides, or one of ``genes`` is not.
     """
     shared = common_genes(names)
     if genes:

@@ -1,4 +1,4 @@
-"""One slide to two files: raw counts of its spots, and the patches of H&E around them."""
+"""Turn one slide into two files: raw counts of its spots, and the H&E patches around them."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ from flag_st.data.slide_files import SlideFiles
 
 #: Longest side of the thumbnail, in pixels.
 THUMBNAIL_PX = 1000
-#: Patches copied at a time from a ready-made file.
+#: How many patches are copied at a time from a patch file.
 BLOCK = 64
-#: Columns of ``obs`` that tell a spot's expert domain, where there is no label file.
+#: Columns of ``obs`` that may hold the experts' domains if there is no label file.
 DOMAINS = ("domain", "pathologist_label")
 ENSEMBL_COLUMNS = ("ensembl", "gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "feature_id")
 
@@ -39,62 +39,52 @@ def prepare(
     unique_genes: bool = True,
     progress: Callable[..., Iterable] = lambda items, **_: items,
 ) -> None:
-    """Check a slide's files, then write its spots and its patches, both in the same order.
+    """Check the files of a slide, then write its spots and its patches in the same order.
 
     Args:
-        files: in HEST-1k layout.
-        slide: its id.
-        out_spots: h5ad with raw counts (N, all genes), positions and a thumbnail.
-        out_patches: HDF5 as HEST has it: ``img`` (N, size, size, 3), ``coords``, ``barcode``.
-        patient: donor; the metadata's, where this is empty.
-        size, um_per_px: edge of a patch in pixels, and their width; a patch is centred on its spot.
-        min_counts: spots with fewer counts in all are left out.
-        patches_from: ``wsi`` cuts them from the slide image, ``hest`` takes the ready-made file,
-            ``auto`` takes the ready-made file where there is one, as its makers chose its spots.
-        unique_genes: refuse symbols that repeat; else they are numbered (TBCE, TBCE-1), which
-            HEST's Visium slides need.
-        progress: wraps an iterable in a progress bar with a description.
+        files: the files, in HEST-1k layout.
+        slide: id of the slide.
+        out_spots: h5ad of raw counts (N, all genes), positions and a thumbnail.
+        out_patches: HDF5 in HEST's form: ``img`` (N, size, size, 3), ``coords``, ``barcode``.
+        patient: donor; if empty, the metadata's.
+        size, um_per_px: edge of a patch in pixels, and its resolution. Patches are centred on
+            their spots.
+        min_counts: spots with a lower total count are left out.
+        patches_from: ``wsi`` cuts patches from the slide image, ``hest`` copies them from the
+            patch file, and ``auto`` does the latter if there is such a file, because its makers
+            chose the spots.
+        unique_genes: refuse repeated gene symbols; if false they are numbered (TBCE, TBCE-1),
+            which HEST's Visium slides need.
+        progress: wraps an iterable in a progress bar.
 
     Raises:
-        FlagError: all faults of the slide's files at once, before anything is written.
+        FlagError: the files have faults; all are named, and nothing is written.
     """
-    faults = check_slide(
-        files,
-        slide,
-        size=size,
-        um_per_px=um_per_px,
-        patches_from=patches_from,
-        unique_genes=unique_genes,
-    )
-    faults.raise_if_any(f"slide {slide}")
+    wanted: dict[str, Any] = {"size": size, "um_per_px": um_per_px}
+    wanted |= {"patches_from": patches_from, "unique_genes": unique_genes}
+    check_slide(files, slide, **wanted).raise_if_any(f"slide {slide}")
     facts = read_json(files.metadata)
     pixel = float(facts[PIXEL_KEY])
     table = _read_table(files.st, min_counts)
     ready = None if patches_from == "wsi" else files.patches
+    layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
     with writing(out_patches) as temporary:
-        layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
         if ready is not None:
             table = _copy_patches(ready, table, temporary, layout, progress)
         else:
             assert files.wsi is not None, "check_slide refuses a slide without an image"
             _cut_patches(files.wsi, table, temporary, layout, progress)
-        picture, scale = _thumbnail(files.wsi, table, temporary, facts)
-        known = facts.get("patient")
+        image, scale = _thumbnail(files.wsi, table, temporary, facts)
         table = _contract(table, pixel, files.labels)
-        table.uns = {
-            "contract": CONTRACT,
-            "slide": slide,
-            "patient": patient or ("" if known is None else str(known).strip()),
-            "pixel_size_um": pixel,
-            "image": picture,
-            "image_scale": scale,
-        }
+        donor = "" if facts.get("patient") is None else str(facts["patient"]).strip()
+        table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or donor}
+        table.uns |= {"pixel_size_um": pixel, "image": image, "image_scale": scale}
         with writing(out_spots) as spots:
             table.write_h5ad(spots, compression="gzip")
 
 
 def _read_table(path: Path, min_counts: int) -> Any:
-    """AnnData of the spots with enough counts; X is CSR float32."""
+    """AnnData of the spots with at least ``min_counts`` counts; X is CSR float32."""
     import anndata
     from scipy.sparse import csr_matrix
 
@@ -114,7 +104,7 @@ def _read_table(path: Path, min_counts: int) -> Any:
 
 
 def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
-    """Only what the contract names, so that no later step leans on a cohort's extra columns."""
+    """Only what the contract names, so that no later step relies on a cohort's own columns."""
     import anndata
     import pandas as pd
 
@@ -139,7 +129,7 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
 
 
 def _ensembl(var: Any) -> np.ndarray:
-    """(G,) Ensembl ids without version, "" where they are not known."""
+    """(G,) Ensembl ids without their version, "" where unknown."""
     name = next((c for c in ENSEMBL_COLUMNS if c in var), None)
     values = [""] * len(var) if name is None else var[name].astype(str)
     known = re.compile(r"(ENS[A-Z]*G\d+)(\.\d+)?")
@@ -148,7 +138,7 @@ def _ensembl(var: Any) -> np.ndarray:
 
 
 def top_left(centre: np.ndarray, size: int, um_per_px: float, pixel: float) -> np.ndarray:
-    """(N, 2) int64 corner of the patch around each centre, in HEST's rounding."""
+    """(N, 2) int64 top-left corner of the patch around each centre, rounded as HEST does."""
     return (centre - (size * um_per_px / pixel) // 2).astype(np.int64)
 
 
@@ -160,7 +150,7 @@ def _cut_patches(
     size, step = layout["size"], layout["um_per_px"] / layout["pixel_size"]
     centre = np.asarray(table.obsm["spatial"], dtype=np.float64)
     corner = top_left(centre, size, layout["um_per_px"], layout["pixel_size"])
-    # Row by row over the slide's tiles, which the reader keeps for a while.
+    # In rows of the image's tiles, because the reader caches the tiles it has read last.
     order = np.lexsort((corner[:, 0], corner[:, 1] // 256))
     try:
         with (
@@ -179,7 +169,7 @@ def _cut_patches(
 
 
 def _flat(region: Image.Image) -> Image.Image:
-    """RGB; what lies beyond the slide becomes white, like the glass."""
+    """RGB, in which everything beyond the image is white, like glass."""
     if region.getchannel("A").getextrema()[0] == 255:
         return region.convert("RGB")
     white = Image.new("RGBA", region.size, (255, 255, 255, 255))
@@ -189,7 +179,7 @@ def _flat(region: Image.Image) -> Image.Image:
 def _copy_patches(
     path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
 ) -> Any:
-    """Copy the patches of the spots in ``table``; returns the spots that have one."""
+    """Copy the patches of the spots in ``table``; returns the part of it that has patches."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -206,7 +196,7 @@ def _copy_patches(
             starts = range(0, len(where), BLOCK)
             for start in progress(starts, desc="patches", total=len(starts)):
                 block = where[start : start + BLOCK]
-                order = np.argsort(block)  # HDF5 wants rising rows
+                order = np.argsort(block)  # HDF5 wants rows in rising order
                 pixels = np.empty((len(block), *images.shape[1:]), np.uint8)
                 pixels[order] = file["img"][block[order]]
                 images[start : start + len(block)] = pixels
@@ -217,7 +207,7 @@ def _copy_patches(
 def _writing_patches(
     path: Path, spots: Sequence[str], corner: np.ndarray, layout: dict, source: str
 ) -> Iterator[Any]:
-    """Yield the empty dataset ``img``; attributes and names are HEST's where HEST has one."""
+    """Yield the empty dataset ``img`` of a new patch file with the names and attributes of HEST."""
     import h5py
 
     size, pixel, step = layout["size"], layout["pixel_size"], layout["um_per_px"]
@@ -240,7 +230,7 @@ def _writing_patches(
 def _thumbnail(
     wsi: Path | None, table: Any, patches: Path, facts: dict
 ) -> tuple[np.ndarray, float]:
-    """(H, W, 3) uint8 picture of the slide and its pixels per pixel of level 0."""
+    """(H, W, 3) uint8 image of the whole slide, and its pixels per pixel of level 0."""
     if wsi is not None:
         import openslide
 
@@ -264,7 +254,7 @@ def _thumbnail(
 
 
 def _mosaic(path: Path) -> tuple[np.ndarray, float]:
-    """The patches, small, in their places on white."""
+    """A thumbnail made of the patches, in their places on white, and its scale."""
     import h5py
 
     with h5py.File(path, "r") as file:

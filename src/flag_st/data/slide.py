@@ -1,11 +1,11 @@
 """The data contract: one tissue section as a method sees it.
 
-Three files make a slide, joined by spot id and never by row order:
+A slide consists of three files, which are joined by spot id and never by row order:
 
 * ``features.h5ad`` X = image features (N, D), ``obsm['spatial_um']``, ``uns['pixel_size_um']``;
-  holds no expression, so prediction cannot see the truth;
+  it holds no expression, so that prediction cannot see the truth;
 * ``spots.h5ad``    X = raw counts (N, all genes), ``obsm['spatial']`` in pixels of level 0;
-* ``targets.h5``    gene-model embeddings, for training slides only.
+* ``targets.h5``    gene-model embeddings, of training slides only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, check_contract, writing
 from flag_st.data.targets import Targets
 
-#: Raw counts (N, G) and spot depth (N, 1) to the unit that a panel states.
+#: Unit of a panel → function of raw counts (N, G) and of the spots' total counts (N, 1).
 TRANSFORMS = {
     "log1p": lambda counts, depth: np.log1p(counts),
     "log2p1": lambda counts, depth: np.log2(counts + 1),
@@ -26,7 +26,7 @@ TRANSFORMS = {
     "counts": lambda counts, depth: counts,
 }
 
-#: What natural log1p is divided by to be in the unit of another logarithm.
+#: Logarithm → the number by which natural log1p is divided to be in its unit.
 UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
 
 
@@ -35,15 +35,15 @@ class Slide:
     """N spots of one section.
 
     Attributes:
-        id: slide name, unique in its cohort.
-        patient: who it came from; slides of one patient are not independent.
+        id: name of the slide, unique in its cohort.
+        patient: the donor; slides of one patient are not independent.
         spots: (N,) barcodes.
-        position: (N, 2) spot centres in µm from the picture's corner, x then y.
-        features: (N, D) float32 from the encoder.
-        expression: (N, G) float32 in the panel's unit, or None where truth is out of reach.
-        targets: gene-model embeddings of training slides, or None.
-        pixel_um: µm per pixel of level 0, for settings that the paper gives in pixels; NaN if
-            unknown.
+        position: (N, 2) spot centres, x then y, in µm from the image's top-left corner.
+        features: (N, D) float32 features of the encoder.
+        expression: (N, G) float32 in the panel's unit, or None where the truth must not be seen.
+        targets: gene-model embeddings of a training slide, or None.
+        pixel_um: µm per pixel of level 0, for settings that the paper gives in pixels; NaN if it
+            is unknown.
         patches: path of the (N, 224, 224, 3) patch file, for methods that read pixels.
     """
 
@@ -62,20 +62,21 @@ class Slide:
 
     @property
     def truth(self) -> np.ndarray:
-        """``expression``, for those who may see it.
+        """``expression``, for code that may see it.
 
         Raises:
-            FlagError: it is out of reach.
+            FlagError: the slide was opened without it.
         """
         if self.expression is None:
-            raise FlagError(f"slide {self.id}: its expression is out of reach here")
+            raise FlagError(f"slide {self.id}: its expression must not be seen here")
         return self.expression
 
     def without_truth(self) -> "Slide":
+        """The same slide without expression and targets, as prediction sees it."""
         return replace(self, expression=None, targets=None)
 
     def subset(self, index: np.ndarray) -> "Slide":
-        """The spots ``index`` (integers, in that order)."""
+        """The slide of the spots ``index`` (integers, in that order)."""
         return replace(
             self,
             spots=self.spots[index],
@@ -90,7 +91,7 @@ def pixel_of(slide: Slide) -> float:
     """µm per pixel, for settings in pixels.
 
     Raises:
-        FlagError: the slide's feature file does not tell.
+        FlagError: the slide's feature file does not state it.
     """
     if not np.isfinite(slide.pixel_um):
         raise FlagError(
@@ -134,10 +135,10 @@ def read_slide(
     targets: str | Path | None = None,
     patches: str | Path | None = None,
 ) -> Slide:
-    """Join the files of one slide; ``spots`` is given only where truth may be seen.
+    """Join the files of one slide; ``spots`` is given only where the truth may be seen.
 
     Raises:
-        FlagError: NaN features, spots or genes that one file has and another lacks.
+        FlagError: features are NaN or infinite, or a file lacks spots or genes of another.
     """
     import anndata
 
@@ -168,7 +169,15 @@ def read_slide(
 def read_expression(
     path: str | Path, spots: np.ndarray, genes: Sequence[str], transform: str
 ) -> np.ndarray:
-    """(N, G) float32 of ``spots`` and ``genes``, in that order and in the unit ``transform``."""
+    """(N, G) float32 expression of ``spots`` and ``genes``, in that order.
+
+    Args:
+        path: a ``spots.h5ad``.
+        transform: the unit, a key of ``TRANSFORMS``.
+
+    Raises:
+        FlagError: the file lacks some of the spots or genes.
+    """
     import anndata
 
     table = anndata.read_h5ad(path)
@@ -192,7 +201,7 @@ def check_slide_id(slide: Slide, name: str, path: str | Path) -> None:
     """Refuse features of another slide.
 
     Raises:
-        FlagError: naming the file and both slides.
+        FlagError: ``slide`` is not ``name``; the message names the file and both slides.
     """
     if slide.id != name:
         raise FlagError(
@@ -204,8 +213,18 @@ def check_slide_id(slide: Slide, name: str, path: str | Path) -> None:
 def open_parts(
     files, split: dict[str, list[str]], genes: Sequence[str], transform: str
 ) -> tuple[Cohort, Cohort]:
-    """Training and validation slides from a job's lists ``features``, ``spots`` (both parts, in
-    split order), ``targets`` (training slides) and ``patches`` (both parts or none)."""
+    """The training and the validation slides of a job.
+
+    Args:
+        files: inputs of the job: lists ``features`` and ``spots`` of both parts in split order,
+            ``targets`` of the training slides or none, and ``patches`` of both parts or none.
+        split: slide ids of the parts ``train`` and ``valid``.
+        genes: the G genes of the panel.
+        transform: unit of the expression, a key of ``TRANSFORMS``.
+
+    Raises:
+        FlagError: a file is of another slide, or the slides differ in their number of features.
+    """
     names = split["train"] + split["valid"]
     optional = {
         "targets": list(files.get("targets") or []),
@@ -228,12 +247,12 @@ def open_parts(
 
 
 def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) -> None:
-    """Write draws and point estimate as AnnData: X the point, ``layers['draw_k']`` the draws.
+    """Write a prediction as AnnData: X is the point estimate, ``layers['draw_k']`` are the draws.
 
-    With two draws or more ``layers['spread']`` is their standard deviation, spot by spot.
+    With two or more draws, ``layers['spread']`` is their standard deviation per spot and gene.
 
     Raises:
-        FlagError: a shape that does not fit the slide, NaN or infinite values.
+        FlagError: a shape does not fit the slide, or values are NaN or infinite.
     """
     import anndata
     import pandas as pd

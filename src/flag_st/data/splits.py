@@ -1,4 +1,4 @@
-"""Which slides train, validate and test. Needs the slide sheet alone, so Snakemake can plan."""
+"""Which slides train, validate and test; the slide sheet is enough to know, while planning."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,27 +12,29 @@ SCHEMES = ("random", "leave_one_out", "fixed")
 
 @dataclass(frozen=True)
 class Split:
-    """Slide ids of the three parts, each in sheet order."""
+    """Slide ids of the three parts, each in the order of the sheet."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]
     test: tuple[str, ...]
 
     def as_dict(self) -> dict[str, list[str]]:
+        """Part → slide ids."""
         return {part: list(ids) for part, ids in asdict(self).items()}
 
 
 def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]:
-    """The splits that one entry of ``config/splits.yaml`` stands for; several for leave-one-out.
+    """The splits of one entry of ``config/splits.yaml``: one, or one per fold of leave-one-out.
 
     Args:
-        name: entry name; folds of leave-one-out are called ``{name}-{unit}``.
+        name: name of the entry; folds of leave-one-out are called ``{name}-{unit}``.
         entry: ``scheme`` and its arguments: ``by`` (slide or patient), ``ratio`` and ``seed``, or
-            lists ``train``, ``valid``, ``test`` of a fixed split (absent: the sheet's ``fold``).
+            for a fixed split the lists ``train``, ``valid`` and ``test``, without which the column
+            ``fold`` of the sheet decides.
         rows: the slide sheet.
 
     Raises:
-        FlagError: an empty part, an unknown slide, a slide in two parts, patients unknown.
+        FlagError: a part is empty, a slide is unknown or in two parts, or a patient is unknown.
     """
     scheme, by = entry["scheme"], entry.get("by", "slide")
     if scheme == "fixed":
@@ -50,7 +52,7 @@ def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]
 
 
 def _units(name: str, by: str, rows: Sequence[SlideRow]) -> dict[str, list[str]]:
-    """What must stay together: every slide alone, or all slides of a patient."""
+    """Slides that must stay in one part, by unit: each slide alone, or all slides of a patient."""
     if by == "slide":
         return {row.id: [row.id] for row in rows}
     unknown = [row.id for row in rows if not row.patient]
@@ -66,7 +68,7 @@ def _units(name: str, by: str, rows: Sequence[SlideRow]) -> dict[str, list[str]]
 
 
 def _random(name, units, ratio, seed, rows) -> Split:
-    """Shuffle the units and cut by ``ratio``; every part gets at least one unit."""
+    """Shuffle the units and divide them by ``ratio``; every part gets at least one unit."""
     order = numpy_generator(seed, "split").permutation(len(units))
     names = [list(units)[i] for i in order]
     if len(names) < 3:
@@ -86,7 +88,7 @@ def _random(name, units, ratio, seed, rows) -> Split:
 
 
 def _leave_out(name, units, order, fold, seed, rows) -> Split:
-    """Test on one unit, validate on one other drawn by ``seed``, train on the rest."""
+    """Test on one unit, validate on another that ``seed`` chooses, and train on the rest."""
     if len(order) < 3:
         raise FlagError(f"split {name!r} needs at least 3 units, found {len(order)}")
     rest = [u for i, u in enumerate(order) if i != fold]

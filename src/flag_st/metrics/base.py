@@ -1,4 +1,4 @@
-"""What a metric is, and the one policy for degenerate cases."""
+"""What a metric is, and the cases that it judges."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ class Case:
 
     Attributes:
         truth, prediction: (N, G) float64 in the panel's unit.
-        position: (N, 2) µm; None for pooled cases, where neighbours make no sense.
+        position: (N, 2) in µm; None for pooled slides, whose spots have no common space.
         genes: G names.
-        draws: (S, N, G) where a metric judges the whole ensemble, else None.
+        draws: (S, N, G) for metrics that judge the whole ensemble, else None.
+        cache: what metrics keep for other predictions of the same slide (``policy.of_truth``).
     """
 
     truth: np.ndarray
@@ -30,10 +31,10 @@ class Metric(ABC):
     """A metric turns a case into named values.
 
     Class attributes:
-        columns: what it returns, name → (label, direction); direction is +1 (higher is better),
-            -1 (lower is better) or 0 (neither).
-        pooled: whether it is also defined on slides pooled.
-        ensemble: judges all draws at once (CRPS …) instead of one prediction.
+        columns: the values that it returns, name → (label, direction); the direction is +1 if
+            higher is better, -1 if lower is better, and 0 if neither is.
+        pooled: whether it is also defined for pooled slides.
+        ensemble: whether it judges all draws at once, as CRPS does, instead of one prediction.
     """
 
     columns: ClassVar[dict[str, tuple[str, int]]]
@@ -42,4 +43,4 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
-        """Floats are values of the case; arrays of length G are values of its genes."""
+        """Name → value of the case (a float) or values of its genes (an array of length G)."""

@@ -10,20 +10,20 @@ from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.policy import Centred
 
-#: Distances within this share of each other are equal: rounding must not choose neighbours.
+#: Distances within this share of each other count as equal, so that rounding chooses no neighbours.
 SAME = 1e-9
-#: With ``ties`` all spots this little further than the k-th are neighbours too.
+#: With ``ties``, spots that are farther than the k-th by this share are neighbours too.
 TIED = 1e-3
 
 
 def neighbour_graph(position: np.ndarray, k: int = 8, ties: bool = False) -> csr_array:
-    """Binary symmetric graph: i and j are linked if either is among the k nearest of the other.
+    """Binary symmetric graph that links i and j if either is among the k nearest of the other.
 
     Args:
-        position: (N, 2); spots at the same place are neighbours of each other.
-        k: at most N - 1 are taken.
-        ties: take every spot as near as the k-th, as lattices ask for; otherwise spots of equal
-            distance are taken in the order of their index.
+        position: (N, 2); spots at the same place are neighbours.
+        k: how many neighbours a spot has; at most N - 1.
+        ties: include every spot as near as the k-th, which suits lattices; otherwise spots at
+            equal distance are included in the order of their index.
 
     Returns:
         (N, N) float64 with zero diagonal.
@@ -47,10 +47,10 @@ def neighbour_graph(position: np.ndarray, k: int = 8, ties: bool = False) -> csr
 
 
 def morans_i(values: Centred, graph: csr_array, genes: np.ndarray | None = None) -> np.ndarray:
-    """(G,) Moran's I of each column with binary weights; -1/(N-1) for constant columns.
+    """(G,) Moran's I of each column with binary weights, and -1/(N-1) for constant columns.
 
-    I = N / Σ w · z'Wz / z'z with z the column less its mean. Only ``genes`` are computed, the
-    others are NaN.
+    I = N / Σ w · z'Wz / z'z, where z is the column minus its mean. It is computed only for
+    ``genes`` (G,); the others are NaN.
     """
     n, total = len(values.values), graph.sum()
     genes = np.ones(len(values.sd), dtype=bool) if genes is None else genes
@@ -64,10 +64,10 @@ def morans_i(values: Centred, graph: csr_array, genes: np.ndarray | None = None)
 
 
 class Ssc(Metric):
-    """Pearson correlation over genes between Moran's I of truth and of prediction.
+    """Pearson correlation over genes between Moran's I of the truth and of the prediction.
 
-    Smooth predictions have too high an I in all genes, which a correlation does not see: the
-    bias and the mean absolute error of I go with it.
+    Smooth predictions have too high an I for all genes, which a correlation does not show.
+    Therefore the bias and the mean absolute error of I are reported as well.
     """
 
     columns: ClassVar = {
@@ -110,7 +110,7 @@ class Ssc(Metric):
 
 
 def graph_of(case: Case, k: int, ties: bool) -> csr_array:
-    """The neighbour graph of the case, made once for all predictions of a slide."""
+    """The neighbour graph of the case, built once for all predictions of a slide."""
     return policy.of_truth(
         case, ("graph", k, ties), lambda: neighbour_graph(policy.position_of(case), k, ties)
     )

@@ -12,21 +12,21 @@ from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 
 WINDOW, K1, K2 = 7, 0.01, 0.03
-#: Fewest spots, and the share of a window that must be measured (no number of 49 is a half).
+#: Fewest spots, and the share of a window that must be exceeded by measured cells.
 MIN_SPOTS, MIN_MEASURED = WINDOW**2, 0.5
 
 
 def cells(position: np.ndarray | None, grid: np.ndarray | None = None) -> np.ndarray:
-    """(N, 2) non-negative integer cell of each spot.
+    """(N, 2) cell of each spot as non-negative integers.
 
     Args:
-        position: (N, 2); used where array coordinates are unknown, with cells as wide as the
-            median distance to the nearest other spot.
-        grid: (N, 2) array row and column. Visium numbers the columns of a row in steps of two,
-            which leaves no hole here.
+        position: (N, 2); used if array coordinates are unknown, with cells as wide as the pitch
+            of the spots.
+        grid: (N, 2) row and column on the array. Visium numbers the columns of a row in steps of
+            two; here they are consecutive.
     """
     if grid is None:
-        assert position is not None, "one of the two is known"
+        assert position is not None, "one of the two is given"
         distinct = np.unique(position, axis=0)
         grid = np.rint((position - position.min(axis=0)) / pitch(distinct)).astype(np.int64)
     else:
@@ -39,12 +39,14 @@ def cells(position: np.ndarray | None, grid: np.ndarray | None = None) -> np.nda
 
 @dataclass(frozen=True)
 class Raster:
-    """The array of spots and the windows on it that are measured well enough.
+    """The array of spots, and which windows on it have enough measured cells.
 
     Attributes:
-        average: (H * W, N), takes values of spots to cells; spots of one cell are averaged.
-        share: (H, W) measured share of the window around each cell.
-        valid: (H, W) bool, measured cells with half their window measured; V of them.
+        average: (H * W, N) matrix from values of spots to values of cells, which are means where
+            several spots share a cell.
+        share: (H, W) share of measured cells in the window around each cell.
+        valid: (H, W) bool, True for the V measured cells with more than half of their window
+            measured.
     """
 
     average: csr_array
@@ -62,7 +64,8 @@ class Raster:
         return cls(average, share, mask & (share > MIN_MEASURED))
 
     def mean(self, image: np.ndarray) -> np.ndarray:
-        """(V, G) means of an (H, W, G) image, 0 where unmeasured, over the measured cells."""
+        """(V, G) means over the measured cells of each window of an (H, W, G) image, which is 0
+        where it is unmeasured."""
         return _box(image)[self.valid] / self.share[self.valid][:, None]
 
 
@@ -72,12 +75,12 @@ def _box(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Map:
-    """Gene maps with their moments by window.
+    """Gene maps and their moments in each window.
 
     Attributes:
         level: (G,) mean over spots.
-        deviation: (H, W, G) from it, 0 where unmeasured.
-        mean, variance: (V, G) of the deviation; taken so, no digits are lost to a high level.
+        deviation: (H, W, G) difference from ``level``, 0 where unmeasured.
+        mean, variance: (V, G) moments of the deviation, which lose no digits to a high level.
     """
 
     level: np.ndarray
@@ -94,7 +97,7 @@ class Map:
 
 
 def local_ssim(truth: Map, prediction: Map, raster: Raster, span: np.ndarray) -> np.ndarray:
-    """(V, G) SSIM by window; ``span`` (G,) is the data range of both maps."""
+    """(V, G) SSIM of each window; ``span`` (G,) is the data range of both maps."""
     y, p = truth.mean + truth.level, prediction.mean + prediction.level
     covariance = raster.mean(truth.deviation * prediction.deviation) - truth.mean * prediction.mean
     c1, c2 = (K1 * span) ** 2, (K2 * span) ** 2
@@ -103,10 +106,10 @@ def local_ssim(truth: Map, prediction: Map, raster: Raster, span: np.ndarray) ->
 
 
 class Ssim(Metric):
-    """Mean over windows and genes of the local SSIM, with the range of each gene's truth.
+    """Mean over windows and genes of the local SSIM; the data range is that of each gene's truth.
 
-    Windows of 7 by 7 cells with a measured centre and half their cells measured; unmeasured cells
-    take no part, since a background equal in both maps would count as perfect.
+    Windows have 7 by 7 cells, of which the centre and more than half must be measured. Unmeasured
+    cells are left out, since a background equal in both maps would count as perfect.
     """
 
     columns: ClassVar = {"ssim": ("SSIM", 1), "ssim_gene": ("SSIM", 1)}

@@ -1,5 +1,8 @@
-"""Synthetic sections with a known truth: tissue → expression, tissue → picture, never one from
-the other, so that what a model reads in the picture can only be what the tissue says."""
+"""Synthetic sections with a known truth.
+
+Expression and picture are both made from the tissue and never one from the other, so that a model
+can learn nothing from the picture but what it shows of the tissue.
+"""
 
 from flag_st.synthetic.expression import Truth, truth
 from flag_st.synthetic.files import write_slide

@@ -1,4 +1,4 @@
-"""Writes a synthetic section in HEST-1k layout, byte for byte the same for the same design."""
+"""Write a synthetic section in HEST-1k layout; the same design gives the same bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from flag_st.data.hest_layout import new_paths, section_metadata, spatial_entry
 from flag_st.data.pyramid import write_pyramid
 from flag_st.data.slide_files import SlideFiles
 from flag_st.synthetic.expression import Truth, draw_counts, truth
-from flag_st.synthetic.histology import PIXEL_UM, draw
+from flag_st.synthetic.histology import PIXEL_UM, paint
 from flag_st.synthetic.tissue import DOMAINS, PITCH_UM, SPOT_UM, Section
 
 #: JPEG levels, each a quarter as wide as the one before.
@@ -20,31 +20,31 @@ PYRAMID: dict[str, Any] = dict(
 )
 
 
-def write_slide(place: Section, directory: str | Path) -> SlideFiles:
-    """Make ``st``, ``wsis`` and ``metadata`` of one section in ``directory``."""
-    paths = new_paths(Path(directory), place.name)
-    known = truth(place.design, place.patient, place.section)
-    picture = draw(place)
+def write_slide(section: Section, directory: str | Path) -> SlideFiles:
+    """Write counts, slide image and metadata of one section below ``directory``."""
+    paths = new_paths(Path(directory), section.name)
+    known = truth(section.design, section.patient, section.number)
+    picture = paint(section)
     write_pyramid(paths["wsi"], Image.fromarray(picture), (PIXEL_UM, PIXEL_UM), **PYRAMID)
-    table = _table(place, known, picture)
+    table = _table(section, known, picture)
     with writing(paths["st"]) as temporary:
         table.write_h5ad(temporary, compression="gzip")
-    write_json(paths["metadata"], _metadata(place, table.shape, picture.shape))
+    write_json(paths["metadata"], _metadata(section, table.shape, picture.shape))
     return SlideFiles(**paths)
 
 
-def _table(place: Section, known: Truth, picture: np.ndarray):
-    """AnnData as HEST has it; ``obs['domain']`` is the most common domain of the spot."""
+def _table(section: Section, known: Truth, picture: np.ndarray):
+    """AnnData in HEST's form; ``obs['domain']`` is the most common domain of each spot."""
     import anndata
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    counts = draw_counts(place, known)
+    counts = draw_counts(section, known)
     pixels = known.centre / PIXEL_UM
     obs = pd.DataFrame(
         {
             "in_tissue": True,
-            "array_row": known.array[:, 0],  # legacy ST: the first number runs horizontally
+            "array_row": known.array[:, 0],  # as in legacy ST, where the row is horizontal
             "array_col": known.array[:, 1],
             "pxl_col_in_fullres": pixels[:, 0],
             "pxl_row_in_fullres": pixels[:, 1],
@@ -53,7 +53,7 @@ def _table(place: Section, known: Truth, picture: np.ndarray):
         },
         index=[f"{a:03d}x{b:03d}" for a, b in known.array],
     )
-    # A range of ids that Ensembl does not use: these genes must not pass for real ones elsewhere.
+    # Ensembl does not use these ids, so that nobody takes these genes for real ones.
     identifiers = [f"ENSG99{i:09d}" for i in range(len(known.genes))]
     var = pd.DataFrame({"gene_ids": identifiers}, index=known.genes)[known.measured]
     small = Image.fromarray(picture)
@@ -68,15 +68,15 @@ def _table(place: Section, known: Truth, picture: np.ndarray):
     )
 
 
-def _metadata(place: Section, counts: tuple[int, int], picture: tuple[int, ...]) -> dict:
-    """Keys and units of HEST's metadata."""
+def _metadata(section: Section, counts: tuple[int, int], picture: tuple[int, ...]) -> dict:
+    """The metadata, with HEST's keys and units."""
     height, width = picture[:2]
-    known = section_metadata(place.name, PIXEL_UM, (width, height), counts, PITCH_UM, SPOT_UM)
+    known = section_metadata(section.name, PIXEL_UM, (width, height), counts, PITCH_UM, SPOT_UM)
     return known | {
-        "patient": place.donor,
-        "subseries": f"section {place.section + 1}",
-        "dataset_title": f"Synthetic cohort, seed {place.design.seed}",
+        "patient": section.donor,
+        "subseries": f"section {section.number + 1}",
+        "dataset_title": f"Synthetic cohort, seed {section.design.seed}",
         "species": "none",
         "organ": "Breast",
-        "image_filename": f"{place.name}.tif",
+        "image_filename": f"{section.name}.tif",
     }

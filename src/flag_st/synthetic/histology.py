@@ -1,7 +1,7 @@
-"""Draws a section as an H&E slide: nuclei, cytoplasm, collagen and fat, from the tissue alone.
+"""Paint a section as an H&E slide: nuclei, cytoplasm, collagen and fat, from the tissue alone.
 
-Everything is painted as two amounts of dye, haematoxylin and eosin, and turned into colour by
-absorption (Beer-Lambert), so that a change of stain moves all colours as it does in the laboratory.
+Everything is painted as amounts of two dyes, haematoxylin and eosin, whose absorption then gives
+the colour (Beer-Lambert), so that a change of the stain moves all colours as in the laboratory.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from scipy.spatial import cKDTree
 
 from flag_st.synthetic.tissue import CELLS_PER_MM2, DOMAINS, Section
 
-#: µm per pixel of level 0, and of the coarse map on which the fields are evaluated.
+#: µm per pixel of level 0, and of the coarse maps on which the fields are evaluated.
 PIXEL_UM, COARSE_UM = 1.0, 16.0
-#: Rows painted at a time, and the size of the noise tiles.
+#: How many rows are painted at a time; also the size of the noise tiles in pixels.
 STRIP = 256
-#: Optical density of the dyes in red, green, blue, and their amounts in each domain's ground.
+#: Optical density of the dyes in red, green and blue, and their amounts between the nuclei of each
+#: domain.
 HAEMATOXYLIN, EOSIN = np.array([0.78, 0.88, 0.46]), np.array([0.18, 0.95, 0.46])
 GROUND_H = np.array([0.22, 0.05, 0.14, 0.01])
 GROUND_E = np.array([0.40, 0.36, 0.22, 0.04])
@@ -26,7 +27,14 @@ STROMA, FAT = DOMAINS.index("stroma"), DOMAINS.index("fat")
 
 @dataclass(frozen=True)
 class Nuclei:
-    """How the nuclei of a domain look: half-axes in µm with their spread, dye, pale centre."""
+    """How the nuclei of a domain look.
+
+    Attributes:
+        long, short: half-axes in µm.
+        spread: standard deviation of the logarithm of the half-axes.
+        dye: amount of haematoxylin.
+        pale: how much paler the centre is, from 0 to 1.
+    """
 
     long: float
     short: float
@@ -35,7 +43,8 @@ class Nuclei:
     pale: float
 
 
-#: Tumour: large, vesicular; stroma: spindles; immune: small, round, dark; fat: thin and flat.
+#: Nuclei are large and vesicular in tumour, spindles in stroma, small, round and dark in immune
+#: infiltrates, thin and flat in fat.
 NUCLEI = (
     Nuclei(5.2, 4.2, 0.18, 0.95, 0.45),
     Nuclei(6.5, 1.8, 0.22, 1.05, 0.10),
@@ -44,17 +53,17 @@ NUCLEI = (
 )
 
 
-def draw(place: Section) -> np.ndarray:
-    """(height, width, 3) uint8 picture of a section at ``PIXEL_UM``."""
-    width, height = np.ceil(place.design.size_um / PIXEL_UM).astype(int)
-    rng = place.generator("picture")
-    maps = _coarse_maps(place, rng)
+def paint(section: Section) -> np.ndarray:
+    """(height, width, 3) uint8 picture of a section, with ``PIXEL_UM`` µm per pixel."""
+    width, height = np.ceil(section.design.size_um / PIXEL_UM).astype(int)
+    rng = section.generator("picture")
+    maps = _coarse_maps(section, rng)
     fat = _fat_cells(_enlarge(maps["fat"], width, 0, height), rng)
     nuclei = _nuclei(maps, fat, rng)
     textures = _textures(rng, width)
-    colours = _stain_batch(place.generator("stain"))
+    colours = _stain_batch(section.generator("stain"))
     picture = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, STRIP):  # strips stay in the cache: half the time of one pass
+    for top in range(0, height, STRIP):  # strips fit in the cache, which halves the time
         rows = slice(top, min(top + STRIP, height))
         local = {
             name: _enlarge(value, width, rows.start, rows.stop) for name, value in maps.items()
@@ -64,21 +73,21 @@ def draw(place: Section) -> np.ndarray:
     return picture
 
 
-def _coarse_maps(place: Section, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Fields of the section on the coarse grid, finer-grained than over a whole spot."""
-    columns, rows = np.ceil(place.design.size_um / COARSE_UM).astype(int)
+def _coarse_maps(section: Section, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Name → (rows, columns) map of the section on the coarse grid, with detail within a spot."""
+    columns, rows = np.ceil(section.design.size_um / COARSE_UM).astype(int)
     x, y = np.meshgrid((np.arange(columns) + 0.5), (np.arange(rows) + 0.5))
     points = np.stack([x.ravel(), y.ravel()], axis=1) * COARSE_UM
 
-    # Nests and septa: where domains mix, each place is still mostly one of them.
+    # Where domains mix, each place is still mostly of one domain, as in nests and septa.
     fine = [_noise(rng, (rows, columns), 2).ravel() for _ in DOMAINS]
-    shares = place.shares(place.fields("domains", points) + 0.22 * np.stack(fine, axis=1))
+    shares = section.shares(section.fields("domains", points) + 0.22 * np.stack(fine, axis=1))
     shares = shares**2 / (shares**2).sum(1, keepdims=True)
-    warp = points + place.fields("fibres", points) * 170
+    warp = points + section.fields("fibres", points) * 170
     ragged = 6 * _noise(rng, (rows, columns), 1).ravel()
     maps = {name: shares[:, k] for k, name in enumerate(DOMAINS)}
-    maps["inside"] = place.inside(points) + ragged
-    maps["density"] = shares @ CELLS_PER_MM2 * place.crowding(points)
+    maps["inside"] = section.inside(points) + ragged
+    maps["density"] = shares @ CELLS_PER_MM2 * section.crowding(points)
     maps["along"], maps["across"] = warp.T
     return {name: v.reshape(rows, columns).astype(np.float32) for name, v in maps.items()}
 
@@ -92,13 +101,13 @@ def _enlarge(value: np.ndarray, width: int, top: int, bottom: int) -> np.ndarray
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], sigma) -> np.ndarray:
-    """float32 smooth noise of unit variance that tiles without a seam."""
+    """Smooth float32 noise of unit variance that can be tiled without a seam."""
     noise = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap")
     return noise / noise.std()
 
 
 def _textures(rng: np.random.Generator, width: int) -> dict[str, np.ndarray]:
-    """Noise tiles as high as a strip; all but the fibres' also as wide as the picture."""
+    """Noise as high as a strip and as wide as the picture, except that of the fibres."""
     repeats = (1, -(-width // STRIP))
     tile = (STRIP, STRIP)
     return {
@@ -117,7 +126,7 @@ def _dyes(
     for name, h, e in zip(DOMAINS, GROUND_H, GROUND_E, strict=True):
         haematoxylin += np.float32(h) * maps[name]
         eosin += np.float32(e) * maps[name]
-    # Wavy bundles of collagen: streaks looked up along warped coordinates.
+    # Wavy bundles of collagen are streaks, looked up along warped coordinates.
     streaks = textures["fibres"]
     row, column = (maps[n].astype(np.int32) % len(streaks) for n in ("across", "along"))
     eosin += maps["stroma"] * np.clip(0.13 * streaks[row, column] + 0.08, -0.16, 0.42)
@@ -131,7 +140,7 @@ def _dyes(
 
 
 def _fat_cells(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(height, width): 2 in the empty lumen of a fat cell, 1 on its membrane, 0 elsewhere."""
+    """(height, width) map: 2 in the empty lumen of a fat cell, 1 on its membrane, 0 elsewhere."""
     size, spacing = 512, 64.0  # the pattern repeats every 512 µm without a seam
     steps = np.arange(0, size, spacing)
     x, y = np.meshgrid(steps, steps)
@@ -140,7 +149,7 @@ def _fat_cells(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     tree = cKDTree(seeds % size, boxsize=size)
     distance, nearest = tree.query(np.stack([x.ravel(), y.ravel()], axis=1), k=2)
     membrane = (distance[:, 1] - distance[:, 0] < 3.5).reshape(size, size)
-    # Each cell wants its own share of fat around it, so that cells are there or not, never half.
+    # Each cell needs a certain share of fat around it, so that cells are whole or absent.
     need = rng.uniform(0.25, 0.75, size=len(seeds))[nearest[:, 0]].reshape(size, size)
     fat = np.empty(share.shape, np.uint8)
     for top in range(0, share.shape[0], size):
@@ -153,7 +162,7 @@ def _fat_cells(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _nuclei(maps: dict[str, np.ndarray], fat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(height, width) amount of haematoxylin in nuclei, at a jittered grid thinned to density."""
+    """(height, width) haematoxylin of the nuclei, on a jittered grid that is thinned to density."""
     height, width = fat.shape
     spacing = 9.0 / PIXEL_UM  # one nucleus per 81 µm² at most
     x, y = np.meshgrid(np.arange(spacing, width, spacing), np.arange(spacing, height, spacing))
@@ -168,11 +177,11 @@ def _nuclei(maps: dict[str, np.ndarray], fat: np.ndarray, rng: np.random.Generat
     keep = (rng.random(len(centre)) < expected) & (at("inside") > 3)
     column, row = np.clip(centre.astype(int), 0, [width - 1, height - 1]).T
     centre = centre[keep & (fat[row, column] < 2)]
-    # A place's cells are of its domains in proportion to the cells that these have.
+    # The domain of a cell is drawn in proportion to share times cell density of the domains.
     cells = np.stack([at(d) for d in DOMAINS], axis=1) * CELLS_PER_MM2
     bounds = np.cumsum(cells, axis=1) / cells.sum(1, keepdims=True)
     kind = (rng.random((len(centre), 1)) > bounds).sum(1).clip(max=len(DOMAINS) - 1)
-    # Spindles lie along the fibres, which are lines of constant "across".
+    # Spindles lie along the fibres, which are the lines of constant "across".
     slope = np.gradient(maps["across"])
     maps = {"down": slope[0], "right": slope[1]}
     along = np.arctan2(at("right"), -at("down")) + rng.normal(0, 0.3, len(kind))
@@ -191,7 +200,7 @@ def _stamp(
     look: Nuclei,
     rng: np.random.Generator,
 ) -> None:
-    """Draw soft-edged ellipses into ``canvas``, keeping the darker where they overlap."""
+    """Paint soft-edged ellipses into ``canvas``; where they overlap, the darker one remains."""
     height, width = canvas.shape
     scale = np.exp(rng.normal(0, look.spread, size=(len(centre), 2)))
     axes = scale * [look.long, look.short] / PIXEL_UM
@@ -199,7 +208,7 @@ def _stamp(
     reach = int(np.ceil(look.long * np.exp(2.5 * look.spread) / PIXEL_UM)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, 1, -1)
     numbers = np.column_stack([centre, angle, axes, dye])[:, :, None]
-    for start in range(0, len(centre), 1024):  # blocks stay in the cache
+    for start in range(0, len(centre), 1024):  # blocks fit in the cache
         cx, cy, turn, long, short, dark = numbers[start : start + 1024].swapaxes(0, 1)  # (n, 1)
         column, row = np.floor(cx).astype(int) + x, np.floor(cy).astype(int) + y  # (n, window)
         dx, dy = (column + 0.5 - cx).astype(np.float32), (row + 0.5 - cy).astype(np.float32)
@@ -215,7 +224,7 @@ def _stamp(
 
 
 def _stain_batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Absorption of the two dyes (2, 3) and colour of the light (3,): they differ by section."""
+    """Absorption of the two dyes (2, 3) and colour of the light (3,), which differ by section."""
     strength = np.exp(rng.normal(0, 0.08, size=(2, 1)))
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) * np.exp(rng.normal(0, 0.06, size=(2, 3)))
     light = np.array([243, 241, 244]) + rng.uniform(-4, 4, size=3)
@@ -229,7 +238,7 @@ def _colour(
     absorption: np.ndarray,
     light: np.ndarray,
 ) -> np.ndarray:
-    """(rows, width, 3) uint8 by Beer-Lambert, with the noise of the camera."""
+    """(rows, width, 3) uint8 colours by Beer-Lambert, with the noise of the camera."""
     picture = np.empty((*eosin.shape, 3), np.uint8)
     for c in range(3):
         density = haematoxylin * absorption[0, c] + eosin * absorption[1, c]

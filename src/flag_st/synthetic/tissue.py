@@ -1,7 +1,7 @@
-"""The tissue: smooth random fields in µm that both the counts and the picture are drawn from.
+"""The tissue: smooth random fields in µm, from which both counts and picture are made.
 
 Every field is a Gaussian process in three dimensions, (x, y) in the section and z across sections,
-so serial sections of one patient are slices through the same block.
+so that serial sections of one patient are slices through the same block.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from flag_st.core.seeds import numpy_generator
 DOMAINS = ("tumour", "stroma", "immune", "fat")
 #: Mean cells per mm² of each domain.
 CELLS_PER_MM2 = np.array([4500.0, 1300.0, 8500.0, 350.0])
-#: Offset of each domain's field: tumour and stroma are the most common.
+#: Offset of each domain's field, by which tumour and stroma are the most common.
 PREVALENCE = np.array([0.55, 0.35, -0.25, -0.3])
-#: Range of the domains' and the densities' fields, and of programmes that no picture shows.
+#: Length scales of the fields of domains, of cell density and of the hidden programmes.
 DOMAIN_UM, DENSITY_UM, HIDDEN_UM = 400.0, 260.0, 420.0
-#: Programmes of expression that leave no trace in morphology.
+#: Number of programmes of expression that leave no trace in the morphology.
 HIDDEN = 3
 SECTION_STEP_UM = 60.0
 PITCH_UM, SPOT_UM, MARGIN_UM = 200.0, 100.0, 300.0
@@ -32,10 +32,10 @@ class Design:
     """A synthetic cohort.
 
     Attributes:
-        patients, sections: donors and serial sections of each.
-        rows, columns: the grid of spots, 200 µm apart as on a legacy ST array.
-        genes: measured genes.
-        seed: of everything.
+        patients, sections: number of donors, and of serial sections per donor.
+        rows, columns: size of the grid of spots, which are 200 µm apart as on a legacy ST array.
+        genes: number of measured genes.
+        seed: the seed of everything random.
     """
 
     patients: int = 4
@@ -47,24 +47,31 @@ class Design:
 
     @property
     def size_um(self) -> np.ndarray:
-        """Width and height of the picture."""
+        """(2,) width and height of the picture in µm."""
         return np.array([self.columns - 1, self.rows - 1]) * PITCH_UM + 2 * MARGIN_UM
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a design, counted from 0; points are (M, 2) µm from its top-left corner."""
+    """One section of a design. Points are (M, 2) in µm from the top-left corner of its picture.
+
+    Attributes:
+        design: the cohort.
+        patient, number: which patient, and which of the patient's sections; both count from 0.
+    """
 
     design: Design
     patient: int
-    section: int
+    number: int
 
     @property
     def name(self) -> str:
-        return f"P{self.patient + 1}S{self.section + 1}"
+        """Slide id, such as P1S2."""
+        return f"P{self.patient + 1}S{self.number + 1}"
 
     @property
     def donor(self) -> str:
+        """Patient id, such as P1."""
         return f"P{self.patient + 1}"
 
     def generator(self, *names: str) -> np.random.Generator:
@@ -73,6 +80,7 @@ class Section:
 
     @cached_property
     def tissue(self) -> dict[str, list[Field]]:
+        """Kind → fields of the patient's block of tissue."""
         rng = numpy_generator(self.design.seed, "synthetic", self.donor, "tissue")
         return {
             "domains": [gaussian_field(rng, DOMAIN_UM) for _ in DOMAINS],
@@ -83,17 +91,17 @@ class Section:
         }
 
     def fields(self, kind: str, points: np.ndarray) -> np.ndarray:
-        """(M, number of that kind): standard normal values of the patient's fields."""
+        """(M, F) values of the F fields of one kind, each standard normal."""
         block = self._to_block(points)
         return np.stack([field(block) for field in self.tissue[kind]], axis=1)
 
     def domains(self, points: np.ndarray) -> np.ndarray:
-        """(M, 4) shares of the domains; they add up to 1."""
+        """(M, 4) shares of the domains, which add up to 1."""
         return self.shares(self.fields("domains", points))
 
     @staticmethod
     def shares(fields: np.ndarray) -> np.ndarray:
-        """Softmax of the domains' fields, steep so that tissue is mostly of one kind."""
+        """(M, 4) softmax of the domains' fields, so steep that most places are of one domain."""
         logits = (fields + PREVALENCE) / 0.18
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
@@ -103,31 +111,31 @@ class Section:
         return self.domains(points) @ CELLS_PER_MM2 * self.crowding(points)
 
     def crowding(self, points: np.ndarray) -> np.ndarray:
-        """(M,) by how much the tissue is denser here than its domain is on average."""
+        """(M,) ratio of the cell density to the mean density of the domain."""
         return np.exp(0.35 * self.fields("density", points)[:, 0])
 
     def inside(self, points: np.ndarray) -> np.ndarray:
-        """(M,) µm to the edge of the tissue, roughly: positive within, negative outside."""
+        """(M,) approximate distance to the edge of the tissue in µm, negative outside."""
         half = (self.design.size_um - 2 * MARGIN_UM + PITCH_UM) / 2
         offset = (self._to_block(points)[:, :2] - self.design.size_um / 2) / half
         radius = (np.abs(offset) ** 3).sum(1) ** (1 / 3)
         return (0.95 + 0.05 * self.fields("outline", points)[:, 0] - radius) * half.min()
 
     def _to_block(self, points: np.ndarray) -> np.ndarray:
-        """(M, 3): a section lies on its glass a little turned and shifted."""
+        """(M, 3) points within the block; a section lies slightly rotated and shifted on its slide."""
         rng = self.generator("placement")
         turn = np.deg2rad(rng.uniform(-8, 8))
         shift = rng.uniform(-80, 80, size=2)
         centre = self.design.size_um / 2
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         plane = (points - centre) @ rotation.T + centre + shift
-        return np.column_stack([plane, np.full(len(plane), self.section * SECTION_STEP_UM)])
+        return np.column_stack([plane, np.full(len(plane), self.number * SECTION_STEP_UM)])
 
 
 def gaussian_field(rng: np.random.Generator, length_um: float, waves: int = 64) -> Field:
     """A Gaussian process of unit variance and squared-exponential covariance.
 
-    Random Fourier features (Rahimi and Recht 2007): a field that can be asked anywhere.
+    Made of random Fourier features (Rahimi and Recht 2007), so that it is defined everywhere.
     """
     frequency = rng.normal(scale=1 / length_um, size=(3, waves))
     phase = rng.uniform(0, 2 * np.pi, size=waves)
@@ -136,14 +144,14 @@ def gaussian_field(rng: np.random.Generator, length_um: float, waves: int = 64) 
 
 
 def spot_grid(design: Design) -> tuple[np.ndarray, np.ndarray]:
-    """Array positions (M, 2) and centres (M, 2) in µm of the whole grid, x first."""
+    """Array positions (M, 2) and centres (M, 2) in µm of all spots of the grid, x first."""
     column, row = np.meshgrid(np.arange(design.columns), np.arange(design.rows), indexing="ij")
     array = np.stack([column.ravel(), row.ravel()], axis=1)
     return array, array * PITCH_UM + MARGIN_UM
 
 
 def over_spot(function: Field, centres: np.ndarray) -> np.ndarray:
-    """Mean of ``function`` over the round area of each spot, by 19 points of equal area."""
+    """Mean of ``function`` over the disc of each spot (N, 2), from 19 points of equal area."""
     rings = [(0.0, 1), (0.459, 6), (0.827, 12)]
     offsets = np.concatenate(
         [
