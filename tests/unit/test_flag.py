@@ -13,7 +13,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort
 from flag_st.methods import training
-from flag_st.methods.base import Run
+from flag_st.methods.base import Run, load
 from flag_st.methods.flag import Flag
 from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.training import Loop, Training
@@ -359,3 +359,11 @@ def test_what_is_compiled_is_what_is_called():
     training._compile(method.task(cohort, cohort, Run()).compiled())
     assert method.net.graph._compiled_call_impl is not None
     assert method.net.decoder.dit._compiled_call_impl is not None
+
+
+def test_a_model_file_with_the_arguments_of_another_version_is_named(tmp_path):
+    method, _ = trained(tmp_path, epochs=1)
+    path = tmp_path / "model.safetensors"
+    method.save(path, use="flag_st.methods.flag.Flag", params={"graph_width": 32})
+    with pytest.raises(FlagError, match=r"another version .*graph_width.*delete it"):
+        load(path)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from flag_st.core.errors import FlagError
 from flag_st.encoders.base import Encoder
 
-#: Name → type that matrix products run in; the weights stay float32.
+Precision = Literal["fp32", "bf16", "fp16"]
+#: The type that matrix products run in; the weights stay float32.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Network(Encoder):
+class NetworkEncoder(Encoder):
     """A network over normalised pixels; a subclass provides ``net`` and ``weights_digest``.
 
     Args:
@@ -44,9 +46,7 @@ class Network(Encoder):
     def weights_digest(self) -> str:
         """sha256 of the weights."""
 
-    def __init__(self, precision: str = "fp32", batch: int = 32):
-        if precision not in PRECISIONS:
-            raise FlagError(f"precision {precision!r} is unknown", choices=PRECISIONS)
+    def __init__(self, precision: Precision = "fp32", batch: int = 32):
         if batch < 1:
             raise FlagError(f"batch must be at least 1, not {batch}")
         self.precision, self.batch, self.chunk = precision, batch, batch

@@ -20,7 +20,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.core.torchvision_guard import ensure_torchvision
-from flag_st.encoders.network import Network
+from flag_st.encoders.network import NetworkEncoder, Precision
 from flag_st.nets.optimizer import AdamW
 
 #: Optical densities (R, G, B) of haematoxylin, eosin and the residual, per unit of concentration
@@ -30,7 +30,7 @@ STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 INVARIANCE, VARIANCE, COVARIANCE, FLOOR = 25.0, 25.0, 1.0, 1e-4
 
 
-class SslVit(Network):
+class SslVit(NetworkEncoder):
     """ViT of ``depth`` blocks on patches halved to 112 px (1 µm/px); D = 2 ``width``.
 
     A patch's vector is the mean and the standard deviation of its 49 tokens: what it shows, and how
@@ -44,7 +44,7 @@ class SslVit(Network):
         crop_area: smallest and largest share of the patch that a view shows.
         jitter: relative range of the random scaling of each stain.
         limit: patches kept in memory for training (38 kB each), a random subset if there are more.
-        precision, batch: as ``Network``, when encoding.
+        precision, batch: as in ``NetworkEncoder``, when encoding.
     """
 
     fits: bool = True
@@ -63,7 +63,7 @@ class SslVit(Network):
         crop_area: tuple[float, float] = (0.25, 0.5),
         jitter: float = 0.15,
         limit: int = 20000,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         batch: int = 64,
     ):
         super().__init__(precision, batch)

@@ -4,12 +4,11 @@ A further model of this family is a class of a few lines: timm's architecture, i
 model card states them, the normalisation and the pooling.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.published import Published
 
@@ -114,9 +113,9 @@ class Virchow2(Timm):
         "dynamic_img_size": True,
     }
 
-    def __init__(self, repo: str, pooling: str = "class+mean", **more):
+    def __init__(self, repo: str, pooling: Literal["class+mean", "class"] = "class+mean", **more):
         super().__init__(repo, **more)
-        self.pooling = one_of(pooling, ("class+mean", "class"))
+        self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.net(images)  # (B, 1 + 4 + 256, d)
@@ -137,9 +136,9 @@ class ResNet50(Timm):
     arch = "resnet50"
     ignore = ("fc.",)
 
-    def __init__(self, repo: str, pooling: str = "layer3", **more):
+    def __init__(self, repo: str, pooling: Literal["layer3", "last"] = "layer3", **more):
         super().__init__(repo, **more)
-        self.pooling = one_of(pooling, ("layer3", "last"))
+        self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         if self.pooling == "last":
@@ -148,9 +147,3 @@ class ResNet50(Timm):
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
             x = self.net.get_submodule(name)(x)
         return x.mean((2, 3))  # (B, 1024), of (B, 1024, 14, 14)
-
-
-def one_of(value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise FlagError(f"pooling {value!r} is unknown", choices=choices)
-    return value

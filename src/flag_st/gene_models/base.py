@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from flag_st.core.fitted import Fitted
 from flag_st.data.panels import common_genes
 from flag_st.data.targets import writing_targets
+
+#: Genes that a contextual model reads: the panel's alone, or all genes of the slide.
+Scope = Literal["panel", "transcriptome"]
 
 
 class GeneModel(Fitted, ABC):

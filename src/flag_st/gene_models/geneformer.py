@@ -5,12 +5,13 @@ The model is a stock BERT over rank-value tokens, so transformers is all that it
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.gene_models import safe_pickle
-from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.bert import bert_states, load_bert
 from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
 from flag_st.gene_models.files import Files
@@ -33,7 +34,13 @@ class Release:
         return f"{folder}/{name}_{self.corpus}.pkl"
 
 
-RELEASES = {
+ModelName = Literal[
+    "Geneformer-V1-10M",
+    "Geneformer-V2-104M",
+    "Geneformer-V2-104M_CLcancer",
+    "Geneformer-V2-316M",
+]
+RELEASES: dict[ModelName, Release] = {
     "Geneformer-V1-10M": Release("gc30M", special=False),
     "Geneformer-V2-104M": Release("gc104M", special=True),
     "Geneformer-V2-104M_CLcancer": Release("gc104M", special=True),
@@ -65,23 +72,17 @@ class Geneformer(GeneModel):
 
     def __init__(
         self,
-        name: str = "Geneformer-V2-316M",
+        name: ModelName = "Geneformer-V2-316M",
         weights: str | None = None,
         repo: str = REPO,
         revision: str = "main",
         sha256: Mapping[str, str] | None = None,
-        scope: str = "panel",
+        scope: Scope = "panel",
         layer: int = -1,
         symbols: str | None = None,
         batch_tokens: int = 16384,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
     ):
-        if name not in RELEASES:
-            raise FlagError(f"geneformer: no model {name!r}", choices=RELEASES)
-        if scope not in ("panel", "transcriptome"):
-            raise FlagError(f"geneformer: scope is {scope!r}", choices=["panel", "transcriptome"])
-        if dtype not in ("float32", "bfloat16"):
-            raise FlagError(f"geneformer: dtype is {dtype!r}", choices=["float32", "bfloat16"])
         self.name, self.release = name, RELEASES[name]
         self.files = Files(weights, f"the hub's {repo}", repo, revision, sha256 or {})
         self.scope, self.layer, self.symbols = scope, layer, symbols

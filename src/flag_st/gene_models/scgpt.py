@@ -7,6 +7,7 @@ names of the published keys.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.core.seeds import numpy_generator
-from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.files import Files
 from flag_st.gene_models.token_states import contextual, pad
@@ -130,17 +131,11 @@ class ScGPT(GeneModel):
         repo: str | None = None,
         revision: str | None = None,
         sha256: Mapping[str, str] | None = None,
-        scope: str = "panel",
-        ties: str = "middle",
+        scope: Scope = "panel",
+        ties: Literal["middle", "spread"] = "middle",
         length: int = 1200,
         batch_tokens: int = 16384,
     ):
-        for key, value, choices in (
-            ("scope", scope, ["panel", "transcriptome"]),
-            ("ties", ties, ["middle", "spread"]),
-        ):
-            if value not in choices:
-                raise FlagError(f"scgpt: {key} is {value!r}", choices=choices)
         self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.core.io import load_arrays, save_arrays
+from flag_st.core.fitted import Learned
+from flag_st.core.io import load_arrays
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 
@@ -63,7 +64,7 @@ class Prediction:
             object.__setattr__(self, "point", self.samples.mean(0, dtype=np.float64))
 
 
-class Method(ABC):
+class Method(Learned, ABC):
     """Base of all methods. A subclass states its arguments as keyword arguments of ``__init__``.
 
     Class attributes:
@@ -89,15 +90,11 @@ class Method(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was learned, as named arrays: what ``save`` writes."""
+        """All that was learned, as named arrays: what ``save`` writes and ``restore`` takes."""
 
     @abstractmethod
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
         """The inverse of ``arrays``; also rebuilds what depends on array shapes."""
-
-    def save(self, path: str | Path, **facts: Any) -> None:
-        """Write a self-describing safetensors file; ``facts`` (use, params, genes …) go with it."""
-        save_arrays(path, self.arrays(), facts)
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]:
@@ -107,18 +104,15 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]
         FlagError: the file is no model of this project, of another version, or damaged.
     """
     arrays, facts = load_arrays(path)
-    use = facts.get("use")
-    method = registry.build(use, facts["params"]) if use else None
+    use, again = facts.get("use"), "delete it and run the same command again: train makes it anew"
+    try:
+        method = registry.build(use, facts["params"]) if use else None
+    except FlagError as error:
+        raise FlagError(f"{path} is from another version ({error})", remedy=again) from None
     if not isinstance(method, Method):
-        raise FlagError(
-            f"{path} holds {use or 'something'}, which is no method",
-            remedy="delete it and run the same command again: train makes it anew",
-        )
+        raise FlagError(f"{path} holds {use or 'something'}, which is no method", remedy=again)
     try:
         method.restore(arrays, device)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise FlagError(
-            f"{path} does not fit {facts['use']} ({error})",
-            remedy="delete it and run the same command again: train makes it anew",
-        ) from error
+        raise FlagError(f"{path} does not fit {use} ({error})", remedy=again) from error
     return method, facts

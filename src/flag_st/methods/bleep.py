@@ -19,8 +19,8 @@ from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
 from flag_st.methods.training import Task, Training
 from flag_st.methods.validation import regression_scores
+from flag_st.nets.cosine_neighbours import mean_of_nearest
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
-from flag_st.nets.top_k import mean_of_nearest
 
 
 class Projection(nn.Module):

@@ -4,7 +4,6 @@ Everything random is derived from (seed, epoch) or (seed, step), never from a ru
 so a run that was killed continues from its last checkpoint to the same bytes.
 """
 
-import contextlib
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from flag_st.core.io import writing
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
+from flag_st.methods.precision import Precision, precise
 from flag_st.nets.optimizer import AdamW
 
 log = logging.getLogger("flag_st")
@@ -58,7 +58,7 @@ class Training:
     accumulate: int = 1
     validate_every: int = 10
     patience: int = 20
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
@@ -243,19 +243,6 @@ class Loop:
         self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
         self.epoch = state["epoch"] + 1
         log.info("continuing from epoch %d of %s", self.epoch, self._path)
-
-
-@contextlib.contextmanager
-def precise(device: str, precision: str) -> Iterator[None]:
-    """Matrix products in ``fp32``, ``tf32`` (GPU) or ``bf16`` (autocast) inside the block."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    kind = device.split(":")[0]
-    try:
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _compile(parts: Iterable[nn.Module]) -> None:

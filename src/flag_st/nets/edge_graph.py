@@ -6,14 +6,16 @@ have one logit a head, the released code one logit a channel; ``EdgeGraph`` take
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.nets.dit import NoiseEmbedding
 
+#: What an attention logit is made for: a head, or a single channel.
+Logits = Literal["head", "channel"]
 #: Angular frequencies of the release's time features: 1 to e⁶ cycles over t in [0, 1].
 FREQUENCIES = (2 * math.pi, 2 * math.pi * math.exp(6))
 
@@ -113,7 +115,7 @@ class ChannelAttention(Pairwise):
         return (1 + self.out_m(u)) * x + self.out_a(u), s  # (B, N, d), (B, N, N, d)
 
 
-ATTENTION: dict[str, Callable[..., Pairwise]] = {
+ATTENTION: dict[Logits, Callable[..., Pairwise]] = {
     "head": HeadAttention,
     "channel": ChannelAttention,
 }
@@ -212,7 +214,7 @@ class EdgeBlock(nn.Module):
         width: int,
         heads: int,
         static: int,
-        logits: str,
+        logits: Logits,
         context: bool,
         edge_state: bool,
         dropout: float,
@@ -273,7 +275,7 @@ class EdgeGraph(nn.Module):
         depth: int = 6,
         heads: int = 8,
         channels: int = 2,
-        logits: str = "head",
+        logits: Logits = "head",
         context: bool = True,
         edges_used: bool = True,
         edge_state: bool = True,
@@ -281,8 +283,6 @@ class EdgeGraph(nn.Module):
         frequencies: tuple[float, float] = FREQUENCIES,
     ):
         super().__init__()
-        if logits not in ATTENTION:
-            raise FlagError(f"edge graph: logits {logits!r}", choices=ATTENTION)
         self.has_context, self.edge_state = context, edge_state
         self.x_in = lift(genes, width)
         self.u_in = nn.Linear(features, width) if logits == "head" else None

@@ -23,7 +23,8 @@ from flag_st.methods.flag.options import Alignment, Backbone, Noise, Options, Sa
 from flag_st.methods.flag.task import FlagTask, Net
 from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.network import Centre, NetworkMethod
-from flag_st.methods.training import Task, Training, precise
+from flag_st.methods.precision import precise
+from flag_st.methods.training import Task, Training
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.flag_paper import PaperFlagNet
 from flag_st.nets.flag_released import ReleasedFlagNet
