@@ -182,7 +182,7 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
         ({"sampling": {"steps": 0}}, "at least 1 step"),
         ({"noise": {"sigma_min": 90.0}}, "sigma_min < sigma_max"),
         ({"tiling": {"spots": 0}}, "spots must be positive"),
-        ({"alignment": {"blocks": 13}}, "depth 12"),
+        ({"alignment": {"blocks": 13}}, "from 1 to 12"),
         ({"alignment": {"blocks": [8, 1]}}, "the first and the last"),
         ({"training": {"learning_rate": 1}}, "weight_decay"),
         ({"training": {"precision": "fp8"}}, "bf16"),

@@ -17,10 +17,10 @@ class Published(NetworkEncoder):
 
     Args:
         repo, file, revision: where the authors publish the weights.
-        weights: a local copy, the file or its folder; the hub is not asked then.
-        sha256: what the file must hash to; None accepts any.
+        weights: a local copy (the file or its folder), with which the hub is not asked.
+        sha256: digest that the file must have; None accepts any file.
         precision, batch: as in ``NetworkEncoder``.
-        sizes: overrides of the architecture, such as ``depth``; only for small test models.
+        sizes: overrides of the architecture, such as ``depth``, for small test models only.
 
     Class attributes:
         ignore: prefixes of keys in the file that the network does not use.

@@ -1,7 +1,7 @@
 """Vision transformers (and a ResNet) that timm builds: UNI, UNI2-h, Virchow2, H-optimus-0, ...
 
-A further model of this family is a class of a few lines: timm's architecture, its options as the
-model card states them, the normalisation and the pooling.
+Another model of this family takes a class of a few lines: the architecture in timm, its options as
+the model card states them, the normalisation and the pooling.
 """
 
 from typing import Any, ClassVar, Literal
@@ -14,12 +14,12 @@ from flag_st.encoders.published import Published
 
 
 class Timm(Published):
-    """A network by the name of its timm architecture.
+    """A network that timm builds by the name of its architecture.
 
     Class attributes:
-        arch: timm's name.
+        arch: its name in timm.
         options: arguments of ``timm.create_model``.
-        gated: the feed-forward part is a packed SwiGLU.
+        gated: whether the feed-forward part is a packed SwiGLU.
     """
 
     arch: ClassVar[str]
@@ -80,7 +80,7 @@ class HOptimus0(Timm):
 class GigaPath(Timm):
     """Prov-GigaPath's tile encoder (Xu et al., Nature 2024): ViT-g/16, 1135 M, D = 1536.
 
-    As published, patches are enlarged to 256 px and cropped to 224: it sees the inner 98 µm.
+    As published, patches are enlarged to 256 px and cropped to 224, so it sees the inner 98 µm.
     """
 
     arch = "vit_giant_patch14_dinov2"
@@ -126,7 +126,7 @@ class Virchow2(Timm):
 
 
 class ResNet50(Timm):
-    """ResNet50 trained on ImageNet: the open fallback, which has seen no histology.
+    """ResNet50 trained on ImageNet: an open fallback that has seen no histology.
 
     Args:
         pooling: ``layer3`` (mean of the third stage, D = 1024, the "resnet50" of HEST-Benchmark)

@@ -45,7 +45,7 @@ class Ridge(Method):
         self._solve(x @ self.basis, train.expression.astype(np.float64), valid)
 
     def _solve(self, z: np.ndarray, y: np.ndarray, valid: Cohort) -> None:
-        """Keep the penalty with the lowest validation MSE; one eigendecomposition serves them all."""
+        """Keep the penalty with the lowest validation MSE; one eigendecomposition serves all."""
         self.centre_z, self.intercept = z.mean(0), y.mean(0)
         z, y = z - self.centre_z, y - self.intercept  # (M, C), (M, G)
         values, vectors = np.linalg.eigh(z.T @ z / len(z))  # (C,), (C, C)

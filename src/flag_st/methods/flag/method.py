@@ -1,8 +1,8 @@
 """FLAG: graph-conditioned latent diffusion of expression, aligned to a gene foundation model.
 
 A spatial graph network turns noisy expression, image features and edges into one condition per
-spot; a transformer over gene tokens denoises under it; in training, a middle block is pulled towards
-the embeddings of a gene model. Prediction needs nothing of the gene model.
+spot, under which a transformer over gene tokens denoises. In training, a middle block is pulled
+towards the embeddings of a gene model. Prediction does not need the gene model.
 """
 
 from typing import Literal
@@ -102,7 +102,8 @@ class Flag(NetworkMethod):
         super().__init__(centre, training)
         if max(alignment.numbers) > depth:
             raise FlagError(
-                f"flag: alignment.blocks is {alignment.blocks}, but the gene transformer has depth {depth}"
+                f"flag: alignment.blocks is {alignment.blocks}, but there are {depth} blocks",
+                remedy=f"give blocks from 1 to {depth}, or change depth",
             )
         self.size, self.dropout = Size(width, depth, heads), dropout
         self.scaling, self.precondition, self.stochastic = scaling, precondition, diffusion
