@@ -22,8 +22,8 @@ from flag_st.commands.describe import count_parameters
 from flag_st.core.errors import FlagError
 from flag_st.data.slide import Cohort
 from flag_st.methods.bleep import Bleep, contrastive_loss
+from flag_st.nets.cosine_neighbours import mean_of_nearest, top_k
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
-from flag_st.nets.top_k import mean_of_nearest, top_k
 
 USE = "flag_st.methods.bleep.Bleep"
 SMALL = {"width": 32, "neighbours": 3, "batch": 40}

@@ -48,11 +48,6 @@ READERS_OWN = re.compile(r"(^|/)(mine|own)(_\w+)?\.\w+$")
 #: Pages already name what is being written; an entry goes as soon as its file is there.
 AWAITED = {
     "examples/flag_in_one_page.py",
-    "methods/flag/method.py",
-    "methods/flag/options.py",
-    "methods/flag/task.py",
-    "nets/flag_paper.py",
-    "nets/flag_released.py",
     "demo-all",
 }
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from flag_st.core.errors import FlagError
 from flag_st.nets.edge_graph import EdgeGraph
 
 G, D, C, N = 5, 7, 2, 6
@@ -172,8 +171,3 @@ def test_no_tensor_of_pairs_and_channels_without_an_edge_state():
     assert largest_kept(net("head", width=width, edge_state=False), given) < pairs
     assert largest_kept(net("head", width=width), given) >= pairs
     assert largest_kept(net("channel", width=width, edge_state=False), given) >= pairs
-
-
-def test_unknown_logits_name_the_choices():
-    with pytest.raises(FlagError, match="channel"):
-        EdgeGraph(G, D, logits="tensor")

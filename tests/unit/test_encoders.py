@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import toy
 from hub_server import HubServer, isolate
 from PIL import Image
 from safetensors.torch import save_file
@@ -190,8 +191,8 @@ def test_digest_follows_what_decides_features_and_nothing_else(tmp_path, weights
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(FlagError, match=r"'fp8'.*fp32, bf16, fp16"):
-        Probe("owner/model", precision="fp8")
+    with pytest.raises(FlagError, match=r"fp32, bf16, fp16, not 'fp8'"):
+        toy.made(Probe, "owner/model", precision="fp8")
     with pytest.raises(FlagError, match="at least 1"):
         Probe("owner/model", batch=0)
 

@@ -13,7 +13,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.slide import Cohort
 from flag_st.methods import training
-from flag_st.methods.base import Run
+from flag_st.methods.base import Run, load
 from flag_st.methods.flag import Flag
 from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.training import Loop, Training
@@ -182,7 +182,7 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
         ({"sampling": {"steps": 0}}, "at least 1 step"),
         ({"noise": {"sigma_min": 90.0}}, "sigma_min < sigma_max"),
         ({"tiling": {"spots": 0}}, "spots must be positive"),
-        ({"alignment": {"blocks": 13}}, "depth 12"),
+        ({"alignment": {"blocks": 13}}, "from 1 to 12"),
         ({"alignment": {"blocks": [8, 1]}}, "the first and the last"),
         ({"training": {"learning_rate": 1}}, "weight_decay"),
         ({"training": {"precision": "fp8"}}, "bf16"),
@@ -359,3 +359,11 @@ def test_what_is_compiled_is_what_is_called():
     training._compile(method.task(cohort, cohort, Run()).compiled())
     assert method.net.graph._compiled_call_impl is not None
     assert method.net.decoder.dit._compiled_call_impl is not None
+
+
+def test_a_model_file_with_the_arguments_of_another_version_is_named(tmp_path):
+    method, _ = trained(tmp_path, epochs=1)
+    path = tmp_path / "model.safetensors"
+    method.save(path, use="flag_st.methods.flag.Flag", params={"graph_width": 32})
+    with pytest.raises(FlagError, match=r"another version .*graph_width.*delete it"):
+        load(path)

@@ -12,7 +12,7 @@ from running import ROOT
 
 from flag_st.core import registry
 from flag_st.encoders.concat import Concat
-from flag_st.encoders.network import Network
+from flag_st.encoders.network import NetworkEncoder
 from flag_st.encoders.phikon import PhikonV2
 from flag_st.encoders.ssl_vit import SslVit
 from flag_st.planning import config
@@ -59,7 +59,7 @@ def measured(encoder, tmp_path) -> tuple[int, int]:
     if isinstance(encoder, Concat):
         sizes = [measured(part, tmp_path) for part in encoder.parts.values()]
         return sum(d for d, _ in sizes), sum(n for _, n in sizes)
-    if not isinstance(encoder, Network):
+    if not isinstance(encoder, NetworkEncoder):
         return encoder.encode(np.zeros((1, 224, 224, 3), dtype=np.uint8)).shape[1], 0
     if isinstance(encoder, PhikonV2):
         (tmp_path / "config.json").write_text(json.dumps(PHIKON))
@@ -85,7 +85,7 @@ def test_sizes_of_encoders_are_those_of_their_networks(name, tmp_path):
     width, parameters = measured(encoder, tmp_path)
     assert int(row["D"]) == width
     assert row["parameters"] == (f"{parameters / 1e6:.1f} M" if parameters else "–")
-    if isinstance(encoder, Network):
+    if isinstance(encoder, NetworkEncoder):
         enlarged = f"{encoder.resize} px, inner {encoder.crop}"
         assert row["input"] == (enlarged if encoder.resize > encoder.crop else f"{encoder.crop} px")
 

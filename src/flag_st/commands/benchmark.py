@@ -20,7 +20,7 @@ import numpy as np
 
 from flag_st.core.errors import FlagError
 
-#: A small network that a CPU draws a whole slide with in minutes; equal on both sides of a pair.
+#: A small network with which a CPU draws a whole slide in minutes; both sides of a pair have it.
 SMALL: dict[str, Any] = dict(
     width=64,
     depth=4,
@@ -34,7 +34,7 @@ GENES, FEATURES = 200, 1024
 
 
 def slide(spots: int):
-    """A square array with 200 µm pitch and 0.7 µm pixels, as HER2ST; features are random."""
+    """A square array with 200 µm pitch and 0.7 µm pixels, as in HER2ST; features are random."""
     from flag_st.data.slide import Slide
 
     rng, side = np.random.default_rng(0), math.ceil(math.sqrt(spots))
@@ -69,7 +69,7 @@ def method(entry: str, spots: int, *overlays: dict[str, Any]):
 
 
 def best(work: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the quickest of so many repeats."""
+    """Seconds that the quickest of so many repeats takes."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -79,7 +79,7 @@ def best(work: Callable[[], Any], repeats: int) -> float:
 
 
 def peak() -> float:
-    """Peak memory of this process so far, GiB."""
+    """Peak memory of this process so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -195,7 +195,7 @@ def growth(entry: str, spots: int, **more: Any) -> dict[str, float]:
     few = {"alignment": {"blocks": 1}, "sampling": {"steps": 2, "point_draws": 0}}
     one = method(entry, 400, size, few, more)
     one.net.eval().requires_grad_(False)
-    one.predict(slide(400), 1, Draws(0, "x"))  # libraries take their memory once
+    one.predict(slide(400), 1, Draws(0, "x"))  # libraries allocate their memory only once
     target, before = slide(spots), peak()
     seconds = best(lambda: one.predict(target, 1, Draws(0, "x")), 2)
     return {"seconds": seconds, "gib": peak() - before}

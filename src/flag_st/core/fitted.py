@@ -6,7 +6,7 @@ What was learned is named arrays; they are saved, restored and identified in one
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 AGAIN = "delete its model.safetensors and run the same command again"
 
 
-class Fitted:
+class Learned:
+    """What learns named arrays and writes them to one file."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was learned, by name: what ``save`` writes."""
+        return {}
+
+    def save(self, path: str | Path, **facts: Any) -> None:
+        """Write a self-describing safetensors file; ``facts`` (use, params, genes …) go with it.
+
+        Equal models are equal bytes.
+        """
+        save_arrays(path, self.arrays(), facts or {"model": type(self).__name__})
+
+
+class Fitted(Learned):
     """A plug-in that may learn; what it is fitted to is for the subclass to say.
 
     Class attributes:
@@ -29,16 +44,8 @@ class Fitted:
 
     fits: bool = False
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What ``fit`` learned, for those with ``fits``: what ``save`` writes."""
-        return {}
-
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """The inverse of ``arrays``."""
-
-    def save(self, path: str | Path) -> None:
-        """Write what was learned; equal models are equal bytes."""
-        save_arrays(path, self.arrays(), {"model": type(self).__name__})
 
     def load(self, path: str | Path) -> None:
         """The inverse of ``save``.

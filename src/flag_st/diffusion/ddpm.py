@@ -17,7 +17,7 @@ class Ddpm:
 
     Args:
         betas: (T,) float64 variances of the steps.
-        times: (T,) what the network is told of each step, by default the step itself.
+        times: (T,) what the network sees of each step, by default its number.
     """
 
     def __init__(self, betas: Tensor, times: Tensor | None = None):
@@ -26,7 +26,7 @@ class Ddpm:
         self.kept = torch.cumprod(1 - self.betas, 0)  # ᾱ
         before = torch.cat([self.kept.new_ones(1), self.kept[:-1]])
         variance = self.betas * (1 - before) / (1 - self.kept)  # β̃ of q(x_{t-1} | x_t, x_0)
-        # The first is 0, whose logarithm is replaced by its neighbour's.
+        # The first is 0; its logarithm is replaced by that of its neighbour.
         self.log_low = torch.cat([variance[1:2], variance[1:]]).log()
         self.log_high = self.betas.log()
         self.from_clean = self.betas * before.sqrt() / (1 - self.kept)
@@ -42,10 +42,10 @@ class Ddpm:
         return len(self.betas)
 
     def strided(self, steps: int) -> "Ddpm":
-        """The chain of ``steps`` of the steps, evenly spaced, with the same noise at each.
+        """The chain of ``steps`` evenly spaced steps of this one, with the same noise at each.
 
         Raises:
-            FlagError: fewer than 2 or more than all.
+            FlagError: fewer than 2 steps, or more than there are.
         """
         if not 2 <= steps <= len(self):
             raise FlagError(

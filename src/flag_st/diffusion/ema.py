@@ -10,7 +10,7 @@ class Ema:
     """Keeps a second set of weights: w̄ ← d w̄ + (1 − d) w after every optimiser step.
 
     The decay rises with the step, min(decay, (1 + t) / (10 + t)), so that the random start is
-    forgotten at once and not after 1 / (1 − decay) steps.
+    forgotten soon, and not only after 1 / (1 − decay) steps.
     """
 
     def __init__(self, module: nn.Module, decay: float):

@@ -1,4 +1,4 @@
-"""From a raw network to the one contract in the middle: noisy x and σ in, clean x out."""
+"""From a raw network to the one contract of denoisers: noisy x and σ in, clean x out."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Scales:
 
     Attributes:
         skip, out, into: tensors that broadcast to x.
-        noise: what the network is told of σ.
+        noise: what the network sees of σ.
     """
 
     skip: Tensor | float
@@ -35,8 +35,8 @@ class Scales:
 def edm(sigma: Tensor, variance: Tensor | float = 1.0) -> Scales:
     """EDM preconditioning (Karras et al. 2022, Eq. 7 and Table 1).
 
-    Input and target of the network have unit variance at every σ, so that it neither has to
-    emit values from 0.1 to 100 nor to reproduce its own input.
+    Input and target of the network have unit variance at every σ, so that it has neither to emit
+    values from 0.1 to 100 nor to reproduce its own input.
 
     Args:
         sigma: broadcastable to x. variance: of clean x, σ_data².
@@ -66,7 +66,7 @@ class RawScore(nn.Module):
         self.low, self.high = low, high
 
     def noise(self, sigma: Tensor) -> Tensor:
-        """What the network is told of σ: the time t of the SDE."""
+        """What the network sees of σ: the time t of the SDE."""
         return raw_score(sigma, self.low, self.high).noise
 
     def scaled(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -86,13 +86,13 @@ class CovarianceEdm(nn.Module):
     """EDM preconditioning along the principal components of the genes, each with its variance.
 
     Genes are correlated: what they share (depth above all) has many times the variance of the rest
-    and outlives far more noise, so that one σ_data fits no component. Here the skip is the Wiener
-    filter Σ (Σ + σ²)⁻¹ of the training covariance Σ: a network that says nothing already samples
-    profiles with the right gene–gene covariance, and learns what image and neighbours add.
+    and outlives far more noise, so that no single σ_data fits. Here the skip is the Wiener filter
+    Σ (Σ + σ²)⁻¹ of the training covariance Σ. A network that returns 0 thus already samples
+    profiles with the right gene–gene covariance, and learns what image and neighbours add to them.
 
     Args:
         genes: G. The basis starts as the identity with unit variances, which is plain EDM.
-        floor: smallest variance of a component, of z-scored genes.
+        floor: smallest variance of a component, in the unit of z-scored genes.
     """
 
     basis: Tensor
@@ -113,7 +113,7 @@ class CovarianceEdm(nn.Module):
         self.variance.copy_(variance.clamp(min=self.floor))
 
     def noise(self, sigma: Tensor) -> Tensor:
-        """What the network is told of σ."""
+        """What the network sees of σ."""
         return sigma.log() / 4
 
     def scaled(self, x: Tensor, sigma: Tensor) -> Tensor:

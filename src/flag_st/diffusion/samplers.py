@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: The contract in the middle: (x, σ scalar) → clean x.
+#: The one contract of denoisers: (x, σ scalar) → clean x.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -14,8 +14,8 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
     Args:
         denoise: the preconditioned network.
-        x: start, with the noise of ``sigmas[0]`` in it.
-        sigmas: n + 1 falling levels, the last may be 0 (the last step is then Euler's).
+        x: the start, which contains noise of the level ``sigmas[0]``.
+        sigmas: n + 1 falling levels. The last may be 0; the last step is then one of Euler's.
     """
     for sigma, after in zip(sigmas[:-1].to(x.device), sigmas[1:].to(x.device), strict=True):
         slope = (x - denoise(x, sigma.to(x.dtype))) / sigma
@@ -48,7 +48,7 @@ def heun_log(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); n evaluations."""
-    before: tuple[Tensor, Tensor] | None = None  # of the last step: clean x, step
+    before: tuple[Tensor, Tensor] | None = None  # clean x and length of the last step
     for sigma, after in zip(sigmas[:-1].to(x.device), sigmas[1:].to(x.device), strict=True):
         clean = denoise(x, sigma.to(x.dtype))
         if after == 0:

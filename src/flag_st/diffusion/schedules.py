@@ -1,4 +1,4 @@
-"""Noise levels: what training draws and what sampling steps through. σ is the noise's sd."""
+"""Noise levels that training draws and sampling steps through. σ is the noise's deviation."""
 
 import math
 
@@ -29,6 +29,6 @@ def karras(steps: int, low: float, high: float, rho: float = 7.0) -> Tensor:
 
 
 def geometric(steps: int, low: float, high: float) -> Tensor:
-    """``steps`` intervals, evenly spaced in ln σ from ``high`` to ``low``, then 0: the paper's."""
+    """``steps`` intervals, evenly spaced in ln σ from ``high`` to ``low``, then 0 (paper)."""
     ramp = torch.linspace(math.log(high), math.log(low), steps + 1, dtype=torch.float64)
     return torch.cat([ramp.exp(), torch.zeros(1, dtype=torch.float64)])

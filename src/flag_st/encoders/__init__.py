@@ -1,1 +1,1 @@
-"""Image encoders: one file and one entry of config/encoders.yaml each."""
+"""Image encoders: each is a class here and an entry of config/encoders.yaml."""

@@ -1,4 +1,4 @@
-"""What an image encoder is: it owns weights, transform, pixel size, precision and pooling."""
+"""What an image encoder is: it owns its weights, transform, pixel size, precision and pooling."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +14,8 @@ class Encoder(Fitted, ABC):
     """Turns patches into feature vectors.
 
     Class attributes:
-        um_per_px, size: the patch that the encoder wants; prepare_slide cuts 224 px at 0.5 µm/px.
-        fits: True if ``fit`` must see training patches, so that features belong to one split;
+        um_per_px, size: the patch that the encoder reads; prepare_slide cuts 224 px at 0.5 µm/px.
+        fits: True if ``fit`` must see training patches, so that the features belong to one split;
             ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
     """
 
@@ -33,10 +33,10 @@ class Encoder(Fitted, ABC):
         progress: Callable[..., Iterable] = lambda items, **_: items,
         log: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
-        """Learn from the training slides' patches alone, for encoders with ``fits``.
+        """Learn from the patches of the training slides alone, for encoders with ``fits``.
 
         Args:
-            patches: one (N, 224, 224, 3) uint8 array or HDF5 dataset a slide.
+            patches: one (N, 224, 224, 3) uint8 array or HDF5 dataset per slide.
             log: takes rows of the training history.
         """
 

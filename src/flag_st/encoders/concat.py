@@ -15,11 +15,11 @@ from flag_st.encoders.base import Encoder
 class Concat(Encoder):
     """The features of each part, one after another (Stem: UNI and CONCH, D = 1024 + 512).
 
-    It learns if one of its parts does: its entry then says ``fits: true``.
+    It learns if one of its parts does; its entry then says ``fits: true``.
 
     Args:
         parts: name → entry of the form ``{use: ..., params: {...}}``, as in config/encoders.yaml.
-            By name, so that an overlay can change one part and leave the others.
+            They have names so that an overlay can change one part and leave the others.
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, Any]]):
@@ -45,7 +45,7 @@ class Concat(Encoder):
         progress: Callable[..., Iterable] = lambda items, **_: items,
         log: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
-        """Fit the parts that learn, each as it would be alone."""
+        """Fit each part that learns, as it would be fitted alone."""
         for part in self.parts.values():
             if part.fits:
                 part.fit(patches, seed, progress, log)

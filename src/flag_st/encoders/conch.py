@@ -1,4 +1,4 @@
-"""CONCH and CONCH v1.5: a vision transformer whose tokens one learned query attends to.
+"""CONCH and CONCH v1.5: a vision transformer with one learned query that attends to its tokens.
 
 Only the image tower is built. Patches of 224 px at 0.5 µm/px are enlarged to the 448 px that the
 networks were trained with, so that they see the same 112 µm of tissue as the other encoders.
@@ -26,7 +26,7 @@ class Conch(Published):
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     pooling = "attentional pooling before the projection"
     prefix: ClassVar[str] = "visual."
-    #: Of the whole vision-language file, the caption branch and the projection are not needed.
+    #: The file holds the whole vision-language model; caption branch and projection are not needed.
     ignore: ClassVar[tuple[str, ...]] = ("attn_pool_caption.", "ln_caption.", "proj_contrast")
     arch: ClassVar[str] = "vit_base_patch16_224"
     options: ClassVar[dict] = {}
@@ -51,7 +51,7 @@ class Conch(Published):
 class ConchV15(Conch):
     """CONCH v1.5, the patch encoder of TITAN: ViT-L/16 of 306 M parameters, D = 768."""
 
-    mean, std = Published.mean, Published.std  # ImageNet's again
+    mean, std = Published.mean, Published.std  # those of ImageNet again
     interpolation = "bilinear"
     pooling = "attentional pooling"
     prefix = ""

@@ -1,9 +1,10 @@
-"""What all encoders with a network share: pixels in, batches through, features out."""
+"""What all encoders with a network share: batches of pixels in, features out."""
 
 import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,22 +14,23 @@ from torch import Tensor, nn
 from flag_st.core.errors import FlagError
 from flag_st.encoders.base import Encoder
 
-#: Name → type that matrix products run in; the weights stay float32.
+Precision = Literal["fp32", "bf16", "fp16"]
+#: The type that matrix products run in; the weights stay float32.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Network(Encoder):
+class NetworkEncoder(Encoder):
     """A network over normalised pixels; a subclass provides ``net`` and ``weights_digest``.
 
     Args:
         precision: ``fp32``, ``bf16`` or ``fp16`` (by autocast).
-        batch: patches a forward pass; halved by itself when GPU memory runs out.
+        batch: patches per forward pass; it is halved automatically when GPU memory runs out.
 
     Attributes:
         mean, std: the network's normalisation of RGB in [0, 1].
         resize, crop: patches are resized to ``resize`` px, then cropped to ``crop`` in the centre.
-        interpolation: of the resize.
-        pooling: how tokens become one vector, in words; part of the digest.
+        interpolation: how patches are resized.
+        pooling: how tokens become one vector, in words; it is a part of the digest.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet
@@ -44,9 +46,7 @@ class Network(Encoder):
     def weights_digest(self) -> str:
         """sha256 of the weights."""
 
-    def __init__(self, precision: str = "fp32", batch: int = 32):
-        if precision not in PRECISIONS:
-            raise FlagError(f"precision {precision!r} is unknown", choices=PRECISIONS)
+    def __init__(self, precision: Precision = "fp32", batch: int = 32):
         if batch < 1:
             raise FlagError(f"batch must be at least 1, not {batch}")
         self.precision, self.batch, self.chunk = precision, batch, batch
@@ -74,7 +74,7 @@ class Network(Encoder):
     ) -> np.ndarray:
         """(N, 224, 224, 3) uint8 array or HDF5 dataset, read in batches → (N, D) float32.
 
-        A patch's features do not depend on its batch but for rounding (1e-5 in fp32).
+        The features of a patch depend on its batch only by rounding (1e-5 in fp32).
         """
         starts = progress(range(0, len(patches), self.batch), desc=type(self).__name__)
         blocks = [self.embed(patches[i : i + self.batch]) for i in starts]
@@ -95,7 +95,7 @@ class Network(Encoder):
                         f"{type(self).__name__}: one patch does not fit the GPU's free memory",
                         remedy="free the GPU, set params.precision to bf16, or set gpu: 0",
                     ) from None
-            # Outside the handler: its traceback would keep the failed pass's tensors alive.
+            # Outside the handler, whose traceback would keep the tensors of the failed pass alive.
             self.chunk //= 2
             torch.cuda.empty_cache()
         return np.concatenate(done)  # (B, D)
@@ -123,12 +123,12 @@ class Network(Encoder):
         return x[..., edge : edge + self.crop, edge : edge + self.crop]  # (B, 3, crop, crop)
 
     def normalised(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w) in [0, 1] → the same with the network's mean and deviation taken out."""
+        """(B, 3, h, w) in [0, 1] → the same, z-scored with mean and deviation of the network."""
         mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std  # (B, 3, h, w)
 
     def _resized(self, x: Tensor) -> Tensor:
-        """Resize as Pillow does for 8-bit images: rows, then columns, rounded each time."""
+        """Resize as Pillow does for 8-bit images: first rows, then columns, each time rounded."""
         for side in ((x.shape[-2], self.resize), (self.resize, self.resize)):
             x = F.interpolate(x, side, mode=self.interpolation, antialias=True)  # (B, 3, *side)
             x = (x + 0.5).floor().clamp(0, 255)  # (B, 3, *side)

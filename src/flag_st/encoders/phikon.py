@@ -25,7 +25,7 @@ class PhikonV2(Published):
     ``weights`` is the folder that holds both files, or the weight file with its config beside it.
     """
 
-    ignore = ("embeddings.mask_token",)  # only for pre-training by masking
+    ignore = ("embeddings.mask_token",)  # only needed for pre-training by masking
 
     def __init__(self, repo: str, file: str = "model.safetensors", **more):
         super().__init__(repo, file=file, **more)

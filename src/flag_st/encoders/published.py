@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flag_st.encoders.network import Network
+from flag_st.encoders.network import NetworkEncoder, Precision
 from flag_st.transfer.weights import Checkpoint, fill, read_state
 
 
-class Published(Network):
+class Published(NetworkEncoder):
     """A network that is built empty and filled from one file.
 
     Args:
         repo, file, revision: where the authors publish the weights.
-        weights: a local copy, the file or its folder; the hub is not asked then.
-        sha256: what the file must hash to; None accepts any.
-        precision, batch: as ``Network``.
-        sizes: overrides of the architecture, such as ``depth``; only for small test models.
+        weights: a local copy (the file or its folder), with which the hub is not asked.
+        sha256: digest that the file must have; None accepts any file.
+        precision, batch: as in ``NetworkEncoder``.
+        sizes: overrides of the architecture, such as ``depth``, for small test models only.
 
     Class attributes:
         ignore: prefixes of keys in the file that the network does not use.
@@ -35,7 +35,7 @@ class Published(Network):
         revision: str = "main",
         weights: str | None = None,
         sha256: str | None = None,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         batch: int = 32,
         sizes: dict[str, Any] | None = None,
     ):

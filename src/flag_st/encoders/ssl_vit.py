@@ -1,11 +1,12 @@
 """A small vision transformer trained by self-supervision on the cohort's own training patches.
 
-The offline encoder that learns: no download, no licence, minutes on two CPU cores. The recipe is
-VICReg (Bardes, Ponce, LeCun, ICLR 2022; loss: section 4, equations 1 to 6): two random views of a
-patch shall be mapped to near vectors (invariance) whose coordinates vary over the batch (variance)
-and are uncorrelated (covariance). A view is a small crop, turned or mirrored, with its haematoxylin
-and eosin scaled at random, as stain and section thickness vary. It sees no expression, but it
-depends on which slides train, so its features belong to one split.
+This is the offline encoder that learns. It needs no download and no licence, and takes minutes on
+two CPU cores. The recipe is VICReg (Bardes, Ponce, LeCun, ICLR 2022; loss: section 4, equations 1
+to 6): two random views of a patch are mapped to similar vectors (invariance) whose coordinates vary
+over the batch (variance) and are uncorrelated (covariance). A view is a small crop, turned or
+mirrored, with its haematoxylin and eosin scaled at random, as stain and section thickness vary. The
+encoder sees no expression, but it depends on the training slides, so its features belong to one
+split.
 """
 
 import math
@@ -20,31 +21,32 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.core.torchvision_guard import ensure_torchvision
-from flag_st.encoders.network import Network
+from flag_st.encoders.network import NetworkEncoder, Precision
 from flag_st.nets.optimizer import AdamW
 
 #: Optical densities (R, G, B) of haematoxylin, eosin and the residual, per unit of concentration
 #: (Ruifrok and Johnston 2001).
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-#: VICReg's weights of invariance, variance and covariance, and its floor under the variance.
+#: The weights of invariance, variance and covariance in VICReg, and its floor under the variance.
 INVARIANCE, VARIANCE, COVARIANCE, FLOOR = 25.0, 25.0, 1.0, 1e-4
 
 
-class SslVit(Network):
+class SslVit(NetworkEncoder):
     """ViT of ``depth`` blocks on patches halved to 112 px (1 µm/px); D = 2 ``width``.
 
-    A patch's vector is the mean and the standard deviation of its 49 tokens: what it shows, and how
-    mixed that is.
+    The vector of a patch is the mean and the standard deviation of its 49 tokens: what the patch
+    shows, and how mixed that is.
 
     Args:
         width, depth, heads: of the transformer; tokens are squares of 16 µm.
         steps: optimisation steps, whatever the number of slides.
-        views: patches in a training batch, each seen twice.
+        views: patches per training batch; each is seen in two views.
         rate: peak learning rate (AdamW, linear warm-up, cosine decay).
         crop_area: smallest and largest share of the patch that a view shows.
         jitter: relative range of the random scaling of each stain.
-        limit: patches kept in memory for training (38 kB each), a random subset if there are more.
-        precision, batch: as ``Network``, when encoding.
+        limit: how many patches (38 kB each) are kept in memory for training; if there are more, a
+            random subset is taken.
+        precision, batch: as in ``NetworkEncoder``, when encoding.
     """
 
     fits: bool = True
@@ -63,7 +65,7 @@ class SslVit(Network):
         crop_area: tuple[float, float] = (0.25, 0.5),
         jitter: float = 0.15,
         limit: int = 20000,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         batch: int = 64,
     ):
         super().__init__(precision, batch)
@@ -84,7 +86,7 @@ class SslVit(Network):
         self._net = net
 
     def open(self, device: str) -> None:
-        """Only notes the device: weights come from ``fit`` or ``load``."""
+        """Only keeps the device; weights come from ``fit`` or ``load``."""
         self.device = torch.device(device)
 
     def build(self) -> nn.Module:
@@ -116,10 +118,10 @@ class SslVit(Network):
         progress: Callable[..., Iterable] = lambda items, **_: items,
         log: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
-        """Learn from the training slides' patches alone.
+        """Learn from the patches of the training slides alone.
 
         Args:
-            patches: one (N, 224, 224, 3) uint8 array or HDF5 dataset a slide.
+            patches: one (N, 224, 224, 3) uint8 array or HDF5 dataset per slide.
             seed: the same patches, seed and number of threads give the same weights.
             log: takes a row of the three loss terms every 10 steps.
 
@@ -128,7 +130,7 @@ class SslVit(Network):
         """
         memory = self._gather(patches, seed)
         mean, std = moments(memory)
-        # A fork, since timm draws initial weights from the global stream.
+        # A fork, because timm draws initial weights from the global stream.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(entropy(seed, "ssl_vit", "init"))
             net, projector = self.build(), mlp(2 * self.width, 2 * self.width)
@@ -153,7 +155,7 @@ class SslVit(Network):
         net.eval().requires_grad_(False)
 
     def _gather(self, patches: Sequence[np.ndarray], seed: int) -> Tensor:
-        """(M, 3, 112, 112) uint8 of at most ``limit`` patches, read in blocks."""
+        """(M, 3, 112, 112) uint8: at most ``limit`` patches, read in blocks."""
         total = sum(map(len, patches))
         if total < 2:
             raise FlagError(f"self-supervision needs patches, and there are {total}")
@@ -181,7 +183,7 @@ class SslVit(Network):
 
     def _take(self, net: nn.Module, mean: np.ndarray, std: np.ndarray) -> None:
         self.net = net
-        # In float32, so that a saved encoder has the digest of the one it was saved from.
+        # In float32, so that a saved encoder has the same digest as the original.
         self.mean, self.std = (tuple(np.asarray(v, np.float32).tolist()) for v in (mean, std))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -204,7 +206,7 @@ class SslVit(Network):
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each colour in [0, 1], from (M, 3, h, w) uint8 by their histograms."""
+    """Mean and deviation of each colour in [0, 1], from the histograms of (M, 3, h, w) uint8."""
     counts = [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)]
     share = torch.stack(counts).double() / images[:, 0].numel()  # (3, 256)
     levels = torch.arange(256).double() / 255  # (256,)
@@ -213,7 +215,7 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mlp(inputs: int, width: int) -> nn.Module:
-    """VICReg's expander, used in training alone."""
+    """The expander of VICReg, which only training uses."""
     return nn.Sequential(
         nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
     )
@@ -226,10 +228,10 @@ def warm_cosine(step: int, steps: int) -> float:
 
 
 def vicreg(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """The three weighted terms of VICReg's equation 6; a and b are (B, d) of the two views.
+    """The three weighted terms of equation 6 of VICReg; a and b are (B, d) of the two views.
 
-    As in its authors' code, squared distances are averaged over coordinates and variance terms over
-    the two views.
+    As in the code of its authors, squared distances are averaged over coordinates and variance
+    terms over the two views.
     """
     spread, shared = a.new_zeros(()), a.new_zeros(())
     for z in (a, b):
@@ -246,11 +248,11 @@ def vicreg(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def cut(images: Tensor, side: int, area: tuple[float, float], random: Generator) -> Tensor:
-    """Square windows of random place and size, turned by quarters, half of them mirrored.
+    """Square windows of random place and size, in quarter turns, half of them mirrored.
 
     Args:
         images: (B, 3, h, h).
-        area: range of the windows' share of the image; they lie wholly inside it.
+        area: smallest and largest share of the image that a window covers; it lies inside.
 
     Returns:
         (B, 3, side, side), resampled bilinearly.

@@ -1,26 +1,25 @@
 """Vision transformers (and a ResNet) that timm builds: UNI, UNI2-h, Virchow2, H-optimus-0, ...
 
-A further model of this family is a class of a few lines: timm's architecture, its options as the
-model card states them, the normalisation and the pooling.
+Another model of this family takes a class of a few lines: the architecture in timm, its options as
+the model card states them, the normalisation and the pooling.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.encoders.published import Published
 
 
 class Timm(Published):
-    """A network by the name of its timm architecture.
+    """A network that timm builds by the name of its architecture.
 
     Class attributes:
-        arch: timm's name.
+        arch: its name in timm.
         options: arguments of ``timm.create_model``.
-        gated: the feed-forward part is a packed SwiGLU.
+        gated: whether the feed-forward part is a packed SwiGLU.
     """
 
     arch: ClassVar[str]
@@ -81,7 +80,7 @@ class HOptimus0(Timm):
 class GigaPath(Timm):
     """Prov-GigaPath's tile encoder (Xu et al., Nature 2024): ViT-g/16, 1135 M, D = 1536.
 
-    As published, patches are enlarged to 256 px and cropped to 224: it sees the inner 98 µm.
+    As published, patches are enlarged to 256 px and cropped to 224, so it sees the inner 98 µm.
     """
 
     arch = "vit_giant_patch14_dinov2"
@@ -114,9 +113,9 @@ class Virchow2(Timm):
         "dynamic_img_size": True,
     }
 
-    def __init__(self, repo: str, pooling: str = "class+mean", **more):
+    def __init__(self, repo: str, pooling: Literal["class+mean", "class"] = "class+mean", **more):
         super().__init__(repo, **more)
-        self.pooling = one_of(pooling, ("class+mean", "class"))
+        self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.net(images)  # (B, 1 + 4 + 256, d)
@@ -127,7 +126,7 @@ class Virchow2(Timm):
 
 
 class ResNet50(Timm):
-    """ResNet50 trained on ImageNet: the open fallback, which has seen no histology.
+    """ResNet50 trained on ImageNet: an open fallback that has seen no histology.
 
     Args:
         pooling: ``layer3`` (mean of the third stage, D = 1024, the "resnet50" of HEST-Benchmark)
@@ -137,9 +136,9 @@ class ResNet50(Timm):
     arch = "resnet50"
     ignore = ("fc.",)
 
-    def __init__(self, repo: str, pooling: str = "layer3", **more):
+    def __init__(self, repo: str, pooling: Literal["layer3", "last"] = "layer3", **more):
         super().__init__(repo, **more)
-        self.pooling = one_of(pooling, ("layer3", "last"))
+        self.pooling = pooling
 
     def forward(self, images: Tensor) -> Tensor:
         if self.pooling == "last":
@@ -148,9 +147,3 @@ class ResNet50(Timm):
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"):
             x = self.net.get_submodule(name)(x)
         return x.mean((2, 3))  # (B, 1024), of (B, 1024, 14, 14)
-
-
-def one_of(value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise FlagError(f"pooling {value!r} is unknown", choices=choices)
-    return value

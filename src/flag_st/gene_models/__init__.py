@@ -1,1 +1,1 @@
-"""Gene foundation models: one file and one entry of config/gene_models.yaml each."""
+"""Gene foundation models: each is a class here and an entry of config/gene_models.yaml."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -10,13 +11,16 @@ from flag_st.core.fitted import Fitted
 from flag_st.data.panels import common_genes
 from flag_st.data.targets import writing_targets
 
+#: The genes that a contextual model reads: those of the panel alone, or all genes of the slide.
+Scope = Literal["panel", "transcriptome"]
+
 
 class GeneModel(Fitted, ABC):
     """Embeds panel genes, once per panel or in the context of each spot.
 
     Class attributes:
-        kind: ``static`` (one vector a gene, (G, K)), ``contextual`` (one a spot and gene,
-            (N, G, K)) or ``spot`` (one a spot, (N, K)).
+        kind: ``static`` (one vector per gene, (G, K)), ``contextual`` (one per spot and gene,
+            (N, G, K)) or ``spot`` (one per spot, (N, K)).
         fits: True if ``fit`` must see training counts, so that embeddings belong to one split;
             ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
     """
@@ -34,10 +38,10 @@ class GeneModel(Fitted, ABC):
         seed: int,
         ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Learn from the training slides' raw counts alone (list of CSR (N, all genes)).
+        """Learn from the raw counts of the training slides alone (list of CSR (N, all genes)).
 
         Args:
-            genes, panel: as ``embed``.
+            genes, panel: as in ``embed``.
             ensembl: ids of ``genes`` ("" where unknown); None if none is known.
         """
 
@@ -55,12 +59,12 @@ class GeneModel(Fitted, ABC):
         Args:
             counts: CSR (N, all genes) of raw counts.
             genes: the symbols of the columns; ``ensembl`` their ids ("" where unknown).
-            panel: the G symbols wanted, in that order.
+            panel: the G symbols to embed, in this order.
 
         Yields:
             rows of the slide, (n, G, K) or (n, K) or, for ``static``, one (G, K) with rows
-            ``slice(0, 0)``; and a mask of the genes embedded, (n, G) or, for ``static``, (G,), or
-            None for all. What is masked is no vector to learn from, zero or not.
+            ``slice(0, 0)``; and a mask of the embedded genes, (n, G) or, for ``static``, (G,), or
+            None for all. Nothing is learned from a vector that is masked, zero or not.
         """
 
     def digest(self) -> str:
@@ -72,7 +76,9 @@ def fit_slides(model: GeneModel, slides: Sequence, panel: Sequence[str], seed: i
     """Fit ``model`` on the genes that all training slides (AnnData as in ``spots.h5ad``) share."""
     genes = common_genes([list(slide.var_names) for slide in slides])
     known: dict[str, str] = {}
-    for slide in reversed(slides):  # where ids differ for a symbol, the first slide's counts
+    for slide in reversed(
+        slides
+    ):  # where ids differ for a symbol, that of the first slide is taken
         known |= {g: i for g, i in zip(slide.var_names, _ensembl(slide), strict=True) if i}
     ensembl = [known.get(gene, "") for gene in genes]
     model.fit([slide[:, genes].X for slide in slides], genes, panel, seed, ensembl)
@@ -90,5 +96,5 @@ def embed_slide(model: GeneModel, slide, panel: Sequence[str], path: str | Path,
 
 
 def _ensembl(slide) -> list[str]:
-    """The slide's own ids, "" where it has none."""
+    """The ids that the slide states, "" where it states none."""
     return list(slide.var["ensembl"]) if "ensembl" in slide.var else [""] * slide.n_vars

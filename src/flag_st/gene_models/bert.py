@@ -36,10 +36,10 @@ def read_config(path: Path) -> "BertConfig":
 def load_bert(config_file: Path, weight_file: Path, layer: int, expected: str) -> "BertModel":
     """The encoder of a ``BertForMaskedLM`` checkpoint, cut after hidden state ``layer``.
 
-    Cutting saves the blocks above; the last hidden state is then the one wanted.
+    Cutting saves the blocks above; the last hidden state is then the requested one.
 
     Args:
-        layer: -1 for the output of the last block, -2 of the last but one, …
+        layer: -1 for the output of the last block, -2 for that of the last but one, …
         expected: what the file should be, for messages.
 
     Raises:
@@ -64,7 +64,7 @@ def empty_bert(config: "BertConfig") -> "BertModel":
 
 
 def ready(model: "BertModel") -> "BertModel":
-    """A filled ``empty_bert``, with its buffers, which are in no checkpoint, made anew."""
+    """A filled ``empty_bert``; its buffers are made here, because no checkpoint has them."""
     import torch
 
     size = model.config.max_position_embeddings

@@ -1,10 +1,10 @@
-"""CellPLM (Wen et al., ICLR 2024), read from its 85M checkpoint: one embedding a spot.
+"""CellPLM (Wen et al., ICLR 2024), read from its 85M checkpoint: one embedding per spot.
 
 The layers are written here with the names of the published keys. Attention runs over the spots of
-a slide, so that a spot's embedding depends on its whole slide; coordinates are not used, since the
-published inference sets the positional term to zero.
+a slide, so that the embedding of a spot depends on its whole slide. Coordinates are not used,
+because the published inference sets the positional term to zero.
 
-``20230926_85M.best.ckpt`` is read by torch's restricted unpickler alone. Should your copy hold
+``20230926_85M.best.ckpt`` is read only by the restricted unpickler of torch. If your copy holds
 more than tensors and numbers, convert it once, where nothing can be harmed::
 
     state = torch.load("20230926_85M.best.ckpt", map_location="cpu", weights_only=False)
@@ -64,7 +64,7 @@ def flow(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Pre-norm layer; the numbers in the keys are the places of dropouts, which are off here."""
+    """Pre-norm layer; the gaps in the numbers of the keys are dropouts, which are off here."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -84,8 +84,8 @@ class Latent(nn.Module):
     """Mean of the Gaussian-mixture posterior q(z | x), over its clusters.
 
     The published code draws a cluster by Gumbel noise even at inference, so that no two calls
-    agree. A draw takes cluster c with probability softmax(logits)_c, hence the mean over draws is
-    the weighted sum of the few means that a draw can give.
+    agree. A draw takes cluster c with probability softmax(logits)_c. The mean over draws is
+    therefore the weighted sum of the few means that a draw can give.
     """
 
     def __init__(self, width: int, latent: int, clusters: int):
@@ -127,7 +127,7 @@ class CellPLMEncoder(nn.Module):
         self.latent = nn.ModuleDict({"layers": nn.ModuleDict({"1": mixture})})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log counts (N, P) of the P genes of the model, sparse, to (N, K)."""
+        """Sparse log counts (N, P) of the P genes of the model → (N, K)."""
         x = torch.sparse.mm(x, self.get_parameter("embedder.feat_enc.emb"))  # (N, d)
         x = self.get_submodule("embedder.extra_linear.0")(x)  # (N, d)
         x = self.get_submodule("embedder.extra_linear.3")(x.relu())  # (N, d)
@@ -142,7 +142,7 @@ class CellPLM(GeneModel):
 
     Args:
         weights: folder with ``<prefix>.config.json`` and ``<prefix>.best.ckpt``.
-        prefix: of the two file names.
+        prefix: start of the two file names.
         sha256: file name → digest that it must have.
         symbols: table (columns symbol, ensembl) for slides without ids.
     """
@@ -210,7 +210,7 @@ class CellPLM(GeneModel):
 
 
 def read_config(path: Path) -> dict:
-    """The official configuration, with what the encoder needs of it checked."""
+    """The official configuration; the values that the encoder needs are checked."""
     config = read_json(path)
     expected = {"enc_mod": "flowformer", "latent_mod": "gmvae", "norm": "groupnorm"}
     for key, value in expected.items():
@@ -224,7 +224,7 @@ def read_config(path: Path) -> dict:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The model's tensors, by torch's restricted unpickler; numpy numbers beside them may be.
+    """The tensors of the model, by torch's restricted unpickler; numpy numbers are allowed, too.
 
     Raises:
         FlagError: damaged, without ``model_state_dict``, or holding objects that are not data.
@@ -235,7 +235,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        # torch's own advice is to open the file without restrictions: not passed on.
+        # The message of torch advises to open the file without restrictions; it is not passed on.
         raise FlagError(f"{path} holds no plain tensors ({reason[:80]})", remedy=remedy) from None
     state = found.get("model_state_dict") if isinstance(found, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -244,7 +244,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def numpy_numbers() -> list:
-    """What a pickled numpy number consists of; scores beside the weights are often such."""
+    """What a pickled numpy number consists of; scores saved beside the weights often are such."""
     scalar: Any = np.float64(0).__reduce__()[0]  # which numpy keeps in a private module
     return [
         scalar,

@@ -1,4 +1,4 @@
-"""Genes as vectors of co-expression, learned from the training slides' counts alone."""
+"""Genes as vectors of co-expression, learned from the counts of the training slides alone."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -12,21 +12,21 @@ from flag_st.gene_models.columns import positions
 
 
 class Coexpression(GeneModel):
-    """One vector a gene: its correlations with all genes, compressed by a truncated SVD.
+    """One vector per gene: its correlations with all genes, compressed by a truncated SVD.
 
-    Counts are scaled to ``scale`` a spot and log1p-transformed. Correlations are pooled within
+    Counts are scaled to ``scale`` per spot and log1p-transformed. Correlations are pooled within
     slides, so that levels that differ between slides (depth, staining, patient) do not pass for
-    co-expression. R (G, P) holds the correlations of the panel with all P informative genes, less
-    their mean over the panel: what all genes share (mostly depth) tells none of them apart. With
+    co-expression. R (G, P) holds the correlations of the panel with all P informative genes, minus
+    their mean over the panel, because what all genes share (mostly depth) distinguishes none. With
     R = U S V', the rows of U S, cut to ``width`` columns and scaled to length one, are the vectors;
     their cosines are those of the best rank-``width`` approximation of R. Where ``width`` exceeds
     the rank of R (below G), the columns beyond it are zero.
 
     Args:
         width: K, the length of the vectors.
-        scale: counts a spot after normalisation.
+        scale: counts per spot after normalisation.
         min_fraction: a gene is informative if it is detected in this share of the training spots.
-            Panel genes always are.
+            Panel genes are always informative.
     """
 
     kind: str = "static"
@@ -47,7 +47,7 @@ class Coexpression(GeneModel):
         seed: int,
         ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Learn the vectors of ``panel``; neither seed nor ids make a difference to them.
+        """Learn the vectors of ``panel``, which depend on neither seed nor ids.
 
         Raises:
             FlagError: no training spots, or panel genes that the slides lack.
@@ -57,7 +57,7 @@ class Coexpression(GeneModel):
         varies = correlation.any(axis=1)  # (G,)
         correlation = correlation - correlation.mean(axis=0)  # (G, P)
         self.panel, self.vectors = tuple(panel), compress(correlation, self.width)  # (G, K)
-        self.vectors[~varies] = 0  # minus the mean profile is nobody's co-expression
+        self.vectors[~varies] = 0  # zero minus the mean profile is no co-expression
 
     def embed(
         self,
@@ -88,7 +88,7 @@ class Coexpression(GeneModel):
 
 
 def log_normalised(counts, scale: float):
-    """CSR of log1p(counts scaled to ``scale`` a spot); spots without counts stay zero."""
+    """CSR of log1p(counts scaled to ``scale`` per spot); spots without counts stay zero."""
     from scipy import sparse
 
     counts = sparse.csr_matrix(counts, dtype=np.float64)
@@ -102,7 +102,7 @@ def correlations(
     """Pearson correlation, pooled within slides, of the genes ``columns`` with all genes.
 
     Args:
-        counts: one CSR (N, all genes) of raw counts a slide; columns are the same in all.
+        counts: one CSR (N, all genes) of raw counts per slide, all with the same columns.
         min_fraction: other genes detected in a smaller share of the spots are left out.
 
     Returns:
@@ -123,7 +123,7 @@ def correlations(
         detected += np.asarray((x > 0).sum(axis=0)).ravel()
     keep = detected >= max(1, min_fraction * spots)
     keep[columns] = True
-    # Rounding leaves about 1e-16 of the sums for a gene that does not vary: that is no variance.
+    # Rounding leaves about 1e-16 of the sums for a gene that does not vary; that is no variance.
     square[square <= 1e-9 * spots] = np.inf
     return (cross / np.sqrt(np.outer(square[columns], square)))[:, keep]
 

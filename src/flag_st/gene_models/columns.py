@@ -1,4 +1,4 @@
-"""Which columns of a slide are which genes."""
+"""Which genes the columns of a slide are."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ def positions(have: Sequence[str], want: Sequence[str], where: str) -> np.ndarra
 def identifiers(
     genes: Sequence[str], ensembl: Sequence[str], symbols: Mapping[str, str]
 ) -> list[str]:
-    """Ensembl id of each column: the slide's own, else by symbol, else ``""``.
+    """Ensembl id of each column: the one that the slide states, or one by symbol, or ``""``.
 
-    Version suffixes (``.12``) are dropped and letters made upper case, as in the dictionaries.
+    Version suffixes (``.12``) are dropped and letters are made upper case, as in the dictionaries.
     """
     found = (own or symbols.get(gene, "") for gene, own in zip(genes, ensembl, strict=True))
     return [name.split(".")[0].upper() for name in found]
@@ -42,7 +42,7 @@ def read_symbols(path: str | Path) -> dict[str, str]:
     """A table of two tab-separated columns, ``symbol`` and ``ensembl``, with that header.
 
     Raises:
-        FlagError: the file is missing, has another header or a line of other than two fields.
+        FlagError: the file is missing, has another header, or a line that has not two fields.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -58,7 +58,7 @@ def read_symbols(path: str | Path) -> dict[str, str]:
 
 
 def report_unknown(panel: Sequence[str], known: np.ndarray, vocabulary: str) -> None:
-    """Say which panel genes ``vocabulary`` lacks: they are masked everywhere.
+    """Log which panel genes ``vocabulary`` lacks; they are masked everywhere.
 
     Raises:
         FlagError: it knows none of them.

@@ -1,4 +1,4 @@
-"""The several files of one published gene model: found, verified and identified together."""
+"""The files of one published gene model, which are found, verified and identified together."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ class Files:
         weights: folder that holds them, or None to fetch them from the hub.
         address: where a person gets them.
         repo, revision: hub repository and commit, or None if the release is on no hub.
-        sha256: name → digest that the file must have; others are taken as they are.
-        digests: filled as files are asked for.
+        sha256: name → digest that the file must have; files without one are not checked.
+        digests: name → digest of each file that was asked for.
     """
 
     weights: str | Path | None
@@ -31,7 +31,7 @@ class Files:
     digests: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Path:
-        """The file ``name`` on this machine, its digest checked.
+        """The file ``name`` on this machine, after its digest was checked.
 
         Raises:
             FlagError: it is not there or not the one that is pinned.
@@ -47,7 +47,7 @@ class Files:
         return path
 
     def digest(self) -> str:
-        """Of all files that were asked for, by name."""
+        """One digest of all files that were asked for."""
         return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
     def _locate(self, name: str) -> Path:

@@ -1,16 +1,17 @@
 """Geneformer (Theodoris et al., Nature 2023; V2: Chen et al. 2024), read from its official files.
 
-The model is a stock BERT over rank-value tokens, so transformers is all that it needs.
+The model is a standard BERT over rank-value tokens, so it needs transformers only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.gene_models import safe_pickle
-from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.bert import bert_states, load_bert
 from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
 from flag_st.gene_models.files import Files
@@ -23,7 +24,7 @@ FILES = ("config.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class Release:
-    """What belongs to one published model: V1 and V2 dictionaries are not interchangeable."""
+    """What belongs to one published model; the dictionaries of V1 and V2 must not be exchanged."""
 
     corpus: str
     special: bool
@@ -33,7 +34,13 @@ class Release:
         return f"{folder}/{name}_{self.corpus}.pkl"
 
 
-RELEASES = {
+ModelName = Literal[
+    "Geneformer-V1-10M",
+    "Geneformer-V2-104M",
+    "Geneformer-V2-104M_CLcancer",
+    "Geneformer-V2-316M",
+]
+RELEASES: dict[ModelName, Release] = {
     "Geneformer-V1-10M": Release("gc30M", special=False),
     "Geneformer-V2-104M": Release("gc104M", special=True),
     "Geneformer-V2-104M_CLcancer": Release("gc104M", special=True),
@@ -46,15 +53,15 @@ class Geneformer(GeneModel):
 
     Args:
         name: folder of the model in the repository.
-        weights: folder with the repository's files under their names there (a clone with LFS
-            files, or a download of those needed), or None to fetch them.
+        weights: folder with the files of the repository under their names there (a clone with its
+            LFS files, or a download of the needed ones), or None to fetch them.
         repo, revision: hub repository and commit.
         sha256: file name → digest that it must have; files not named are not checked.
         scope: ``panel`` ranks the panel genes alone, with their sum as depth (the release of
             FLAG); ``transcriptome`` ranks all genes of the slide (as Geneformer was trained).
         layer: which hidden state, counted as transformers does: -1 is the output of the last
-            block (the release of FLAG), -2 of the last but one (what Geneformer's own extractor
-            calls layer -1), 0 would be the input.
+            block (the release of FLAG), -2 that of the last but one (which Geneformer's own
+            extractor calls layer -1); 0 would be the input.
         symbols: table (columns symbol, ensembl) for slides without ids; None uses the
             dictionary that comes with the model.
         batch_tokens: tokens of one forward pass, padding included.
@@ -65,23 +72,17 @@ class Geneformer(GeneModel):
 
     def __init__(
         self,
-        name: str = "Geneformer-V2-316M",
+        name: ModelName = "Geneformer-V2-316M",
         weights: str | None = None,
         repo: str = REPO,
         revision: str = "main",
         sha256: Mapping[str, str] | None = None,
-        scope: str = "panel",
+        scope: Scope = "panel",
         layer: int = -1,
         symbols: str | None = None,
         batch_tokens: int = 16384,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
     ):
-        if name not in RELEASES:
-            raise FlagError(f"geneformer: no model {name!r}", choices=RELEASES)
-        if scope not in ("panel", "transcriptome"):
-            raise FlagError(f"geneformer: scope is {scope!r}", choices=["panel", "transcriptome"])
-        if dtype not in ("float32", "bfloat16"):
-            raise FlagError(f"geneformer: dtype is {dtype!r}", choices=["float32", "bfloat16"])
         self.name, self.release = name, RELEASES[name]
         self.files = Files(weights, f"the hub's {repo}", repo, revision, sha256 or {})
         self.scope, self.layer, self.symbols = scope, layer, symbols
@@ -152,12 +153,12 @@ class Geneformer(GeneModel):
         )
 
     def digest(self) -> str:
-        """Of the weights and the dictionaries together."""
+        """One digest of the weights and the dictionaries."""
         return self.files.digest()
 
     def _dictionary(self, name: str, kind: type) -> dict:
         return safe_pickle.mapping(self.files[self.release.dictionary(name)], kind)
 
     def _aliases(self, name: str) -> dict[str, str]:
-        """A dictionary of names; entries that are no names are left out."""
+        """A dictionary of names; entries that are not names are left out."""
         return safe_pickle.mapping(self.files[self.release.dictionary(name)], str, strict=False)

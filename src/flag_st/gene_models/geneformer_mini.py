@@ -1,7 +1,7 @@
-"""A small Geneformer, pre-trained here on the training slides' counts alone.
+"""A small Geneformer that is pre-trained here on the counts of the training slides alone.
 
-The recipe is Geneformer's (rank values over non-zero medians, BERT, masked genes); only the corpus
-and the sizes are small. It needs no download, and its weights have never seen a test slide.
+The recipe is that of Geneformer (rank values over non-zero medians, BERT, masked genes); only the
+corpus and the sizes are small. It needs no download, and its weights have never seen a test slide.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,12 +29,12 @@ class GeneformerMini(GeneModel):
     """Contextual gene embeddings of a BERT fitted to the training slides.
 
     Args:
-        width, layers, heads, inner: of the BERT; ``inner`` is the feed-forward width.
-        vocabulary: genes with a token: the panel, filled up with those detected most often.
+        width, layers, heads, inner: sizes of the BERT; ``inner`` is the feed-forward width.
+        vocabulary: how many genes have a token: the panel and the genes detected most often.
         context: longest sequence, ``<cls>`` and ``<eos>`` included.
         epochs: passes over the training spots.
-        learning_rate: peak of AdamW's, after a warm-up and before a linear decay.
-        batch_tokens: tokens of one step, padding included.
+        learning_rate: peak learning rate of AdamW, between a warm-up and a linear decay.
+        batch_tokens: tokens per step, padding included.
     """
 
     kind: str = "contextual"
@@ -74,7 +74,7 @@ class GeneformerMini(GeneModel):
         seed: int,
         ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Take medians from, and pre-train on, the training slides' counts; tokens are symbols.
+        """Pre-train on the counts of the training slides, with their medians; tokens are symbols.
 
         Raises:
             FlagError: no training spots, or panel genes that the slides lack.
@@ -148,7 +148,7 @@ class GeneformerMini(GeneModel):
         return RankValues(tokens, known, self.context, special=True)
 
     def _vocabulary(self, table, genes: Sequence[str], panel: np.ndarray) -> RankValues:
-        """Tokens of the panel and of the genes detected most, with their non-zero medians."""
+        """Tokens of the panel and of the genes detected most often, with their non-zero medians."""
         from scipy import sparse
 
         detected = np.bincount(table.indices[table.data > 0], minlength=len(genes))  # (C,)

@@ -1,4 +1,4 @@
-"""Pre-training of a BERT by masked genes, as Geneformer was (and BERT before it)."""
+"""Pre-training of a BERT by masked genes, as Geneformer was trained (and BERT before it)."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 MASK_TOKEN, SHARE = 1, 0.15
 WARM_UP = 0.1
-IGNORED = -100  # where cross entropy looks away
+IGNORED = -100  # cross entropy ignores this label
 
 
 def pretrain(
@@ -35,14 +35,14 @@ def pretrain(
         sequences: token sequences; those below ``special`` are special tokens, never masked.
 
     Returns:
-        The encoder, and the mean loss (nats a masked gene) of each epoch.
+        The encoder, and the mean loss of each epoch (nats per masked gene).
     """
     import torch
     from transformers import BertForMaskedLM
 
     from flag_st.nets.optimizer import AdamW
 
-    # Layers are initialised from torch's global generator; the caller's state is given back.
+    # Layers are initialised from torch's global generator; afterwards its state is restored.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "geneformer_mini", "weights"))
         model = BertForMaskedLM(config)
@@ -90,10 +90,10 @@ def shuffled(
 def mask(
     tokens: np.ndarray, special: int, vocabulary: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide 15 % of the genes: 80 % of these become ``<mask>``, 10 % another gene, 10 % stay.
+    """Hide 15 % of the genes: 80 % of these become ``<mask>``, 10 % another gene, and 10 % stay.
 
     Returns:
-        Inputs and labels, both as ``tokens`` (B, L); labels are ``IGNORED`` elsewhere.
+        Inputs and labels, both (B, L) like ``tokens``; labels of other genes are ``IGNORED``.
     """
     chosen = (rng.random(tokens.shape) < SHARE) & (tokens >= special)
     if not chosen.any():  # a batch of very short sequences: hide one gene, so that it has a loss

@@ -1,7 +1,7 @@
-"""Rank-value encoding: a spot as its genes, ordered by how much they exceed their usual level.
+"""Rank-value encoding: a spot is its genes, ordered by how much they exceed their usual level.
 
-Theodoris et al., Nature 2023: counts are scaled to 10,000 a spot, divided by each gene's non-zero
-median over the pre-training corpus, and sorted; tokens carry the order alone.
+Theodoris et al., Nature 2023: counts are scaled to 10,000 per spot, divided by each gene's non-zero
+median over the pre-training corpus, and sorted; the tokens only state the order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ TARGET_SUM = 1e4
 
 @dataclass(frozen=True)
 class RankValues:
-    """The vocabulary, and how a spot becomes a sequence of it.
+    """The vocabulary, and how a spot becomes a sequence of its tokens.
 
     Attributes:
         tokens: gene id → token, and ``<pad>``; with ``special`` also ``<cls>`` and ``<eos>``.
         medians: gene id → non-zero median of the corpus.
         length: longest sequence that the model takes, special tokens included.
-        special: wrap the genes in ``<cls>`` … ``<eos>`` (V2) or not (V1).
+        special: whether the genes are wrapped in ``<cls>`` … ``<eos>`` (V2) or not (V1).
     """
 
     tokens: Mapping[str, int]
@@ -40,19 +40,19 @@ class RankValues:
             )
 
     def token(self, identifier: str) -> int:
-        """The token of a gene that has a median too, else -1."""
+        """The token of a gene, or -1 if it has no token or no median."""
         return self.tokens.get(identifier, -1) if self.medians.get(identifier, 0) > 0 else -1
 
     def encode(self, counts, identifiers: Sequence[str]) -> list[np.ndarray]:
         """Token sequences of all spots.
 
-        Ties go by ascending token, so that neither the column order of a slide nor the sorting
-        algorithm changes a sequence (the published code leaves them open). Columns with the same
-        id are summed; columns without a token count towards the depth alone.
+        Ties are ordered by ascending token, so that neither the column order of a slide nor the
+        sorting algorithm changes a sequence (the published code leaves their order open). Columns
+        with the same id are summed; columns without a token only count towards the depth.
 
         Args:
             counts: CSR (N, C) of raw counts; a spot's depth is the sum of its row.
-            identifiers: of the C columns.
+            identifiers: gene ids of the C columns.
 
         Returns:
             N arrays of int64, each at most ``length`` long.

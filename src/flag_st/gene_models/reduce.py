@@ -1,6 +1,6 @@
 """Embeddings of another gene model, reduced to few dimensions.
 
-A PCA without centring: alignment compares directions by cosine, and it keeps those best.
+It is a PCA without centring, because alignment compares directions by cosine, which it keeps best.
 """
 
 import logging
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Reduced(GeneModel):
-    """Another gene model's embeddings times a (K, width) basis fitted on training slides.
+    """Embeddings of another gene model times a (K, width) basis fitted on the training slides.
 
-    The basis spans the leading eigenvectors of the second moment of the unit vectors of the
-    training slides' embeddings. ``error`` states what that costs: the mean of 1 - cos² between
-    an embedding and its projection, over the same embeddings; it is logged and saved.
+    The embeddings of the training slides become unit vectors; the basis spans the leading
+    eigenvectors of their second moment. ``error`` states what that costs: the mean of 1 - cos²
+    between an embedding and its projection, over the same embeddings; it is logged and saved.
 
     Args:
         model: ``use`` and ``params`` of the model to reduce.
-        width: K after reduction.
-        spots: most training spots of a slide to fit on, evenly spaced.
+        width: K after the reduction.
+        spots: how many training spots per slide the basis is fitted on, evenly spaced.
     """
 
     fits: bool = True
@@ -51,10 +51,10 @@ class Reduced(GeneModel):
         seed: int,
         ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Fit the basis on the training slides, and first the model if it is itself fitted.
+        """Fit the basis on the training slides, and before it the model if that is fitted itself.
 
         Raises:
-            FlagError: ``width`` exceeds the model's, or no training spot has an embedding.
+            FlagError: ``width`` exceeds that of the model, or no training spot has an embedding.
         """
         if self.model.fits:
             self.model.fit(counts, genes, panel, seed, ensembl)
@@ -79,7 +79,7 @@ class Reduced(GeneModel):
         panel: Sequence[str],
         progress: Callable[..., Iterable] = lambda items, **_: items,
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-        """The model's blocks with ``width`` instead of K numbers a vector."""
+        """The blocks of the model, with ``width`` instead of K numbers per vector."""
         if self.basis is None:
             raise unfitted("reduce")
         for rows, block, mask in self.model.embed(counts, genes, ensembl, panel, progress):

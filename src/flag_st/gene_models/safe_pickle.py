@@ -1,7 +1,7 @@
-"""Dictionaries that others ship as pickles, read without running anything.
+"""Dictionaries that others publish as pickles, read without running anything.
 
 A pickle is a program. ``load`` interprets the few instructions that plain data needs and refuses
-all others by name: nothing is imported, constructed or called, whatever the file says.
+all others by name. Nothing is imported, constructed or called, whatever the file says.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ from flag_st.core.errors import FlagError
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 32
 
-#: All that a pickled numpy scalar names; each stands for a few lines below, not for itself.
+#: All names in a pickled numpy scalar; a few lines below do their work, and none is imported.
 NUMPY = {
     ("numpy", "dtype"): "dtype",
     ("numpy.core.multiarray", "scalar"): "scalar",
@@ -54,8 +54,8 @@ def load(path: str | Path) -> Any:
     """Read dicts, lists, tuples, str, int, float, bool, None and numpy scalars (as numbers).
 
     Raises:
-        FlagError: not a pickle, damaged, too large, nested too deep, or holding anything else;
-            names the instruction or the global.
+        FlagError: the file is no pickle, damaged, too large, nested too deep, or holds anything
+            else; the message names the instruction or the global.
     """
     path = Path(path)
     try:
@@ -85,7 +85,7 @@ def mapping(path: str | Path, kind: type, strict: bool = True) -> dict[str, Any]
         strict: refuse a key or value of another type; otherwise leave it out.
 
     Raises:
-        FlagError: as ``load``, no dictionary, or (``strict``) the first entry that does not fit.
+        FlagError: as ``load``; or it is no dictionary, or (``strict``) an entry does not fit.
     """
     value = load(path)
     if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def _refused(path: Path, what: str) -> FlagError:
 
 
 class _Machine:
-    """A stack, a memo and one method a kind of instruction."""
+    """A stack, a memo and one method per kind of instruction."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -147,7 +147,7 @@ class _Machine:
         return self.stack[-1]
 
     def op_proto(self, version: int) -> None:
-        """Every version is read: the instructions decide."""
+        """Every version is read, because the instructions decide."""
 
     op_frame = op_stop = op_proto
 
@@ -168,7 +168,7 @@ class _Machine:
     op_binget = op_long_binget = op_get
 
     def pairs(self, items: list[Any]) -> dict:
-        """Keys are plain scalars: hashing tuples of tuples could take for ever."""
+        """Keys are plain scalars, because hashing tuples of tuples could take forever."""
         for key in items[::2]:
             if not isinstance(key, (str, int, float, type(None))):
                 raise _refused(self.path, f"a key of type {type(key).__name__}")
@@ -225,7 +225,7 @@ class _Machine:
         self.stack.append(_numpy(self.path, function.kind, arguments))
 
     def op_build(self, _) -> None:
-        """The state of a dtype: only its byte order matters for scalars."""
+        """The state of a dtype, of which scalars only need the byte order."""
         state, dtype = self.stack.pop(), self.stack[-1]
         if not isinstance(dtype, _Name) or not dtype.code or not isinstance(state, tuple):
             raise _refused(self.path, "its instruction BUILD")
@@ -249,7 +249,7 @@ def _numpy(path: Path, function: str, arguments: tuple) -> Any:
 
 
 def _check_plain(value: Any, path: Path) -> None:
-    """Walk level by level; what was seen once is not walked again, so that cycles end."""
+    """Walk level by level; nothing is walked twice, so that cycles end."""
     level, seen = [value], set()
     for _ in range(MAX_DEPTH):
         below: list[Any] = []

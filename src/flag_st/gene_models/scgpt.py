@@ -1,12 +1,13 @@
 """scGPT (Cui et al., Nature Methods 2024), read from its whole-human checkpoint.
 
-The package itself does not import beside a current torch, so its encoder is written here, with the
-names of the published keys.
+The package itself cannot be imported beside a current torch, so its encoder is written here, with
+the names of the published keys.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.core.seeds import numpy_generator
-from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.files import Files
 from flag_st.gene_models.token_states import contextual, pad
@@ -24,12 +25,12 @@ from flag_st.transfer.weights import fill, read_state
 
 ADDRESS = "https://github.com/bowang-lab/scGPT (pre-trained models, whole-human)"
 ARGUMENTS = ("embsize", "nheads", "d_hid", "nlayers", "pad_token", "pad_value")
-#: Spellings of the attention's keys that other versions of the package wrote.
+#: How other versions of the package spelled the keys of the attention.
 SPELLINGS = ((r"self_attn\._impl\.", "self_attn."), (r"self_attn\.in_proj_", "self_attn.Wqkv."))
 
 
 class GeneEncoder(nn.Module):
-    """The gene's identity."""
+    """Embeds which gene a token is."""
 
     def __init__(self, vocabulary: int, width: int, padding: int):
         super().__init__()
@@ -41,7 +42,7 @@ class GeneEncoder(nn.Module):
 
 
 class ValueEncoder(nn.Module):
-    """The gene's expression, as its bin."""
+    """Embeds the expression of the gene, given as its bin."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -81,7 +82,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What gene embeddings need of the published model: all but its decoders."""
+    """The part of the published model that gene embeddings need: all but its decoders."""
 
     def __init__(self, arguments: Mapping, vocabulary: int, padding: int):
         super().__init__()
@@ -111,15 +112,15 @@ class ScGPT(GeneModel):
     Args:
         weights: folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, or None to fetch
             them from the hub.
-        repo, revision: hub repository and commit; None if ``weights`` alone will do.
+        repo, revision: hub repository and commit; None if only ``weights`` is used.
         sha256: file name → digest that it must have.
-        scope: ``panel`` gives the panel's genes alone; ``transcriptome`` all expressed genes, of
-            which the panel's and a random sample of the others are kept if they are too many.
-        ties: counts are mostly ties, over whose bins the published code spreads genes at random.
-            ``middle`` takes the expected bin; ``spread`` draws as published, from a stream that
-            depends on the spot's counts alone.
-        length: most genes of a sequence.
-        batch_tokens: tokens of one forward pass, padding included.
+        scope: ``panel`` reads the genes of the panel alone; ``transcriptome`` all expressed genes.
+            If these are too many, those of the panel and a random sample of the others are kept.
+        ties: most counts are ties, and the published code spreads tied genes over their bins at
+            random. ``middle`` takes the expected bin; ``spread`` draws as published, from a stream
+            that only depends on the counts of the spot.
+        length: largest number of genes in a sequence.
+        batch_tokens: tokens per forward pass, padding included.
     """
 
     kind: str = "contextual"
@@ -130,17 +131,11 @@ class ScGPT(GeneModel):
         repo: str | None = None,
         revision: str | None = None,
         sha256: Mapping[str, str] | None = None,
-        scope: str = "panel",
-        ties: str = "middle",
+        scope: Scope = "panel",
+        ties: Literal["middle", "spread"] = "middle",
         length: int = 1200,
         batch_tokens: int = 16384,
     ):
-        for key, value, choices in (
-            ("scope", scope, ["panel", "transcriptome"]),
-            ("ties", ties, ["middle", "spread"]),
-        ):
-            if value not in choices:
-                raise FlagError(f"scgpt: {key} is {value!r}", choices=choices)
         self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
 
@@ -208,7 +203,7 @@ class ScGPT(GeneModel):
                 value, self.arguments["n_bins"], rng if self.ties == "spread" else None
             )
             if len(found) > self.length:
-                # The panel's genes come first, then the others in random order.
+                # The genes of the panel come first, then the others in random order.
                 first = ~np.isin(found, list(keep))
                 order = np.lexsort((rng.random(len(found)), first))[: self.length]
                 found, binned = found[order], binned[order]
@@ -226,7 +221,7 @@ class ScGPT(GeneModel):
 class ScGPTGenes(ScGPT):
     """Static gene embeddings: the normalised gene table, the same in every spot.
 
-    It is what the authors use for gene networks. Genes without a token are masked.
+    The authors use it for gene networks. Genes without a token are masked.
     """
 
     kind: str = "static"
@@ -243,7 +238,7 @@ class ScGPTGenes(ScGPT):
 
 
 def read_arguments(path) -> dict:
-    """``args.json``, with what the encoder needs of it checked."""
+    """``args.json``; the values that the encoder needs are checked."""
     arguments = read_json(path)
     missing = [key for key in ARGUMENTS if key not in arguments]
     if missing:
@@ -255,7 +250,7 @@ def read_arguments(path) -> dict:
 
 
 def load_encoder(model: Encoder, path) -> Encoder:
-    """Fill ``model`` from ``best_model.pt``, whichever attention wrote it; decoders are left."""
+    """Fill ``model`` from ``best_model.pt``, whichever attention wrote it, without its decoders."""
     state = read_state(path)
     for old, new in SPELLINGS:
         state = {re.sub(old, new, key): value for key, value in state.items()}
@@ -267,7 +262,7 @@ def load_encoder(model: Encoder, path) -> Encoder:
 
 
 def spot_generator(tokens: np.ndarray, values: np.ndarray) -> np.random.Generator:
-    """A stream that belongs to the spot's content: no order of spots or batches changes it."""
+    """A stream that depends on the content of the spot alone, and not on spots beside it."""
     content = hashlib.sha256(tokens.tobytes() + values.tobytes()).hexdigest()
     return numpy_generator("scgpt", content)
 
@@ -277,8 +272,8 @@ def bin_values(
 ) -> np.ndarray:
     """Expression as quantile bins 1 … n_bins - 1 within the spot (Cui et al., Methods).
 
-    Values that straddle several bins are spread over them at random, or all put into the middle
-    one if there is no ``rng``.
+    Values that straddle several bins are spread over them at random, or all put into the middle bin
+    if there is no ``rng``.
     """
     if not len(values):
         return np.zeros(0, dtype=np.float32)

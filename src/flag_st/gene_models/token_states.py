@@ -1,10 +1,10 @@
-"""From token sequences of unequal length to one state a panel gene."""
+"""From token sequences of unequal length to one state per panel gene."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-#: Floats of one block of output, (n, G, K): 256 MiB.
+#: Numbers in one block of output (n, G, K), which are 256 MiB.
 BLOCK = 1 << 26
 
 
@@ -15,7 +15,7 @@ def blocks(spots: int, genes: int, width: int) -> list[slice]:
 
 
 def by_length(lengths: Sequence[int] | np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Indices in batches of similar length, longest first, padded to ``tokens`` at most.
+    """Indices in batches of similar length, longest first, with at most ``tokens`` padded tokens.
 
     Empty sequences are in no batch; a sequence longer than ``tokens`` is a batch of its own.
     """
@@ -30,7 +30,7 @@ def by_length(lengths: Sequence[int] | np.ndarray, tokens: int) -> Iterator[np.n
 
 
 def pad(sequences: Sequence[np.ndarray], value: float) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded (B, L) of the sequences' type, and which positions hold a token."""
+    """Sequences padded on the right to (B, L), and which positions hold a token."""
     lengths = np.array([len(s) for s in sequences])
     present = np.arange(lengths.max()) < lengths[:, None]  # (B, L)
     padded = np.full(present.shape, value, dtype=sequences[0].dtype)
@@ -41,11 +41,11 @@ def pad(sequences: Sequence[np.ndarray], value: float) -> tuple[np.ndarray, np.n
 def gather(
     tokens: np.ndarray, states: np.ndarray, panel: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The states of the panel's tokens, wherever in a sequence they are.
+    """The states of the tokens of the panel, wherever in a sequence they are.
 
     Args:
         tokens: (B, L); states: (B, L, K) at the same places.
-        panel: (G,) tokens wanted; -1 for genes without one. A token may be wanted twice.
+        panel: (G,) tokens to look for; -1 for genes without one. A token may occur twice.
 
     Returns:
         (B, G, K) with zeros where a gene is not in the sequence, and the (B, G) mask of those
@@ -71,15 +71,15 @@ def contextual(
     padding: int,
     progress: Callable[..., Iterable],
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Blocks (rows, (n, G, K), (n, G)) of the sequences' panel states, in spot order.
+    """Blocks (rows, (n, G, K), (n, G)) of the panel's states in all sequences, in spot order.
 
-    Sequences are batched by length inside a block, so that memory is bounded by block and batch
-    and little is padded. ``states`` takes tokens (B, L), the mask of those that are no padding and
+    Sequences are batched by length inside a block, so that block and batch bound the memory and
+    little is padded. ``states`` takes tokens (B, L), the mask of those that are not padding, and
     the rows (B,) of the batch; it returns (B, L, K).
     """
     for rows in progress(blocks(len(sequences), len(panel), width), desc="embed"):
         members = np.arange(rows.start, rows.stop)
-        # Sequences without a wanted gene have nothing to read out.
+        # A sequence without a gene of the panel has nothing to read out.
         lengths = [len(sequences[i]) if np.isin(sequences[i], panel).any() else 0 for i in members]
         out = np.zeros((len(members), len(panel), width), dtype=np.float32)
         mask = np.zeros(out.shape[:2], dtype=bool)

@@ -1,1 +1,1 @@
-"""Prediction methods: one file and one entry of config/methods.yaml each."""
+"""Prediction methods: each is a file or a folder here and an entry of config/methods.yaml."""

@@ -1,4 +1,4 @@
-"""The serial section of the same patient, laid over the slide: what needs no image at all."""
+"""A serial section of the same patient, laid over the slide: a control that needs no image."""
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -13,15 +13,15 @@ from flag_st.methods.base import Method, Prediction, Run
 class AdjacentSection(Method):
     """Expression of a training section of the same patient, at the same place.
 
-    Of the patient's training sections, each is turned and shifted onto the slide by the outline of
-    its spots alone, and the one that covers it best is taken. Without any, all spots get the
-    training mean.
+    Each training section of the patient is turned and shifted onto the slide by the outline of its
+    spots alone, and the one that covers the slide best is taken. If the patient has no training
+    section, all spots get the training mean.
 
     Args:
-        neighbours: spots averaged around each place.
-        width: of their Gaussian weights, in spot pitches.
-        rotation: largest turn tried, in degrees either way. Sections of one block are mounted
-            alike as a rule, and a wide search mistakes a round outline for its mirror position.
+        neighbours: how many spots around each place are averaged.
+        width: width of their Gaussian weights, in spot pitches.
+        rotation: the largest turn that is tried, in degrees either way. Sections of one block are
+            usually mounted alike, and a wider search may turn a round outline half around.
     """
 
     def __init__(self, neighbours: int = 4, width: float = 0.7, rotation: float = 45.0):
@@ -48,7 +48,7 @@ class AdjacentSection(Method):
         """(N, G) Gaussian mean of the spots ``laid`` (M, 2) nearest to the places ``at``."""
         k = min(self.neighbours, len(laid))
         distance, index = (a.reshape(len(at), k) for a in cKDTree(laid).query(at, k))
-        # Relative to the nearest spot, so that far from all spots weights do not vanish.
+        # Relative to the nearest spot, so that the weights do not vanish far from all spots.
         squared = (distance**2 - distance[:, :1] ** 2) / (self.width * pitch(laid)) ** 2
         weight = np.exp(-squared / 2)  # (N, k)
         weight /= weight.sum(1, keepdims=True)
@@ -65,7 +65,7 @@ class AdjacentSection(Method):
 
 
 def overlay(moving: np.ndarray, fixed: np.ndarray, rotation: float) -> tuple[np.ndarray, float]:
-    """Lay one cloud of spots on another: common centre of mass, best turn.
+    """Lay one cloud of spots on another: shift it to the same centre of mass and turn it.
 
     Args:
         moving: (M, 2). fixed: (N, 2), both in µm.
@@ -85,8 +85,8 @@ def overlay(moving: np.ndarray, fixed: np.ndarray, rotation: float) -> tuple[np.
     def distance(degrees: float) -> float:
         laid = turned(degrees)  # (M, 2)
         there, back = tree.query(laid)[0], cKDTree(laid).query(target)[0]
-        # Within an array no place is further than 0.71 pitches from a spot: what is nearer counts
-        # nothing, or the two arrays would be laid in register rather than the tissues.
+        # Within an array no place is farther than 0.71 pitches from a spot. Smaller distances count
+        # as 0; otherwise the two arrays would be laid in register, and not the tissues.
         return float(np.mean([np.clip(d / unit - 0.75, 0, 2).mean() for d in (there, back)]))
 
     # From the smallest turn outwards, so that the smaller of two equally good ones is kept.

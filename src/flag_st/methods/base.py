@@ -1,4 +1,4 @@
-"""What a method is: it fits on slides with truth and predicts slides without."""
+"""What a method is: it is fitted on slides with truth and predicts slides without truth."""
 
 import shutil
 from abc import ABC, abstractmethod
@@ -11,7 +11,8 @@ import numpy as np
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.core.io import load_arrays, save_arrays
+from flag_st.core.fitted import Learned
+from flag_st.core.io import load_arrays
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 
@@ -24,13 +25,13 @@ class Run:
     """What ``fit`` may use besides data.
 
     Attributes:
-        seed: of this run; all randomness of ``fit`` derives from it.
+        seed: the seed of this run, from which all randomness of ``fit`` derives.
         device: ``cpu`` or ``cuda:i``.
-        directory: for checkpoints; what a killed run left there is found again by the next.
-        log: takes one row of the training history (dict of numbers); it is written as CSV.
+        directory: where checkpoints are kept; the next run continues what a killed run left there.
+        log: takes one row of the training history (a dict of numbers), which is written as CSV.
         progress: wraps an iterable in a progress bar with a description.
-        events: folder for TensorBoard's event files, if any are wanted.
-        origin: digest of settings and inputs; a checkpoint of another one is not continued.
+        events: folder for TensorBoard's event files, or None if none are wanted.
+        origin: digest of settings and inputs; a checkpoint with another origin is not continued.
     """
 
     seed: int = 0
@@ -42,17 +43,17 @@ class Run:
     origin: str = ""
 
     def finish(self) -> None:
-        """Drop the checkpoints: the model file replaces them."""
+        """Delete the checkpoints, which the model file replaces."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """S draws of one slide, and the point estimate where it is not their mean.
+    """S draws of one slide, and a point estimate, which is their mean by default.
 
     Attributes:
         samples: (S, N, G) float32 in the panel's unit; S = 1 for deterministic methods.
-        point: (N, G); the mean of the draws unless the method has a better one.
+        point: (N, G) point estimate; the mean of the draws unless the method has a better one.
     """
 
     samples: np.ndarray
@@ -63,13 +64,14 @@ class Prediction:
             object.__setattr__(self, "point", self.samples.mean(0, dtype=np.float64))
 
 
-class Method(ABC):
+class Method(Learned, ABC):
     """Base of all methods. A subclass states its arguments as keyword arguments of ``__init__``.
 
     Class attributes:
-        stochastic: draws differ; then runs are repeated over seeds and S draws are made.
-        needs: extra inputs, of ``targets`` (training only), ``patches`` and ``truth`` (controls
-            alone may declare it: ``predict`` then sees slides with expression).
+        stochastic: whether draws differ. If they do, runs are repeated over seeds and S draws are
+            made.
+        needs: extra inputs among ``targets`` (in training only), ``patches`` and ``truth``, which
+            only controls may declare: ``predict`` then sees slides with their expression.
     """
 
     stochastic: bool = False
@@ -81,44 +83,37 @@ class Method(ABC):
 
     @abstractmethod
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
-        """Learn from ``train``; choose settings and stop on ``valid``, never on test slides."""
+        """Learn from ``train``; choose settings and epoch by ``valid``, never by test slides."""
 
     @abstractmethod
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        """Predict a slide without truth; draw k uses only the stream ``draws.numpy/torch(k)``."""
+        """Predict a slide without truth; draw k only uses the stream ``draws.numpy/torch(k)``."""
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was learned, as named arrays: what ``save`` writes."""
+        """All that was learned, as named arrays: what ``save`` writes and ``restore`` takes."""
 
     @abstractmethod
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
         """The inverse of ``arrays``; also rebuilds what depends on array shapes."""
 
-    def save(self, path: str | Path, **facts: Any) -> None:
-        """Write a self-describing safetensors file; ``facts`` (use, params, genes …) go with it."""
-        save_arrays(path, self.arrays(), facts)
-
 
 def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]:
-    """Rebuild the method in ``path``; returns it with the facts it was saved with.
+    """Rebuild the method that ``path`` holds; return it with the facts it was saved with.
 
     Raises:
         FlagError: the file is no model of this project, of another version, or damaged.
     """
     arrays, facts = load_arrays(path)
-    use = facts.get("use")
-    method = registry.build(use, facts["params"]) if use else None
+    use, again = facts.get("use"), "delete it and run the same command again: train makes it anew"
+    try:
+        method = registry.build(use, facts["params"]) if use else None
+    except FlagError as error:
+        raise FlagError(f"{path} is from another version ({error})", remedy=again) from None
     if not isinstance(method, Method):
-        raise FlagError(
-            f"{path} holds {use or 'something'}, which is no method",
-            remedy="delete it and run the same command again: train makes it anew",
-        )
+        raise FlagError(f"{path} holds {use or 'something'}, which is no method", remedy=again)
     try:
         method.restore(arrays, device)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise FlagError(
-            f"{path} does not fit {facts['use']} ({error})",
-            remedy="delete it and run the same command again: train makes it anew",
-        ) from error
+        raise FlagError(f"{path} does not fit {use} ({error})", remedy=again) from error
     return method, facts

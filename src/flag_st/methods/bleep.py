@@ -1,7 +1,7 @@
-"""BLEEP (Xie et al. 2023): images and expression share a space, expression is looked up in it.
+"""BLEEP (Xie et al. 2023): expression is looked up in a space that it shares with images.
 
-A contrastive loss pulls a spot's image and its expression together; a query image then takes the
-mean expression of the training spots whose *expression* embeddings are nearest to it.
+A contrastive loss pulls a spot's image and its expression together. The prediction for an image is
+then the mean expression of the training spots whose *expression* embeddings are nearest to it.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from flag_st.methods.base import Prediction, Run
 from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
 from flag_st.methods.training import Task, Training
 from flag_st.methods.validation import regression_scores
+from flag_st.nets.cosine_neighbours import mean_of_nearest
 from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
-from flag_st.nets.top_k import mean_of_nearest
 
 
 class Projection(nn.Module):
-    """A linear map and a residual layer, normalised last."""
+    """A linear map and a residual layer with a norm at the end."""
 
     def __init__(self, inputs: int, width: int, dropout: float):
         super().__init__()
@@ -38,7 +38,7 @@ class Projection(nn.Module):
 
 
 class BleepNet(nn.Module):
-    """Two encoders into one space; the image network is there only for patches."""
+    """Two encoders into one space; there is an image network only if the inputs are patches."""
 
     def __init__(self, genes: int, features: int, width: int, dropout: float, network: str | None):
         super().__init__()
@@ -57,7 +57,7 @@ class BleepNet(nn.Module):
 
 
 def contrastive_loss(image: Tensor, expression: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy towards soft targets, which the two modalities' own similarities make.
+    """Cross-entropy with soft targets, which come from the similarities within each modality.
 
     Args:
         image, expression: (B, d) of the same spots. Gradients also flow through the targets.
@@ -81,7 +81,7 @@ class BleepTask(Task[BleepNet]):
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
         order, size = torch.randperm(len(self.y), generator=generator), self.method.batch
-        # A short contrast set would be an easier task than the others.
+        # A shorter contrast set would be an easier task than the others.
         sets = max(1, len(order) // size)
         yield from order[: sets * size].split(size)
 
@@ -100,7 +100,7 @@ class BleepTask(Task[BleepNet]):
         for opened, y in self.valid:
             y = y.to(self.device)  # (N, G)
             z, e = m.embed_slide(module, opened), m.embed_bank(module, y)  # 2 × (N, d)
-            # Every n-th spot: a set of neighbours would be a set of lookalikes.
+            # Every n-th spot, because a set of neighbours would be a set of lookalikes.
             n = -(-len(y) // m.batch)
             losses += [m.contrast(z[i::n], e[i::n]).item() for i in range(n)]
             pairs.append((mean_of_nearest(z, keys, bank, m.neighbours), y))
@@ -109,7 +109,7 @@ class BleepTask(Task[BleepNet]):
         return scores | {"loss": scores["contrast" if m.select == "contrastive" else "mse"]}
 
 
-#: The settings of training that its authors state, or that stand in for them.
+#: The settings of training that its authors state, and ours where they state none.
 TRAINING = replace(
     PLAIN, epochs=150, lr=1e-3, weight_decay=1e-3, accumulate=4, validate_every=1, patience=25
 )
@@ -119,20 +119,20 @@ class Bleep(NetworkMethod):
     """Contrastive embedding and retrieval.
 
     Args:
-        inputs: ``patches`` (the authors': a ResNet is trained too) or ``features``.
+        inputs: ``patches``, as the authors take them (a ResNet is trained too), or ``features``.
         network, weights: timm's name of the ResNet and a file of its pretrained weights, without
-            which it starts at random; the authors' is ``resnet50`` of ImageNet.
+            which it starts at random; the authors take ``resnet50`` trained on ImageNet.
         width, dropout: of the shared space and its heads.
-        neighbours: training spots that a prediction is the mean of.
-        batch: spots of a contrast set, which is part of the loss: with 512 instead of 128, users
+        neighbours: how many training spots a prediction is the mean of.
+        batch: spots per contrast set. Its size is part of the loss: with 512 instead of 128, users
             could not reproduce the paper.
-        temperature: divides similarities in the loss.
-        normalise: unit vectors in the loss, as in retrieval; the authors compare plain dot
-            products, whose soft targets are almost one-hot. Give a temperature near 0.1 then.
-        select: what chooses the epoch on validation slides, ``contrastive`` (the authors') or
-            ``retrieval`` (squared error of the prediction).
-        as_released: pixels from 0 to 255 in the order blue, green, red reach a network pretrained
-            on normalised RGB, as in the release that ran. Patches only.
+        temperature: what similarities are divided by in the loss.
+        normalise: compare unit vectors in the loss, as retrieval does. The authors compare plain
+            dot products, whose soft targets are almost one-hot. Set a temperature near 0.1 with it.
+        select: what chooses the epoch on the validation slides: ``contrastive``, as the authors
+            do, or ``retrieval`` (squared error of the prediction).
+        as_released: pixels from 0 to 255 in the order blue, green, red go to a network that was
+            pretrained on normalised RGB, as in the authors' code. For patches only.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
@@ -183,13 +183,13 @@ class Bleep(NetworkMethod):
     # --- images and embeddings ---------------------------------------------------------------
 
     def open_images(self, slides) -> Patches | np.ndarray:
-        """All spots' images of ``slides``, to be indexed by spot."""
+        """The images of all spots of ``slides``, which can be indexed by spot."""
         if self.network:
             return Patches(slides)
         return np.concatenate([self.features_of(s) for s in slides])  # (M, D)
 
     def images(self, opened, index, generator: torch.Generator | None = None) -> Tensor:
-        """What the image encoder takes for the spots ``index``, turned at random in training."""
+        """The inputs of the image encoder for the spots ``index``, turned at random in training."""
         block = opened[index]
         if not self.network:
             return torch.as_tensor(block, device=self.device)  # (B, D)
@@ -197,7 +197,7 @@ class Bleep(NetworkMethod):
         return x if generator is None else dihedral(x, generator)  # (B, 3, H, W)
 
     def embed_slide(self, net: BleepNet, opened) -> Tensor:
-        """(N, d) image embeddings, in blocks that fit where a training batch did."""
+        """(N, d) image embeddings, in blocks that fit into memory if a training batch did."""
         rows = range(0, len(opened), self.batch)
         return torch.cat(
             [net.embed_image(self.images(opened, slice(i, i + self.batch))) for i in rows]

@@ -1,4 +1,4 @@
-"""Controls: together with the means they bound every metric from both sides."""
+"""Controls. Together with the means they bound every metric from both sides."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from flag_st.methods.base import Method, Prediction, Run
 
 
 class ShuffledProfiles(Method):
-    """Each spot gets the whole profile of a random training spot, of the same patient if any.
+    """Each spot gets the profile of a random training spot, of the same patient if there is one.
 
-    Blind to the image, yet real profiles have real gene-gene correlations: the level of GSC that
-    means nothing.
+    It is blind to the image, but real profiles have real gene-gene correlations. It thus shows
+    which level of GSC says nothing about a method.
     """
 
     stochastic: bool = True
@@ -43,7 +43,7 @@ class ShuffledProfiles(Method):
 
 
 class Oracle(Method):
-    """Returns the truth: every metric at its best. Declared as in need of truth, and alone in it."""
+    """Returns the truth, and so shows every metric at its best; it declares that it needs truth."""
 
     needs: frozenset[str] = frozenset({"truth"})
 

@@ -1,7 +1,7 @@
 """HisToGene (Pang, Su & Li 2021): a transformer over all spots of a slide regresses expression.
 
-Each spot is one token, its image plus learned embeddings of its two array coordinates; attention
-is dense over the slide, and there is no graph.
+Each spot is one token: its image plus learned embeddings of its two array coordinates. Every spot
+attends to every other spot of the slide, and there is no graph.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from flag_st.methods.validation import regression_scores
 from flag_st.nets.pixels import Patches
 from flag_st.nets.transformer import Layer
 
-#: Patches that are read and shrunk at a time.
+#: How many patches are read and shrunk at a time.
 BLOCK = 256
 
 
@@ -58,7 +58,7 @@ class HisToGeneNet(nn.Module):
 
 
 class HisToGeneTask(Task):
-    """One slide is one batch."""
+    """Each slide is one batch."""
 
     def __init__(self, method: "HisToGene", train: Cohort, valid: Cohort, run: Run):
         self.method, self.module, self.device = method, method.net, run.device
@@ -83,27 +83,28 @@ class HisToGeneTask(Task):
         return regression_scores([self._predict(module, slide) for slide in self.valid])
 
 
-#: The settings of training that its authors state, or that stand in for them.
+#: The settings of training that its authors state, and ours where they state none.
 TRAINING = replace(PLAIN, epochs=300, lr=1e-4, validate_every=2, patience=25)
 
 
 class HisToGene(NetworkMethod):
     """Whole-slide transformer regression.
 
-    The array coordinates are found from the spots' positions, so that a slide needs no barcode
-    convention. The authors state 100 epochs at a learning rate of 1e-5 and keep the last weights;
-    on some 25 slides that is 2,500 small steps, so the recipe here has ten times that rate and
-    stops on validation slides.
+    The array coordinates are found from the positions of the spots, so that a slide needs no
+    convention for barcodes. The authors state 100 epochs at a learning rate of 1e-5 and keep the
+    last weights. On some 25 slides these are 2,500 small steps, so the recipe here has ten times
+    that rate and stops early by the validation slides.
 
     Args:
-        inputs: ``patches`` (the authors': pixels through one linear map) or ``features``.
-        pixels: side that patches are shrunk to. The authors take 112 px of the full image, 74 to
-            106 µm on their data; the 112 µm patches shrunk to 112 px come nearest.
+        inputs: ``patches``, whose pixels pass one linear map as in the paper, or ``features``.
+        pixels: side in pixels that patches are shrunk to. The authors take 112 px of the full
+            image, which are 74 to 106 µm on their data; patches of 112 µm shrunk to 112 px come
+            nearest.
         width, depth, heads, ratio, dropout: of the transformer (4 and 8 layers are published).
-        positions: array rows and columns that can be embedded (64 in the release, too few for
-            Visium).
+        positions: how many array rows and columns can be embedded (64 in the release, which are
+            too few for Visium).
         as_released: pixels run from 0 to 255 instead of 0 to 1. Tokens then start about a hundred
-            times larger than the position embeddings, which hardly count. Patches only.
+            times larger than the position embeddings, which then hardly count. For patches only.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 

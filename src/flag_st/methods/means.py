@@ -1,4 +1,4 @@
-"""Predictors that never look at the image: what a score is worth is measured against them."""
+"""Predictors that never look at the image: other scores are measured against theirs."""
 
 import numpy as np
 
@@ -25,10 +25,10 @@ class TrainingMean(Method):
 
 
 class PatientMean(TrainingMean):
-    """Every spot gets the mean of the same patient's training spots, else that of all.
+    """Every spot gets the mean of its patient's training spots, or of all spots if there are none.
 
-    Needs no image, yet with slides of one patient on both sides of a split it beats published
-    models on pooled scores: between-slide differences are much of the variance.
+    It needs no image. Still, if slides of one patient are on both sides of a split, it beats
+    published models on pooled scores, because much of the variance is between slides.
     """
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What the network baselines share: standardised inputs, the loop, and the model file."""
+"""What all methods with one network share: standardised inputs, the loop, and the model file."""
 
 from abc import abstractmethod
 from typing import Literal
@@ -25,9 +25,9 @@ class NetworkMethod(Method):
     """A method that trains one network.
 
     Args:
-        centre: features are z-scored with ``training`` statistics, with each ``slide``'s own
-            (stain falls out, and the slide's level with it; no label is used), or ``both``, side
-            by side; ``none`` takes them as they are.
+        centre: features are z-scored with ``training`` statistics, with the statistics of each
+            ``slide`` itself (which removes the stain but also the slide's level, and uses no
+            label), or with ``both``, side by side; ``none`` takes them as they are.
         training: settings of the loop. The default of each method holds what its authors state;
             the configuration replaces single values of it.
 
@@ -44,18 +44,20 @@ class NetworkMethod(Method):
         self.centre, self.training = centre, training
 
     def choose_inputs(self, inputs: Inputs) -> None:
-        """``features`` of the encoder, or ``patches`` through a network of its own."""
+        """Read ``features`` of the encoder, or ``patches`` through a network that is trained."""
         self.inputs = inputs
         if inputs == "patches":
             self.needs = frozenset({"patches"})
 
     def build(self, genes: int, features: int, targets: int = 0) -> nn.Module:
-        """The untrained network for G genes, D features of the encoder and the width of what it is
-        aligned to; works before ``fit``."""
+        """The untrained network for G genes, D features and alignment to width K (0: none).
+
+        It works before ``fit``.
+        """
         return self.network_of(genes, self.inputs_of(features))
 
     def inputs_of(self, features: int) -> int:
-        """Columns of ``features_of``: each feature becomes two where both views are taken."""
+        """Columns of ``features_of``: two per feature if both views are taken."""
         return features * (2 if self.centre == "both" else 1)
 
     @abstractmethod
@@ -89,7 +91,7 @@ class NetworkMethod(Method):
         self.feature_scale = np.maximum(u.std(0, dtype=double), 1e-6)  # (D,)
 
     def features_of(self, slide: Slide) -> np.ndarray:
-        """(N, D) or (N, 2 D) float32 z-scores, clipped, as one artefact must not dominate."""
+        """(N, D) or (N, 2 D) float32 z-scores, clipped so that no artefact dominates."""
         if self.centre == "none":
             return slide.features  # (N, D)
         raw = slide.features.astype(np.float64)  # (N, D)

@@ -1,4 +1,4 @@
-"""Any method plus Gaussian noise of the size of its errors: the generative control."""
+"""A generative control: any method plus Gaussian noise of the size of its errors."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -17,8 +17,8 @@ Covariance = Literal["diagonal", "genes"]
 class PlusNoise(Method):
     """The point estimate of ``base`` plus noise with the covariance of its *validation* residuals.
 
-    What a diffusion model gains in structure over a regression has to exceed what noise of the
-    right size gains (metrics of single draws).
+    In metrics of single draws, what a diffusion model gains in structure over a regression has to
+    exceed what noise of the right size gains.
 
     Args:
         base: the method, as ``{use: …, params: {…}}``.
@@ -50,7 +50,7 @@ class PlusNoise(Method):
             self.factor = np.linalg.cholesky(covariance)  # (G, G)
 
     def _mean(self, slide: Slide, seed: int) -> np.ndarray:
-        """The point estimate of a slide, (N, G), without sight of its truth."""
+        """The point estimate of a slide, (N, G), made without its truth."""
         point = self.base.predict(slide.without_truth(), 1, Draws(seed, slide.id)).point
         return point.astype(np.float64)
 

@@ -1,29 +1,28 @@
-"""Linear probe: standardise, PCA, ridge with intercept; and the same with calibrated noise.
+"""The linear probe: standardised features, PCA, and ridge regression with an intercept.
 
 The published HEST probe has no intercept and alpha = 100 / (components × G), which is numerically
 least squares; here alpha is chosen on the validation slides, one for all genes.
 """
 
+from typing import Literal
+
 import numpy as np
 
-from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.data.spatial import nearest
 from flag_st.methods.base import Method, Prediction, Run
-
-COVARIANCES = ("diagonal", "genes")
 
 
 class Ridge(Method):
     """Ridge regression on principal components of the standardised features.
 
     Args:
-        components: principal components kept (at most the rank allows).
-        alphas: penalties to choose from, per training spot; None for a grid 1e-4 … 1e3.
-        neighbours: mean features of so many nearest spots are appended; 0 for none.
+        components: how many principal components are kept (at most as many as the rank).
+        alphas: penalties per training spot to choose from; null for a grid from 1e-4 to 1e3.
+        neighbours: the mean features of so many nearest spots are appended; 0 for none.
         centre: ``training`` z-scores with training statistics, ``slide`` with each slide's own
-            (label-free at test time, but the slide's level is lost).
+            (which needs no label at test time, but loses the slide's level).
     """
 
     def __init__(
@@ -31,10 +30,8 @@ class Ridge(Method):
         components: int = 256,
         alphas: list[float] | None = None,
         neighbours: int = 0,
-        centre: str = "training",
+        centre: Literal["training", "slide"] = "training",
     ):
-        if centre not in ("training", "slide"):
-            raise FlagError(f"ridge: centre {centre!r}", choices=("training", "slide"))
         self.components, self.neighbours, self.centre = components, neighbours, centre
         self.alphas = np.logspace(-4, 3, 15) if alphas is None else np.asarray(alphas, float)
 
@@ -48,7 +45,7 @@ class Ridge(Method):
         self._solve(x @ self.basis, train.expression.astype(np.float64), valid)
 
     def _solve(self, z: np.ndarray, y: np.ndarray, valid: Cohort) -> None:
-        """One eigendecomposition serves all penalties; the best on validation MSE stays."""
+        """Keep the penalty with the lowest validation MSE; one eigendecomposition serves all."""
         self.centre_z, self.intercept = z.mean(0), y.mean(0)
         z, y = z - self.centre_z, y - self.intercept  # (M, C), (M, G)
         values, vectors = np.linalg.eigh(z.T @ z / len(z))  # (C,), (C, C)
@@ -69,7 +66,7 @@ class Ridge(Method):
         return x  # (N, D) or (N, 2 D)
 
     def _standardise(self, raw: np.ndarray) -> np.ndarray:
-        # Clipped, since one artefact (pen, fold) must not pull a linear model out of range.
+        # Clipped, because one artefact (pen, fold) must not pull a linear model out of range.
         return np.clip((raw - self.mean) / self.scale, -6, 6)
 
     def _apply(self, slide: Slide, weights: np.ndarray) -> np.ndarray:
@@ -87,49 +84,3 @@ class Ridge(Method):
         for name, value in arrays.items():
             setattr(self, name, value)
         self.alpha = float(self.alpha)
-
-
-class RidgeNoise(Ridge):
-    """Ridge plus Gaussian noise with the covariance of its *validation* residuals.
-
-    A generative control: what a diffusion model gains in structure over a regression has to
-    exceed what noise of the right size gains (metrics of single draws).
-
-    Args:
-        covariance: ``diagonal`` (independent per gene) or ``genes`` (Ledoit-Wolf G × G).
-    """
-
-    stochastic: bool = True
-
-    def __init__(
-        self,
-        components: int = 256,
-        alphas: list[float] | None = None,
-        neighbours: int = 0,
-        centre: str = "training",
-        covariance: str = "genes",
-    ):
-        super().__init__(components, alphas, neighbours, centre)
-        if covariance not in COVARIANCES:
-            raise FlagError(f"ridge noise: covariance {covariance!r}", choices=COVARIANCES)
-        self.covariance = covariance
-
-    def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
-        from sklearn.covariance import LedoitWolf
-
-        super().fit(train, valid, run)
-        residual = np.concatenate([self._apply(s, self.weights) - s.expression for s in valid])
-        residual = residual - residual.mean(0)  # (M, G)
-        if self.covariance == "diagonal":
-            self.factor = np.diag(residual.std(0))  # (G, G)
-        else:
-            covariance = LedoitWolf(assume_centered=True).fit(residual).covariance_
-            self.factor = np.linalg.cholesky(covariance)  # (G, G)
-
-    def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        mean = self._apply(slide, self.weights)  # (N, G)
-        noise = [draws.numpy(k).standard_normal(mean.shape) @ self.factor.T for k in range(samples)]
-        return Prediction((mean + np.stack(noise)).astype(np.float32), point=mean)  # (S, N, G)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {**super().arrays(), "factor": self.factor}

@@ -1,6 +1,6 @@
-"""Stem (Zhu et al. 2025): diffusion over the gene tokens of one spot, under its image features.
+"""Stem (Zhu et al. 2025): diffusion over the gene tokens of one spot, given its image features.
 
-Spots are independent: there is no graph, no coordinate and no slide.
+Spots are independent of each other: neither graph nor coordinates nor the slide play a part.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from flag_st.methods.training import Task, Training
 from flag_st.methods.validation import mean_correlation
 from flag_st.nets.dit import GeneDiT, NoiseEmbedding
 
-#: Draws that validation correlates the mean of, and steps of each: enough to compare settings by,
-#: at a part of the cost of the point estimate.
+#: Validation correlates the mean of so many draws of so many steps. This is enough to compare
+#: settings, at a fraction of the cost of the point estimate.
 VALID_DRAWS, VALID_STEPS = 2, 10
 
 
@@ -32,7 +32,7 @@ class StemNet(nn.Module):
         super().__init__()
         self.tokens = GeneDiT(genes, width, depth, heads, channels=1, align_at=())
         self.tokens.head = nn.Linear(width, 2)
-        # The frequencies of the original transformer, for whole steps 0 … 999.
+        # The frequencies of the original transformer, for the steps 0 … 999.
         self.time = NoiseEmbedding(width, features=256, low=1e4 ** (-127 / 128), high=1.0)
         self.label = nn.Sequential(
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, width)
@@ -54,7 +54,8 @@ class StemNet(nn.Module):
 
 
 class StemTask(Task):
-    """Random spots of all training slides; noise error plus the bound that trains the variance."""
+    """Random spots of all training slides; the loss is the error of the noise plus the bound that
+    trains the variance."""
 
     def __init__(self, method: "Stem", train: Cohort, valid: Cohort, run: Run):
         self.method, self.module, self.device = method, method.net, run.device
@@ -80,7 +81,7 @@ class StemTask(Task):
         x = chain.noised(y, t, noise)  # (M, G)
         out = module(x, chain.times.to(self.device)[t], u).float()  # (M, G, 2)
         error = (out[..., 0] - noise).square()  # (M, G)
-        # The bound must move the variance alone.
+        # The bound must move the variance only.
         held = torch.stack([out[..., 0].detach(), out[..., 1]], dim=-1)  # (M, G, 2)
         return error, chain.bound(held, y, x, t, bins=self.method.as_released)  # 2 × (M, G)
 
@@ -90,9 +91,9 @@ class StemTask(Task):
         return noise + variance, {"noise": noise.item(), "bound": variance.item()}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Noise error of every spot, at steps and with noise that are always the same.
+        """The error of the noise on every spot, always at the same steps and with the same noise.
 
-        ``pcc`` is of the mean of a few short draws; it decides nothing here.
+        ``pcc`` is that of the mean of a few short draws; it decides nothing here.
         """
         m, found, correlations = self.method, [], []
         chain = m.chain.strided(min(VALID_STEPS, len(m.chain)))
@@ -110,7 +111,7 @@ class StemTask(Task):
         return {"loss": error, "bound": bound, "pcc": float(np.mean(correlations))}
 
 
-#: The settings of training that its authors state, or that stand in for them.
+#: The settings of training that its authors state, and ours where they state none.
 TRAINING = replace(PLAIN, epochs=4000, lr=1e-4, ema=0.9999, validate_every=20, patience=20)
 
 
@@ -119,16 +120,16 @@ class Stem(NetworkMethod):
 
     Args:
         width, depth, heads: of the gene transformer.
-        neighbours: mean features of so many nearest spots are appended to each spot's: the control
-            for what a graph adds. 0 for none.
-        standardise: diffuse z-scores; the authors diffuse log counts as they are, whose variance
-            is several times that for which the noise schedule was made.
+        neighbours: the mean features of so many nearest spots are appended to those of each spot,
+            as a control for what a graph adds; 0 for none.
+        standardise: diffuse z-scores. The authors diffuse log counts as they are, whose variance
+            is several times the one that the noise schedule was made for.
         chain: steps of the diffusion in training.
-        steps: of them, evenly spaced, steps of sampling. The authors take all 1000.
-        point_draws: the point estimate is the mean of so many draws (the authors': 20).
-        batch: spots of a training step. sample_batch: of a pass while sampling.
-        as_released: the likelihood that ends the bound is that of 8-bit pixels, although values
-            are log counts; it misleads the variance at the last step.
+        steps: how many of these steps sampling takes, evenly spaced. The authors take all 1000.
+        point_draws: the point estimate is the mean of so many draws (20 in the paper).
+        batch: spots per training step. sample_batch: spots per pass while sampling.
+        as_released: the likelihood at the end of the bound is that of 8-bit pixels, although the
+            values are log counts, which misleads the variance at the last step.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
@@ -165,7 +166,7 @@ class Stem(NetworkMethod):
         return StemTask(self, train, valid, run)
 
     def condition(self, slides) -> np.ndarray:
-        """(sum of N, D) features of all slides' spots, or (sum of N, 2 D) with the neighbours'."""
+        """(sum of N, D) features of the spots of all slides, or (sum of N, 2 D) with neighbours."""
         found = []
         for slide in slides:
             u = self.features_of(slide)  # (N, D)

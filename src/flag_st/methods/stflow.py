@@ -25,8 +25,8 @@ Prior = Literal["zinb", "gaussian", "zero"]
 def prior_noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Where the flow starts: log(1 + ZINB), standard normal or zero.
 
-    The zero-inflated negative binomial has one failure, logit 0.1 (mean 1.105) and half its mass
-    set to zero; with one failure it is geometric and drawn by inversion.
+    The zero-inflated negative binomial has one failure, logit 0.1 (mean 1.105) and half of its mass
+    at zero. With one failure it is geometric, so it is drawn by inversion.
     """
     if name == "gaussian":
         return torch.randn(shape, generator=generator)
@@ -54,7 +54,7 @@ class StFlowTask(Task[StFlowNet]):
             yield m.collate([self._region(i, generator) for i in chosen.tolist()])
 
     def _region(self, i: int, generator: torch.Generator) -> tuple:
-        """A spot and its nearest, from two spots to the whole slide."""
+        """A random spot and the spots nearest to it, from two spots up to the whole slide."""
         position, u, y = self.train[i]
         part = float(torch.rand(1, generator=generator))
         index = random_tile(position, max(2, int(part * len(position))), generator)
@@ -69,7 +69,7 @@ class StFlowTask(Task[StFlowNet]):
         return error[b.mask].mean(), {}
 
     def validate(self, module: StFlowNet) -> dict[str, float]:
-        """One draw of every slide, always from the same start."""
+        """One draw of every slide, always from the same noise."""
         pairs = [
             (self.method.flow(module, r, torch_generator("validation", name)), r.truth[0])
             for name, r in self.valid
@@ -77,7 +77,7 @@ class StFlowTask(Task[StFlowNet]):
         return regression_scores(pairs)
 
 
-#: The settings of training that its authors state, or that stand in for them.
+#: The settings of training that its authors state, and ours where they state none.
 TRAINING = replace(PLAIN, epochs=100, lr=5e-4, clip=1.0, validate_every=1, patience=20)
 
 
@@ -90,19 +90,19 @@ class StFlow(NetworkMethod):
         prior: start of the flow, ``zinb``, ``gaussian`` or ``zero``.
         see_x: show the network the noisy expression. Without it this is a regression with the
             same network: the control for how much the flow itself contributes.
-        steps: points of the time grid; the network is evaluated one time less.
-        regions: random regions of each slide in an epoch. batch: of a training step.
-        as_released: in batches, padding lies at the centre of the region and real spots attend to
-            it; distances are in µm rather than spot pitches; axes of round neighbourhoods are left
-            to rounding; time is embedded without scale, nearly constant; dropout also hits the
-            estimates themselves.
+        steps: points of the time grid; the network is evaluated once less.
+        regions: random regions of each slide per epoch. batch: regions per training step.
+        as_released: in batches, padding lies at the centre of the region, and real spots attend to
+            it; distances are in µm and not in spot pitches; rounding decides the axes of round
+            neighbourhoods; time is embedded without a scale, so it is nearly constant; dropout is
+            also applied to the estimates themselves.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 
     stochastic: bool = True
     net: StFlowNet
-    # Without a change to the flow: the network sees differences between spots alone, in which the
-    # training mean cancels.
+    # This does not change the flow, because the network only sees differences between spots, in
+    # which the training mean cancels.
     scaling = "centred"
 
     def __init__(
@@ -148,8 +148,8 @@ class StFlow(NetworkMethod):
         return net(x if self.see_x else torch.zeros_like(x), t, r)  # (B, N, G)
 
     def flow(self, net: nn.Module, r: Regions, generator: torch.Generator) -> Tensor:
-        """One draw (N, G) of a slide: Euler steps towards the network's estimate, which the last
-        step reaches."""
+        """One draw (N, G) of a slide, by Euler steps towards the network's estimate; the last step
+        reaches it."""
         shape = (1, r.u.shape[1], len(self.mean))
         x = prior_noise(self.prior, shape, generator).to(self.device)  # (1, N, G)
         times = torch.linspace(0.01, 1, self.steps).tolist()

@@ -1,10 +1,9 @@
-"""The training loop that all networks share: what is trained is a ``Task``.
+"""The training loop that all networks share. What it trains is a ``Task``.
 
 Everything random is derived from (seed, epoch) or (seed, step), never from a running generator,
-so a run that was killed continues from its last checkpoint to the same bytes.
+so a run that was killed continues from its last checkpoint and ends with the same bytes.
 """
 
-import contextlib
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from flag_st.core.io import writing
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
+from flag_st.methods.precision import Precision, precise
 from flag_st.nets.optimizer import AdamW
 
 log = logging.getLogger("flag_st")
@@ -33,18 +33,18 @@ class Training:
     """Settings of the loop; the ``training`` argument of every network method.
 
     Attributes:
-        epochs: at most so many passes over the training slides.
-        lr, weight_decay: AdamW.
-        warmup: optimiser steps of linear warm-up.
+        epochs: the largest number of passes over the training slides.
+        lr, weight_decay: learning rate and weight decay of AdamW.
+        warmup: how many optimiser steps the linear warm-up takes.
         schedule: ``constant`` or ``cosine`` (to 0 at the last epoch).
         ema: decay of the averaged weights, which are the ones validated, kept and used.
-        clip: gradient norm.
+        clip: gradients are clipped to this norm.
         accumulate: batches per optimiser step; the loss is their mean.
-        validate_every: epochs between full validations.
+        validate_every: how many epochs lie between two validations.
         patience: stop after so many validations without a better one; 0 never stops early.
         precision: ``fp32``, ``tf32`` or ``bf16`` (autocast).
-        compile: torch.compile, falling back to eager where it fails.
-        checkpoint_seconds: write a checkpoint at the first epoch end after so long.
+        compile: use torch.compile, which falls back to eager mode where it fails.
+        checkpoint_seconds: write a checkpoint at the end of the first epoch after so many seconds.
         tensorboard: write event files while training, beside the log of the job.
     """
 
@@ -58,14 +58,14 @@ class Training:
     accumulate: int = 1
     validate_every: int = 10
     patience: int = 20
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
 
 
 class Task(ABC, Generic[Net]):
-    """What a method gives the loop."""
+    """What a method hands to the loop."""
 
     #: All that has parameters; the averaged copy of it is what ``validate`` receives.
     module: Net
@@ -85,7 +85,7 @@ class Task(ABC, Generic[Net]):
 
     @abstractmethod
     def validate(self, module: Net) -> dict[str, float]:
-        """All validation slides with fixed seeds; ``loss`` decides, lower is better."""
+        """Scores of all validation slides with fixed seeds; the lowest ``loss`` is the best."""
 
 
 class Loop:
@@ -139,7 +139,7 @@ class Loop:
         self.module.eval().requires_grad_(False)
 
     def _events(self) -> Any:
-        """A TensorBoard writer, if asked for; what a killed run wrote after its checkpoint goes."""
+        """A TensorBoard writer, if asked for; it drops what follows a killed run's checkpoint."""
         if not (self.settings.tensorboard and self.run.events):
             return None
         from torch.utils.tensorboard import SummaryWriter
@@ -160,7 +160,7 @@ class Loop:
             if len(waiting) == self.settings.accumulate:
                 count += self._update(waiting, sums)
                 waiting = []
-        if waiting:  # the rest of an epoch is a step of its own, never left over
+        if waiting:  # the remaining batches of an epoch are a step of their own
             count += self._update(waiting, sums)
         return {name: value / count for name, value in sums.items()}
 
@@ -224,16 +224,16 @@ class Loop:
             torch.save(state, temporary)
 
     def _resume(self) -> None:
-        """Go on from the checkpoint of a killed run, if it is of these settings and inputs."""
+        """Continue from the checkpoint of a killed run, if it has the same settings and inputs."""
         if not self._path.exists():
             return
         try:
             state = torch.load(self._path, map_location=self.run.device, weights_only=True)
-        except Exception as error:  # whatever is wrong with it: it can be made anew
+        except Exception as error:  # whatever is wrong with it, it can be made again
             log.warning("%s is not readable (%s): training starts anew", self._path, error)
             return
         if state.get("origin") != self.run.origin:
-            log.info("%s is of other settings or inputs: training starts anew", self._path)
+            log.info("%s has other settings or inputs: training starts anew", self._path)
             return
         self.module.load_state_dict(state["module"])
         self.ema.module.load_state_dict(state["ema"])
@@ -243,19 +243,6 @@ class Loop:
         self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
         self.epoch = state["epoch"] + 1
         log.info("continuing from epoch %d of %s", self.epoch, self._path)
-
-
-@contextlib.contextmanager
-def precise(device: str, precision: str) -> Iterator[None]:
-    """Matrix products in ``fp32``, ``tf32`` (GPU) or ``bf16`` (autocast) inside the block."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    kind = device.split(":")[0]
-    try:
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _compile(parts: Iterable[nn.Module]) -> None:

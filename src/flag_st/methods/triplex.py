@@ -1,4 +1,4 @@
-"""TRIPLEX (Chung et al. 2024): regression at three resolutions, each teaching the fusion."""
+"""TRIPLEX (Chung et al. 2024): regression at three resolutions, with distillation from each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from flag_st.methods.validation import regression_scores
 from flag_st.nets.pixels import Patches, dihedral, load_weights, normalise
 from flag_st.nets.triplex import Branch, TriplexNet
 
-#: The release's sizes for HER2ST.
+#: The sizes that the release uses for HER2ST.
 FUSION = Branch(depth=1, heads=4, ratio=4.0, dropout=0.2)
 SLIDE = Branch(depth=3, heads=16, ratio=4.0, dropout=0.1)
 NEIGHBOUR = Branch(depth=3, heads=16, ratio=1.0, dropout=0.3)
@@ -36,13 +36,13 @@ class Section:
 
     @property
     def truth(self) -> Tensor:
-        """``y``, by those who were given it."""
+        """``y``, which must be known."""
         assert self.y is not None
         return self.y
 
 
 class TriplexTask(Task[TriplexNet]):
-    """A batch is random spots of one slide: then its global branch runs once for all of them."""
+    """A batch is random spots of one slide, so that the global branch runs once for all of them."""
 
     def __init__(self, method: "Triplex", train: Cohort, valid: Cohort, run: Run):
         self.method, self.module = method, method.net
@@ -71,7 +71,7 @@ class TriplexTask(Task[TriplexNet]):
             heads = torch.maximum(heads, self.floor)  # (4, B, G)
         y = section.truth[rows.to(section.truth.device)]  # (B, G)
         errors = (heads - y).square().mean((1, 2))  # (4,)
-        # No gradient is stopped: the branches also pull the fusion towards them.
+        # No gradient is stopped, so the branches also pull the fusion towards them.
         apart = (heads[:1] - heads[1:]).square().mean((1, 2))  # (3,)
         loss = errors[0] + ((1 - m.alpha) * errors[1:] + m.alpha * apart).sum()
         return loss, {"fusion": errors[0].item(), "distill": apart.mean().item()}
@@ -81,28 +81,28 @@ class TriplexTask(Task[TriplexNet]):
         return regression_scores(pairs)
 
 
-#: The settings of training that its authors state, or that stand in for them.
+#: The settings of training that its authors state, and ours where they state none.
 TRAINING = replace(PLAIN, epochs=200, lr=1e-4, weight_decay=0.01, validate_every=1, patience=20)
 
 
 class Triplex(NetworkMethod):
-    """Target patch, 5 × 5 neighbourhood and whole slide.
+    """Regression from the target patch, its 5 × 5 neighbourhood and the whole slide.
 
-    The neighbourhood is the window of 5 × 5 *spots* of the array; the authors cut 25 tiles around
-    each spot, which on arrays with gaps between spots lie closer. Without patches the target is
-    the spot's own feature vector, one token instead of 49.
+    The neighbourhood is the window of 5 × 5 *spots* of the array. The authors cut 25 tiles around
+    each spot, which lie closer together on arrays with gaps between spots. Without patches, the
+    target is the spot's own feature vector, which is one token instead of 49.
 
     Args:
         inputs: ``features`` for all branches, or ``patches``: a ResNet is trained on the target
             while the other branches read features (the authors' option for foundation models).
         network, weights: timm's name of that ResNet and a file of its pretrained weights, without
             which it starts at random.
-        width: of all branches; inputs of another width pass a linear map first.
-        fusion, slide, neighbour: sizes (depth, heads, ratio, dropout) that differ from HER2ST's.
+        width: width of all branches; inputs of another width pass a linear map first.
+        fusion, slide, neighbour: depth, heads, ratio and dropout of each transformer.
         alpha: weight of the distillation against that of the branches' own errors.
-        batch: spots of a step, all of one slide.
+        batch: spots per step, all of one slide.
         as_released: all heads are cut at zero expression in training, which stops the gradient of
-            genes that start below; missing neighbours count in their branch's mean; positions
+            genes that start below zero; missing neighbours count in their branch's mean; positions
             replace the global tokens instead of being added; dropout stays on in the global
             branch's attention, so that predictions are random.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.

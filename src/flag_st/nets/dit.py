@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def zero(layer: nn.Module) -> None:
-    """Let a linear layer return 0 at the start."""
+    """Make a linear layer return 0 before training."""
     assert isinstance(layer, nn.Linear)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """(M, T, d) by the (M, d) shift and scale of its row."""
+    """Shift and scale x (M, T, d) by the (M, d) values of its row."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
@@ -24,9 +24,10 @@ class NoiseEmbedding(nn.Module):
     """Fourier features of the scalar noise level, then an MLP.
 
     Args:
-        width: of the output.
-        low, high: angular frequencies, evenly spaced in logarithm; they must resolve the range
-            that the noise feature moves in (ln(σ)/4 spans about ±1).
+        width: width of the output.
+        features: number of Fourier features.
+        low, high: lowest and highest angular frequency, evenly spaced in logarithm. They must
+            resolve the range of the noise feature (ln(σ) / 4 spans about ±1).
     """
 
     frequencies: Tensor
@@ -93,11 +94,11 @@ class Block(nn.Module):
 
 
 class GeneDiT(nn.Module):
-    """One token a gene: its noisy value, its graph read-out and a learned vector.
+    """One token per gene: its noisy value, its graph read-out and a learned vector.
 
     Args:
         genes: G.
-        channels: values that each token starts from (noisy value, and the read-out if given).
+        channels: how many values each token starts from (noisy value, and the read-out if any).
         align_at: blocks (counted from 1) whose output tokens are returned for alignment.
     """
 

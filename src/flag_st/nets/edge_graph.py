@@ -1,19 +1,21 @@
-"""Graph transformer whose attention logits are modulated by edges: the paper's and the release's.
+"""Graph transformer whose attention logits are modulated by edges, as in the paper or the release.
 
-Both share this file and differ in what a pair of spots exchanges. The paper's equations (Eq. 23-26)
-have one logit a head, the released code one logit a channel; ``EdgeGraph`` takes either.
+The two differ in what a pair of spots exchanges. The equations of the paper (Eq. 23-26) have one
+logit per head, the released code has one logit per channel; ``EdgeGraph`` can do either.
 """
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.core.errors import FlagError
 from flag_st.nets.dit import NoiseEmbedding
 
+#: What an attention logit is made for: a head, or a single channel.
+Logits = Literal["head", "channel"]
 #: Angular frequencies of the release's time features: 1 to e⁶ cycles over t in [0, 1].
 FREQUENCIES = (2 * math.pi, 2 * math.pi * math.exp(6))
 
@@ -56,7 +58,7 @@ class Pairwise(nn.Module):
 
 
 class HeadAttention(Pairwise):
-    """One logit a head, the dot product of query and key (Eq. 26); L = H."""
+    """One logit per head, the dot product of query and key (Eq. 26); L = H."""
 
     def __init__(self, features: int, width: int, heads: int, state: int, static: int):
         super().__init__(width, heads, state, static)
@@ -80,7 +82,7 @@ class HeadAttention(Pairwise):
 
 
 class ChannelAttention(Pairwise):
-    """One logit a channel, as released: no sum over the channels of a head; L = d.
+    """One logit per channel, as released: there is no sum over the channels of a head; L = d.
 
     Image features modulate logits (Q_m, K_m, Q_a, K_a) and the output (M, A) as well.
     """
@@ -90,7 +92,7 @@ class ChannelAttention(Pairwise):
         self.scale = math.sqrt(width // heads)
         self.q_m, self.k_m, self.q_a, self.k_a = (plain(features, width) for _ in range(4))
         self.out_m, self.out_a = plain(features, width), plain(features, width)
-        # α and γ weigh static edges: as in the release they exist without them, too.
+        # α and γ weigh static edges. As in the release, they exist even where there are none.
         self.weights = nn.Parameter(torch.full((4,), 0.1))
 
     def forward(
@@ -113,7 +115,7 @@ class ChannelAttention(Pairwise):
         return (1 + self.out_m(u)) * x + self.out_a(u), s  # (B, N, d), (B, N, N, d)
 
 
-ATTENTION: dict[str, Callable[..., Pairwise]] = {
+ATTENTION: dict[Logits, Callable[..., Pairwise]] = {
     "head": HeadAttention,
     "channel": ChannelAttention,
 }
@@ -126,7 +128,7 @@ def attention(s: Tensor, allowed: Tensor) -> Tensor:
 
 
 class Norm(nn.Module):
-    """LayerNorm; with a context adaptive, (1 + γ(z)) ⊙ LN(x) + β(z), the identity at the start."""
+    """LayerNorm. With a context it is (1 + γ(z)) ⊙ LN(x) + β(z), where γ and β start at 0."""
 
     def __init__(self, width: int, context: bool):
         super().__init__()
@@ -159,9 +161,9 @@ class Geglu(nn.Module):
 
 
 class Context(nn.Module):
-    """[time, pooled image features, pooled edges] → one vector a tile (Eq. 23).
+    """[time, pooled image features, pooled edges] → one vector per tile (Eq. 23).
 
-    The pooling maps start at zero, so that at first the context is of time alone.
+    The pooling maps start at zero, so that at first the context knows the time only.
     """
 
     def __init__(self, features: int, static: int, width: int):
@@ -204,7 +206,7 @@ class EdgeStream(nn.Module):
 
 
 class EdgeBlock(nn.Module):
-    """Nodes attend under the edges, then both streams pass a feed-forward network."""
+    """Attention of the nodes, modulated by edges; then both streams pass a feed-forward network."""
 
     def __init__(
         self,
@@ -212,14 +214,14 @@ class EdgeBlock(nn.Module):
         width: int,
         heads: int,
         static: int,
-        logits: str,
+        logits: Logits,
         context: bool,
         edge_state: bool,
         dropout: float,
     ):
         super().__init__()
         self.context = Context(features, static, width) if context else None
-        # The release makes this map without a context, too; it counts and does nothing.
+        # The release has this map even without a context. It does nothing, but is counted.
         self.idle = plain(features, width) if logits == "channel" and not context else None
         self.before, self.after = Norm(width, context), Norm(width, context)
         state, size = width if edge_state else 0, heads if logits == "head" else width
@@ -250,15 +252,15 @@ class EdgeGraph(nn.Module):
     """(x, image features, static edges, time, edge state) → values of nodes and of edges.
 
     With ``logits="channel"`` it is the released network, parameter by parameter. With
-    ``logits="head"`` it is what the paper writes; there image features "condition the nodes",
-    which is read here as: they are added to the nodes at the input, and, averaged over the tile,
-    enter the context.
+    ``logits="head"`` it is what the paper writes. The paper says that image features "condition the
+    nodes"; here they are added to the nodes at the input and, averaged over the tile, are a part of
+    the context.
 
     Args:
         genes, features, channels: G, D and C.
         width, depth, heads: of all blocks; ``width`` is even.
         logits: ``head`` or ``channel``.
-        context: adaptive norms that know time and pooled conditions; without it time is ignored.
+        context: norms adapt to time and pooled conditions; without it, time is ignored.
         edges_used: static edges modulate the logits; without it they are ignored.
         edge_state: carry a stream of N × N × width edge states; without it none is made.
         dropout: after both output maps of attention and in the feed-forward networks.
@@ -273,7 +275,7 @@ class EdgeGraph(nn.Module):
         depth: int = 6,
         heads: int = 8,
         channels: int = 2,
-        logits: str = "head",
+        logits: Logits = "head",
         context: bool = True,
         edges_used: bool = True,
         edge_state: bool = True,
@@ -281,13 +283,11 @@ class EdgeGraph(nn.Module):
         frequencies: tuple[float, float] = FREQUENCIES,
     ):
         super().__init__()
-        if logits not in ATTENTION:
-            raise FlagError(f"edge graph: logits {logits!r}", choices=ATTENTION)
         self.has_context, self.edge_state = context, edge_state
         self.x_in = lift(genes, width)
         self.u_in = nn.Linear(features, width) if logits == "head" else None
         self.e_in = lift(1, width) if edge_state else None
-        # Idle without a context; the release makes it even so, and its parameter count shows it.
+        # Unused without a context; the release has it even so, and it is part of its size.
         known = context or logits == "channel"
         self.time = NoiseEmbedding(width, width, *frequencies) if known else None
         static = channels if edges_used else 0
@@ -305,7 +305,7 @@ class EdgeGraph(nn.Module):
         time: Tensor | None = None,
         state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Padding never changes a real spot, and its own rows are zero in what returns.
+        """Values of nodes and edges; padding never changes a real spot, and padded rows are zero.
 
         Args:
             x: (B, N, G). u: (B, N, D). edges: (B, N, N, C), static. mask: (B, N), True where real.

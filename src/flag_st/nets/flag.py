@@ -1,4 +1,4 @@
-"""The network of FLAG: a graph transformer conditions and precedes a transformer over gene tokens."""
+"""Our network of FLAG: a graph transformer, then a transformer over gene tokens."""
 
 from torch import Tensor, nn
 

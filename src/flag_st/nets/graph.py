@@ -26,7 +26,7 @@ EDGES: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 
-#: What the paper's edges know: its kernel and the similarity, nothing else (Eq. 58-60).
+#: The edge attributes of the paper: the distance kernel and the similarity (Eq. 58-60).
 PAPER_EDGES: dict[str, tuple[str, ...]] = {
     "both": ("rbf", "similarity"),
     "distance": ("rbf",),
@@ -37,7 +37,7 @@ PAPER_EDGES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """The width of the kernel exp(−d² / 2 σ²) by which an edge knows a distance (paper Eq. 58).
+    """The width σ of the distance kernel exp(−d² / 2 σ²) of an edge (paper Eq. 58).
 
     Attributes:
         sigma_um: σ in µm. The paper's 224 px are 154 µm on HER2ST.
@@ -114,7 +114,7 @@ class SpotGraph:
 
     Attributes:
         x: (N, D) features. pos: (N, 2) µm. y: (N, G) normalised expression, or None.
-        near: (N, K) spots that a spot sees, first itself, or None for all.
+        near: (N, K) spots that each spot sees, itself first, or None if it sees all.
         scale: pitch of the spots in µm. sigma: width of the distance kernel in µm.
     """
 
@@ -138,8 +138,9 @@ def spot_graph(
 
     Args:
         position: (N, 2) µm. features: (N, D). y: (N, G) normalised expression, if known.
-        neighbours, far: each spot sees itself and so many as ``around`` gives (K = 1 + near + far, its
-            own index where the tile is smaller); None lets all spots see each other.
+        neighbours, far: each spot sees itself and the spots that ``around`` gives for these numbers
+            (K = 1 + neighbours + far, filled with its own index where the tile is smaller); None
+            lets all spots see each other.
         sigma_um: width of the distance kernel, which may differ between slides.
     """
     near = None
@@ -161,12 +162,12 @@ def spot_graph(
 
 @dataclass(frozen=True)
 class Tiles:
-    """B graphs padded to the same N, whose spots see K others each.
+    """B graphs padded to the same N, in which each spot sees K spots.
 
     Attributes:
         x: (B, N, D) features. y: (B, N, G) or None. mask: (B, N), True where a spot is real.
-        near: (B, N, K) which spots of its tile a spot sees, or None for all (then K = N).
-        seen: (B, N, K), False where nothing is to be seen: padding and repetitions.
+        near: (B, N, K) which spots of its tile each spot sees, or None for all (then K = N).
+        seen: (B, N, K), False for padding and for repetitions of the spot itself.
         edges: (B, N, K, C) attributes, 0 where not ``seen``.
     """
 
@@ -179,7 +180,7 @@ class Tiles:
 
     @property
     def truth(self) -> Tensor:
-        """``y``, by those who were given it."""
+        """``y``, which must be known."""
         assert self.y is not None
         return self.y
 
@@ -189,12 +190,11 @@ class Tiles:
 
 
 def collate(graphs: Sequence[SpotGraph], channels: Sequence[str], loops: bool = True) -> Tiles:
-    """Batch graphs of different size.
+    """Batch graphs of different sizes.
 
     Args:
         channels: names of the edge attributes.
-        loops: spots have attributes with themselves, too; the paper's edges are between two
-            different spots.
+        loops: whether a spot has an edge with itself; the paper's edges join different spots only.
     """
 
     def padded(name: str) -> Tensor | None:
@@ -211,7 +211,7 @@ def collate(graphs: Sequence[SpotGraph], channels: Sequence[str], loops: bool = 
     mask = torch.arange(x.shape[1]) < sizes.unsqueeze(1)  # (B, N)
     if near is not None:
         own = torch.arange(mask.shape[1]).view(1, -1, 1)  # (1, N, 1)
-        # Padded spots would see spot 0; they see themselves, so that no softmax is empty.
+        # Padded spots would see spot 0. They see themselves instead, so that no softmax is empty.
         near = torch.where(mask.unsqueeze(-1), near, own)  # (B, N, K)
         itself = near == own  # (B, N, K)
         first = torch.arange(near.shape[-1]) == 0  # (K,): the spot itself, once
@@ -272,7 +272,7 @@ def similarity(unit: Tensor, near: Tensor | None, seen: Tensor) -> Tensor:
     """Cosine of unit vectors (B, N, D) of all pairs, or of the seen (i, near i) → (B, N, K)."""
     if near is None:
         return unit @ unit.transpose(1, 2)  # (B, N, N)
-    # Products at given places of a sparse matrix: no copy of N × K × D features is made.
+    # Products at given places of a sparse matrix, which needs no copy of N × K × D features.
     b, n, k = near.shape
     place = near + n * torch.arange(b).view(-1, 1, 1)  # (B, N, K)
     columns, order = place.masked_fill(~seen, b * n).view(b * n, k).sort(dim=1)  # 2 × (B N, K)
@@ -280,7 +280,9 @@ def similarity(unit: Tensor, near: Tensor | None, seen: Tensor) -> Tensor:
     rows = F.pad(kept.sum(1).cumsum(0), (1, 0))  # (B N + 1,)
     flat, nothing = unit.flatten(0, 1), unit.new_zeros(int(rows[-1]))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # beta, says torch
+        warnings.filterwarnings(
+            "ignore", message="Sparse (CSR|invariant)"
+        )  # torch calls them a beta feature
         places = torch.sparse_csr_tensor(rows, columns[kept], nothing, (b * n, b * n))
         found = torch.sparse.sampled_addmm(places, flat, flat.T, beta=0.0).values()  # (M,)
     ordered = unit.new_zeros(b * n, k).masked_scatter_(kept, found)  # (B N, K)

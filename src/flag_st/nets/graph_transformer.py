@@ -1,4 +1,4 @@
-"""Spatial graph backbone of `flag`: spots attend to their neighbours, edges bias the attention."""
+"""The graph backbone of `flag`: spots attend to their neighbours, and edges bias the attention."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from flag_st.nets.graph import Tiles, gather
 
 
 class EdgeBias(nn.Module):
-    """Edge attributes → one additive logit a head, for the fused attention kernel."""
+    """Edge attributes → one additive logit per head, for the fused attention kernel."""
 
     def __init__(self, channels: int, heads: int, hidden: int = 32):
         super().__init__()
@@ -20,13 +20,13 @@ class EdgeBias(nn.Module):
 
 
 class SpotAttention(Attention):
-    """Attention of every spot to all, or to its nearest alone: then linear in the spots."""
+    """Attention of every spot to all spots, or only to its nearest (linear in the spots)."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None, near: Tensor | None = None) -> Tensor:
         """x (B, N, d), bias (B, H or 1, N, K), near (B, N, K)."""
         if near is None:
             return super().forward(x, bias)  # (B, N, d)
-        assert bias is not None, "it also says which of the nearest are there"
+        assert bias is not None, "the bias says which of the nearest spots are there"
         b, n, d = x.shape
         shape = (b * n, near.shape[-1], 2, self.heads, d // self.heads)
         q, kv = self.qkv(x).split([d, 2 * d], dim=-1)  # (B, N, d), (B, N, 2 d)
@@ -38,11 +38,11 @@ class SpotAttention(Attention):
 
 
 class GraphTransformer(nn.Module):
-    """(noisy expression, image features, edges, σ) → one vector a spot and one value a gene.
+    """(noisy expression, image features, edges, σ) → one vector per spot and one value per gene.
 
     Args:
         genes, features: G and D.
-        channels: edge attributes; with 0 whom a spot sees is all that it knows of the graph.
+        channels: number of edge attributes. With 0, a spot only knows which spots it sees.
         see_x: read the noisy expression; without it the result does not depend on σ and is
             computed once per slide.
     """
@@ -90,7 +90,7 @@ class GraphTransformer(nn.Module):
         return h, self.readout(h)  # (B, N, d), (B, N, G)
 
     def _bias(self, i: int, tiles: Tiles) -> Tensor:
-        """Additive logits with all that is not seen shut out."""
+        """Additive logits that shut out all spots that are not seen."""
         seen = tiles.seen.unsqueeze(1)  # (B, 1, N, K)
         if not self.biases:
             return seen

@@ -1,8 +1,8 @@
 """Nodes and edges of a tile as one state, and the network that denoises it.
 
-Nodes are the expression of N spots, edges the correlations between these spots. They are diffused
-together as z = [x | e] of shape (B, N, G + N), so that preconditioner, loss and sampler are those of
-any other state; without edges z is x alone.
+Nodes are the expression of N spots, and edges are the correlations between these spots. They are
+diffused together as z = [x | e] of shape (B, N, G + N), so that preconditioner, loss and sampler
+are the same as for any other state. Without edges, z is x alone.
 """
 
 from typing import Literal
@@ -27,10 +27,10 @@ def pearson(y: Tensor) -> Tensor:
 
 
 def constant(y: Tensor) -> Tensor:
-    """What the release takes for correlations: (B, N, G) → (B, N, N), 1 − O(1/G²) for all pairs.
+    """What the release computes as correlations: (B, N, G) → (B, N, N), 1 − O(1/G²) for all pairs.
 
     It subtracts the sum over genes instead of the mean. All G numbers of a spot are then close to
-    minus that sum, and all spots point the same way.
+    minus that sum, and the vectors of all spots point the same way.
     """
     unit = F.normalize(y - y.sum(-1, keepdim=True), dim=-1)  # (B, N, G)
     return unit @ unit.transpose(1, 2)  # (B, N, N)
@@ -59,17 +59,17 @@ def average(values: Tensor, real: Tensor) -> Tensor:
 
 
 class JointNet(nn.Module):
-    """The one contract: noisy z and σ → clean z. The buffers lead to units and back.
+    """Noisy z and σ → clean z. Its buffers relate the network's scale to units.
 
     Attributes:
         mean, scale: (G,), from the network's scale of expression to the panel's unit.
-        edge_mean, edge_scale: from that of edges to correlations.
+        edge_mean, edge_scale: the same from the scale of the edges to correlations.
 
     Args:
         head: ``raw``, the graph emits the score, or ``edm``. low, high: σ of the SDE.
         edges: what is between two spots.
-        oracle: true edges are the graph's state, and are not diffused.
-        as_released: edge noise is symmetric at the start of sampling alone.
+        oracle: true edges are the state of the graph and are not diffused.
+        as_released: edge noise is symmetric at the start of sampling only.
     """
 
     mean: Tensor
@@ -98,7 +98,10 @@ class JointNet(nn.Module):
             self.register_buffer(name, torch.ones(size))
 
     def forward(self, z: Tensor, sigma: Tensor, tiles: Tiles) -> Tensor:
-        """z (B, N, G + N), or (B, N, G) without diffused edges, and sigma (B or 1, 1, 1)."""
+        """Noisy z and sigma (B or 1, 1, 1) → clean z.
+
+        z is (B, N, G + N), or (B, N, G) without diffused edges.
+        """
         scales = edm(sigma) if self.head == "edm" else raw_score(sigma, self.low, self.high)
         x, e = self.split(scales.scaled(z))  # (B, N, G), (B, N, N)
         e = self._edges(tiles) if self.oracle else e  # (B, N, N)
@@ -113,7 +116,7 @@ class JointNet(nn.Module):
         return z[..., : self.genes], z[..., self.genes :]  # (B, N, G), (B, N, N or 0)
 
     def clean(self, tiles: Tiles) -> Tensor:
-        """z of tiles with known expression, free of noise."""
+        """Clean z (B, N, G + N) of tiles with known expression."""
         return torch.cat([tiles.truth, self._edges(tiles)], -1) if self.joint else tiles.truth
 
     def _edges(self, tiles: Tiles) -> Tensor:
@@ -121,7 +124,7 @@ class JointNet(nn.Module):
         return e * pairs_of(tiles.mask)  # (B, N, N)
 
     def correlations(self, x: Tensor) -> Tensor:
-        """What expression x (B, N, G) says of the edges → (B, N, N)."""
+        """The edges (B, N, N) that expression x (B, N, G) implies."""
         return EDGE_TARGETS[self.edges](x * self.scale + self.mean)  # (B, N, N)
 
     def disagreement(self, z: Tensor, stop_gradient: bool) -> Tensor:
@@ -131,7 +134,11 @@ class JointNet(nn.Module):
         return (e * self.edge_scale + self.edge_mean - wanted).abs()  # (B, N, N)
 
     def noise(self, mask: Tensor, generator: torch.Generator, start: bool = False) -> Tensor:
-        """Unit noise for tiles of mask (B, N), on the CPU; ``start`` is that of sampling."""
+        """Unit noise for tiles with mask (B, N), on the CPU.
+
+        Args:
+            start: whether sampling starts from it.
+        """
         b, n = mask.shape
         x = torch.randn(b, n, self.genes, generator=generator)  # (B, N, G)
         if not self.joint:

@@ -20,10 +20,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 
 
 class Patches:
-    """The patches of some slides' spots, read from disk in any order.
+    """The patches of the spots of some slides, read from disk in any order.
 
     Raises:
-        FlagError: a slide without patch file, or a file without one of its spots.
+        FlagError: a slide has no patch file, or a file lacks one of its spots.
     """
 
     def __init__(self, slides: Sequence[Slide]):
@@ -53,14 +53,14 @@ class Patches:
             if found is None:
                 found = np.empty((len(index), *block.shape[1:]), dtype=np.uint8)
             found[place] = block
-        assert found is not None, "some spot is asked for"
+        assert found is not None, "at least one spot is asked for"
         return found
 
 
 def _patch_file(slide: Slide) -> Path:
     if slide.patches is None:
         raise FlagError(
-            f"slide {slide.id} comes without patches, which this method trains on",
+            f"slide {slide.id} comes without patches, which this method is trained on",
             remedy="set needs_patches: true in the method's entry, or params.inputs: features",
         )
     return slide.patches
@@ -94,7 +94,7 @@ def normalise(block: np.ndarray, device: str | torch.device, as_released: bool =
 
 
 def dihedral(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image in one of the 8 flips and quarter turns, each as likely."""
+    """Each image in one of the 8 flips and quarter turns, which are equally likely."""
     view = torch.randint(8, (len(x),), generator=generator).to(x.device)  # (B,)
     out = torch.empty_like(x)  # (B, C, H, W)
     for v in range(8):
@@ -145,6 +145,6 @@ def load_weights(image: ImageNetwork, path: str | None) -> None:
             f"{file} does not exist (params.weights)",
             remedy="give a ResNet's state dict by timm or torchvision, or null for a random start",
         )
-    # Cloned: tensors read from disk can be views of the file, and these will be trained.
+    # Cloned, because tensors read from disk can be views of the file, and these will be trained.
     state = {name: tensor.clone() for name, tensor in read_state(file).items()}
     fill(image.net, state, file, "a ResNet of the kind in params.network", ignore=("fc.",))

@@ -1,4 +1,4 @@
-"""Network of STFlow: attention to the nearest spots, blind to how a section was laid and turned."""
+"""Network of STFlow: attention to the nearest spots, whatever way a section was laid and turned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from flag_st.data.spatial import nearest, pitch
 from flag_st.nets.dit import NoiseEmbedding
 
-#: Below this relative difference of the scatter's axes there is no direction to tell.
+#: Below this relative difference between the axes of the scatter, it has no direction.
 ISOTROPIC = 0.05
 #: Signs of the two axes and of the distance in the four frames.
 FRAMES = ((1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (-1.0, -1.0, 1.0))
@@ -19,7 +19,7 @@ FRAMES = ((1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)
 
 @dataclass(frozen=True)
 class Regions:
-    """B regions padded to the same N spots of K neighbours.
+    """B regions padded to the same N spots with K neighbours each.
 
     Attributes:
         u: (B, N, D) features. y: (B, N, G) or None. mask: (B, N), True where a spot is real.
@@ -36,7 +36,7 @@ class Regions:
 
     @property
     def truth(self) -> Tensor:
-        """``y``, by those who were given it."""
+        """``y``, which must be known."""
         assert self.y is not None
         return self.y
 
@@ -48,9 +48,9 @@ class Regions:
 def geometry(position: np.ndarray, index: np.ndarray, as_released: bool = False) -> np.ndarray:
     """Neighbours in the frame of their own scatter, which turns with the section.
 
-    Where the scatter is round, as within a regular array, no axis is distinguished and a frame
-    would be a matter of rounding: both coordinates are then the neighbour's distance from the
-    centre over √2, which keeps its size and says nothing of a direction.
+    Where the scatter is round, as within a regular array, no axis is distinguished, and rounding
+    would decide the frame. Both coordinates are then the neighbour's distance from the centre
+    divided by √2, which keeps the size and does not state a direction.
 
     Args:
         position: (N, 2), in spot pitches. index: (N, K).
@@ -121,7 +121,7 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 class Gated(nn.Module):
-    """SwiGLU with a normalised hidden layer; ``packed`` counts gate and value together."""
+    """SwiGLU with a normalised hidden layer; ``packed`` is the width of gate and value together."""
 
     def __init__(self, inputs: int, packed: int, outputs: int, dropout: float = 0.0):
         super().__init__()
@@ -166,7 +166,7 @@ class LocalAttention(nn.Module):
     def _logits(self, q: Tensor, k: Tensor, e: Tensor, z: Tensor, index: Tensor) -> Tensor:
         """The MLP of [q_i, k_j, e_ij, z_j - z_i], its first map split by input.
 
-        The map of z is thus made once per spot, not once per neighbour and head.
+        The map of z is thus computed once per spot, and not once per neighbour and head.
         """
         up, size = self.logit.up, self.each
         w_q, w_k, w_e, w_z = up.weight.split([size, size, size, z.shape[-1]], dim=1)
@@ -178,7 +178,7 @@ class LocalAttention(nn.Module):
 
 
 class LocalBlock(nn.Module):
-    """Attention and MLP; a head of its own estimates the expression that the next block sees."""
+    """Attention and MLP; a head in each block estimates the expression that the next block sees."""
 
     def __init__(self, genes: int, width: int, heads: int, dropout: float, head_dropout: float):
         super().__init__()
@@ -203,7 +203,7 @@ class StFlowNet(nn.Module):
     """x_t (B, N, G) at t (B,) → clean expression (B, N, G).
 
     Args:
-        dropout: everywhere; on the blocks' estimates themselves only if ``as_released``.
+        dropout: in all layers; on the estimates of the blocks only if ``as_released``.
         as_released: see ``flag_st.methods.stflow.StFlow``.
     """
 

@@ -29,8 +29,8 @@ class Branch:
 class PositionGenerator(nn.Module):
     """Depthwise 3 × 3 convolution on the array (APEG), at the cells that hold a spot.
 
-    Nine gathered neighbours instead of a picture of the array: nothing but spots takes memory,
-    and no size of the array is assumed.
+    It gathers nine neighbours instead of making a picture of the array, so that only spots take
+    memory and no size of the array is assumed.
     """
 
     def __init__(self, width: int, residual: bool):
@@ -77,7 +77,7 @@ class GlobalEncoder(nn.Module):
 
 
 class NeighbourEncoder(nn.Module):
-    """The spots of the 5 × 5 window attend to each other, biased by |Δrow| and |Δcolumn|."""
+    """The spots of the 5 × 5 window attend to each other, with a bias by |Δrow| and |Δcolumn|."""
 
     apart: Tensor
 
@@ -103,7 +103,8 @@ class NeighbourEncoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The global token asks the target's tokens and, with the same weights, the neighbours'."""
+    """The global token attends to the tokens of the target and, with the same weights, to those of
+    the neighbours."""
 
     def __init__(self, width: int, sizes: Branch):
         super().__init__()
@@ -128,10 +129,10 @@ def shut_out(bias: Tensor, mask: Tensor) -> Tensor:
 
 
 class TriplexNet(nn.Module):
-    """Four heads: the fusion's, which is the prediction, and one for each branch.
+    """Four heads: one for the fusion, which is the prediction, and one for each branch.
 
     Args:
-        features: D of neighbours and slide, and of the target without a ``network``.
+        features: D of neighbours and slide, and also of the target if there is no ``network``.
         network: timm's name of the target's image network, or None for features.
         as_released: see ``flag_st.methods.triplex.Triplex``.
     """
@@ -163,7 +164,7 @@ class TriplexNet(nn.Module):
         """Predictions of B spots of one slide.
 
         Args:
-            spot: (B, d), rows of what ``slide`` makes of the whole slide.
+            spot: (B, d), rows of the output of ``slide`` for the whole slide.
             target: (B, 1, D) features or (B, 3, H, W) pixels.
             neighbours: (B, 25, D). mask: (B, 25).
 
@@ -173,7 +174,7 @@ class TriplexNet(nn.Module):
         tokens = self.target(target if self.image is None else self.image(target))  # (B, T, d)
         around = self.neighbour(neighbours, mask)  # (B, 25, d)
         fused = self.fusion(spot, tokens, around, mask)  # (B, d)
-        # The release averages the missing neighbours too.
+        # The release averages the missing neighbours as well.
         weight = torch.ones_like(mask) if self.as_released else mask  # (B, 25)
         weight = (weight / weight.sum(1, keepdim=True)).unsqueeze(-1)  # (B, 25, 1)
         states = (fused, tokens.mean(1), (around * weight).sum(1), spot)  # 4 × (B, d)

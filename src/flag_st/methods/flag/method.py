@@ -1,8 +1,8 @@
 """FLAG: graph-conditioned latent diffusion of expression, aligned to a gene foundation model.
 
 A spatial graph network turns noisy expression, image features and edges into one condition per
-spot; a transformer over gene tokens denoises under it; in training, a middle block is pulled towards
-the embeddings of a gene model. Prediction needs nothing of the gene model.
+spot, under which a transformer over gene tokens denoises. In training, a middle block is pulled
+towards the embeddings of a gene model. Prediction does not need the gene model.
 """
 
 from typing import Literal
@@ -23,7 +23,8 @@ from flag_st.methods.flag.options import Alignment, Backbone, Noise, Options, Sa
 from flag_st.methods.flag.task import FlagTask, Net
 from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.network import Centre, NetworkMethod
-from flag_st.methods.training import Task, Training, precise
+from flag_st.methods.precision import precise
+from flag_st.methods.training import Task, Training
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.flag_paper import PaperFlagNet
 from flag_st.nets.flag_released import ReleasedFlagNet
@@ -101,7 +102,8 @@ class Flag(NetworkMethod):
         super().__init__(centre, training)
         if max(alignment.numbers) > depth:
             raise FlagError(
-                f"flag: alignment.blocks is {alignment.blocks}, but the gene transformer has depth {depth}"
+                f"flag: alignment.blocks is {alignment.blocks}, but there are {depth} blocks",
+                remedy=f"give blocks from 1 to {depth}, or change depth",
             )
         self.size, self.dropout = Size(width, depth, heads), dropout
         self.scaling, self.precondition, self.stochastic = scaling, precondition, diffusion

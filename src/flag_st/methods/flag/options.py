@@ -1,4 +1,4 @@
-"""The options of FLAG in groups. The defaults are ours; ``flag_paper`` and ``flag_released`` differ."""
+"""The options of FLAG in groups. The defaults are ours."""
 
 import math
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class Noise:
         return log_uniform(shape, self.sigma_min, self.sigma_max, generator)
 
     def validation_levels(self) -> Tensor:
-        """(4,) a low, a middle and a high level of training, then the level where sampling starts."""
+        """(4,): a low, middle and high level of training, and the level where sampling starts."""
         third = torch.tensor([-1.0, 0.0, 1.0])
         if self.levels == "log_normal":
             log = self.mean + self.std * third
@@ -98,7 +98,8 @@ class Sampling:
 
     Attributes:
         steps: steps of the solver.
-        grid: ``karras`` (Karras et al. 2022, Eq. 5) or ``geometric``, evenly spaced in ln σ (paper).
+        grid: ``karras`` (Karras et al. 2022, Eq. 5) or ``geometric``: evenly spaced in ln σ, as
+            in the paper.
         solver: ``dpmpp_2m``, ``heun``, or ``heun_log``, which is Heun's method in the paper's time
             with one Tweedie step at the end (``flag_st.diffusion.samplers``).
         point_draws: the point estimate is the mean of so many single evaluations at

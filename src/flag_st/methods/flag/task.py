@@ -96,7 +96,7 @@ class FlagTask(Task[Net]):
         return real[order.sort().values].to(mask.device)
 
     def _targets(self, chosen: Tensor, mask: Tensor, cuts: list[Cut]) -> tuple[Tensor, Tensor]:
-        """Gene vectors (M, G, K) and masks (M, G) of the chosen spots, the only ones read from disk.
+        """Gene vectors (M, G, K) and masks (M, G) of the chosen spots, which alone are read.
 
         The mask is True where the gene has a vector and is expressed.
         """

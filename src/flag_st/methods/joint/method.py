@@ -15,7 +15,8 @@ from flag_st.methods.joint.options import Losses, Sde
 from flag_st.methods.joint.sampling import draw, open_slide
 from flag_st.methods.joint.task import JointTask
 from flag_st.methods.network import Centre, NetworkMethod
-from flag_st.methods.training import Task, Training, precise
+from flag_st.methods.precision import precise
+from flag_st.methods.training import Task, Training
 from flag_st.nets.edge_graph import FREQUENCIES, EdgeGraph
 from flag_st.nets.gene_decoder import Size
 from flag_st.nets.graph import PAPER_EDGES, GraphBuilder, Kernel

@@ -84,7 +84,7 @@ class JointTask(Task[JointNet]):
         return parts, estimate
 
     def validate(self, module: JointNet) -> dict[str, float]:
-        """One draw of every slide with fixed noise; ``loss`` is its MSE, by which the paper chooses.
+        """One draw of every slide with fixed noise; ``loss`` is its MSE, as the paper chooses.
 
         ``nodes_σ`` and ``edges_σ`` are errors of the noise at single levels; 1 is the error of a
         network that returns its input.

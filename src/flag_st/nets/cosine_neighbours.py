@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine similarity among many, without the matrix of all pairs."""
+"""Nearest neighbours by cosine similarity, without the matrix of all pairs."""
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,14 @@ def top_k(
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` keys most similar to each query.
 
-    At no time is more held than ``query_block`` × (``key_block`` + k) similarities, so that 60,000
-    queries on 60,000 keys need some 70 MB.
+    No more than ``query_block`` × (``key_block`` + k) similarities are held at a time, so that
+    60,000 queries among 60,000 keys need some 70 MB.
 
     Args:
         queries: (Q, d). keys: (M, d); neither need be normalised.
 
     Returns:
-        (Q, min(k, M)) similarities, falling, and indices.
+        (Q, min(k, M)) similarities in descending order, and the indices of their keys.
     """
     k = min(k, len(keys))
     found = [
@@ -29,7 +29,8 @@ def top_k(
 
 
 def _top_k(queries: Tensor, keys: Tensor, k: int, key_block: int) -> tuple[Tensor, Tensor]:
-    """Of one block of normalised queries: the best so far compete with each block of keys."""
+    """The same for one block of normalised queries: each block of keys competes with the best so
+    far."""
     best = queries.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(keys), key_block):
@@ -45,4 +46,4 @@ def _top_k(queries: Tensor, keys: Tensor, k: int, key_block: int) -> tuple[Tenso
 def mean_of_nearest(queries: Tensor, keys: Tensor, values: Tensor, k: int, **blocks) -> Tensor:
     """Mean of the ``values`` (M, G) of each query's ``k`` nearest keys → (Q, G)."""
     _, index = top_k(queries, keys, k, **blocks)  # (Q, k)
-    return F.embedding_bag(index, values, mode="mean")  # (Q, G), and no (Q, k, G) is made
+    return F.embedding_bag(index, values, mode="mean")  # (Q, G), without a (Q, k, G)
