@@ -11,11 +11,15 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 
 
 from flag_st.planning.ending import JobEvents, ending
+from flag_st.planning.progress import print_lines
 
 EVENTS = JobEvents()
 # Jobs that parse this file again, in processes of their own, have no run to sum up.
 if workflow.is_main_process:
     logger.addHandler(EVENTS)
+    quiet = {str(word) for word in workflow.output_settings.quiet or ()}
+    if "rules" in quiet and not quiet & {"progress", "all"}:
+        print_lines(logger)
 
 
 report: "workflow/report/workflow.rst"

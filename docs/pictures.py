@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-RESULTS, HERE = Path("results/demo"), Path(__file__).parent
+RESULTS, HERE = Path("results/demo_all"), Path(__file__).parent
 #: Wide enough to read on a page, small enough to keep in a repository.
 WIDTH = 1000
 

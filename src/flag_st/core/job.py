@@ -3,8 +3,11 @@
 import logging
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +35,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path:
         handlers.append(logging.FileHandler(path, mode="w"))
-    handlers[0].setLevel(logging.WARNING)
+    # Warnings and progress alone: the rest is in the log.
+    handlers[0].addFilter(lambda r: r.levelno >= logging.WARNING or hasattr(r, "screen"))
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -46,7 +50,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         wildcards=snakemake.wildcards,
         threads=snakemake.threads,
         gpu=int(snakemake.resources.get("gpu", 0) or 0),
-        progress=progress,
+        progress=partial(_progress, snakemake),
         log=path,
     )
     try:
@@ -64,12 +68,54 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         raise SystemExit(1) from None
 
 
-def progress(items: Iterable, total: int | None = None, desc: str = "", **more) -> Iterable:
-    """A progress bar with ETA: live on a terminal, one line in a while elsewhere."""
-    from tqdm import tqdm
+def _progress(snakemake: Any, items: Iterable, desc: str = "", **more: Any) -> "Progress":
+    """The progress of a job, which names the job."""
+    return Progress(items, desc=" ".join([snakemake.rule, *snakemake.wildcards, desc]), **more)
 
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(items, total=total, desc=desc, mininterval=interval, dynamic_ncols=True, **more)
+
+class Progress:
+    """Goes through ``items`` and says at times how far it is: one line, on screen and in the log.
+
+    Several jobs share a screen, where bars that redraw themselves would overwrite each other.
+
+    Args:
+        items: what is gone through.
+        total: their number, where ``items`` does not know it.
+        desc: what they are, in a word.
+        initial: how many were done before, by a run that was killed.
+    """
+
+    #: Seconds between two lines.
+    INTERVAL = 30.0
+
+    def __init__(
+        self, items: Iterable, total: int | None = None, desc: str = "", initial: int = 0
+    ) -> None:
+        self.items, self.desc, self.initial = items, desc, initial
+        self.total = len(items) if total is None and isinstance(items, Sized) else total
+        self.facts: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator:
+        start = said = time.monotonic()
+        for done, item in enumerate(self.items):
+            now = time.monotonic()
+            if now - said >= self.INTERVAL:
+                said = now
+                self._say(done, now - start)
+            yield item
+
+    def note(self, **facts: str) -> None:
+        """Facts that the next line shall tell, such as the loss."""
+        self.facts = facts
+
+    def _say(self, done: int, seconds: float) -> None:
+        at = self.initial + done
+        line = f"{self.desc}: {at}" + (f" of {self.total}" if self.total else "")
+        if self.total and done:
+            left = timedelta(seconds=round(seconds / done * (self.total - at)))
+            line += f", about {left} left"
+        line += "".join(f", {name} {value}" for name, value in self.facts.items())
+        log.info("%s", line, extra={"screen": True})
 
 
 def device(gpu: int) -> str:

@@ -124,8 +124,8 @@ class Loop:
             if events:
                 for name, value in row.items():
                     events.add_scalar(name, value, self.epoch)
-            if hasattr(bar, "set_postfix"):
-                bar.set_postfix(loss=f"{row['loss']:.4f}", best=f"{self.best:.4f}", refresh=False)
+            if hasattr(bar, "note"):
+                bar.note(loss=f"{row['loss']:.4f}", best=f"{self.best:.4f}")
             if 0 < self.settings.patience <= self.stale:
                 break
             if time.monotonic() - saved > self.settings.checkpoint_seconds:
