@@ -45,13 +45,6 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
 READERS_OWN = re.compile(r"(^|/)(mine|own)(_\w+)?\.\w+$")
 
 
-#: Pages already name what is being written; an entry goes as soon as its file is there.
-AWAITED = {
-    "examples/flag_in_one_page.py",
-    "demo-all",
-}
-
-
 def text_of(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
@@ -139,7 +132,7 @@ def test_paths_in_backticks_exist(page):
 
 
 def exists(token: str) -> bool:
-    return token in AWAITED or any((ROOT / base / token).exists() for base in BASES)
+    return any((ROOT / base / token).exists() for base in BASES)
 
 
 def tracked() -> list[Path]:
@@ -169,7 +162,7 @@ def test_commands_exist(page, monkeypatch):
     for words in commands(page):
         program, arguments = Path(words[0]).name, words[1:]
         if program == "make":
-            assert set(arguments) <= targets() | AWAITED, words
+            assert set(arguments) <= targets(), words
         elif program == "flag-st":
             try:
                 parser().parse_args(arguments)
@@ -193,14 +186,13 @@ def test_python_blocks_compile_and_import_what_exists(page):
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flag_st"):
                 for alias in node.names:
-                    found = AWAITED & {node.module, f"{node.module}.{alias.name}"}
-                    assert found or resolve_name(f"{node.module}.{alias.name}")
+                    assert resolve_name(f"{node.module}.{alias.name}")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_dotted_names_in_backticks_exist(page):
     for name in re.findall(r"`(flag_st(?:\.\w+)+)`", prose(page)):
-        if ".mine." not in name and name not in AWAITED:
+        if ".mine." not in name:
             resolve_name(name)  # raises where there is no such thing
 
 
