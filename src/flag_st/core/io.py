@@ -12,7 +12,8 @@ from typing import Any
 from flag_st.core.errors import FlagError
 
 #: Version of every file format of this project; raised when a reader must not accept older files.
-CONTRACT = 1
+#: 2: models hold the options of their method in groups, and runs hold all settings.
+CONTRACT = 2
 
 
 @contextmanager

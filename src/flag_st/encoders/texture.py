@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2hed, rgb2lab
 
-from flag_st.core.io import digest
+from flag_st.core.code import code_digest
 from flag_st.encoders.base import Encoder
 
 #: Haematoxylin thresholds (units of skimage's ``rgb2hed``) from any nucleus to the darkest ones.
@@ -52,7 +52,7 @@ class Texture(Encoder):
 
     def digest(self) -> str:
         """The features have no weights: this file's code decides them."""
-        return digest(__file__)
+        return code_digest(__name__)
 
 
 def describe(patch: np.ndarray) -> np.ndarray:
