@@ -158,7 +158,7 @@ def test_selection_follows_the_chosen_score(tmp_path):
         scores = method.task(cohort, cohort, _run(tmp_path)).validate(method.net)
         assert scores["loss"] == scores[column]
         assert scores["contrast"] != scores["mse"]
-    with pytest.raises(FlagError, match="select 'pcc'"):
+    with pytest.raises(FlagError, match="contrastive, retrieval, not 'pcc'"):
         toy.made(Bleep, select="pcc")
 
 

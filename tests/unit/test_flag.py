@@ -244,6 +244,23 @@ def test_parameters_of_the_release_as_counted():
     assert sum(p.numel() for p in smaller.parameters()) == 75_904_610 - 150 * 1665
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_three_networks_keep_one_contract(name):
+    """Noisy x and σ → clean x, whatever the chunk; chosen spots get what all spots get."""
+    method, slide = preset(name, tiling={"edge_px": 1e5}), toy.slide("a")
+    net, tiles = method.net, opened(method, slide)[0].tiles
+    x = torch.randn(1, len(slide), toy.GENES, generator=torch_generator(3))
+    sigma, chosen = torch.full((1, 1, 1), 0.7), torch.tensor([2, 30, 31])
+    clean = net(x, sigma, tiles)
+    assert clean.shape == x.shape
+    assert torch.allclose(net(x, sigma, tiles, chunk=7), clean, atol=1e-4)
+    few = net.denoise(x, sigma, tiles, chosen)
+    assert torch.allclose(few.clean, clean[0, chosen], atol=1e-4)
+    assert (few.readout is not None) == (name == "flag")
+    # With almost no noise, clean is what came in.
+    assert torch.allclose(net(x, torch.full((1, 1, 1), 1e-4), tiles), x, atol=1e-2)
+
+
 @pytest.mark.parametrize(("name", "sees"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])
 def test_edges_reach_the_output_of_all_but_the_release(name, sees):
     """Spots of one tile move, none leaves it: only what an edge knows has changed."""
