@@ -114,10 +114,11 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
     kept = {c: table.obs[c].to_numpy() for c in columns}
     if labels is not None:
-        kept["domain"] = read_labels(labels, spots).astype(object)
+        kept["domain"] = pd.Categorical(read_labels(labels, spots).astype(object))
     elif named := next((c for c in DOMAINS if c in table.obs), None):
         known = table.obs[named].astype(object)
-        kept["domain"] = known.where(known.notna(), "").astype(str).to_numpy(dtype=object)
+        names = known.where(known.notna(), "").astype(str).to_numpy(dtype=object)
+        kept["domain"] = pd.Categorical(names)
     result = anndata.AnnData(
         X=table.X,
         obs=pd.DataFrame(kept, index=spots),
