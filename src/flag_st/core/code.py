@@ -22,8 +22,8 @@ SRC = Path(__file__).parents[2]
 ROOT = SRC.parent
 #: Version of ``flag_st.core`` in every digest. Raise it when a change in ``core`` alters results.
 PLUMBING = 1
-#: What earlier starts of Snakemake in this folder parsed, since on a cluster every job starts it
-#: twice. The number is that of the parser below: another parser must not read these results.
+#: What earlier starts of Snakemake in this folder parsed: on a cluster, every job starts it twice. The
+#: number is the version of the parser below, because another parser must not read these results.
 MEMORY = Path(".snakemake") / "flag_st_code_2.json"
 
 
@@ -102,7 +102,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 class _Behaviour(ast.NodeTransformer):
-    """Takes out of a module what cannot change its results."""
+    """Removes from a module what cannot change its results."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -136,7 +136,7 @@ class _Memory(dict):
         self.kept = len(self)
 
     def keep(self) -> None:
-        """Write what is new where Snakemake has its folder. Several jobs may do so at once."""
+        """Write new entries into Snakemake's folder, if there is one. Several jobs may do so at once."""
         if self.kept == len(self) or not MEMORY.parent.is_dir():
             return
         with suppress(OSError):  # the memory saves time and decides nothing

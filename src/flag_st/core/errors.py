@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 
 class FlagError(Exception):
-    """A fault of the input or the configuration, said so that it can be mended.
+    """A fault of the input or the configuration, in words that help to mend it.
 
     Args:
-        fault: what is wrong, naming the file, key or value.
+        fault: what is wrong; it names the file, key or value.
         choices: the valid values, if there is a list of them.
-        remedy: what to do next, best a command or a key to set.
+        remedy: what to do next, preferably a command or a key to set.
     """
 
     def __init__(self, fault: str, *, choices: Iterable | None = None, remedy: str | None = None):
@@ -22,7 +22,7 @@ class FlagError(Exception):
 
 
 class Faults:
-    """Collects faults, so that a user sees all of them at once and not one per run."""
+    """Collects faults, so that a user sees them all at once instead of one per run."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -1,6 +1,6 @@
-"""What plug-ins that learn from the training slides share, gene models and image encoders alike.
+"""What the plug-ins that learn from the training slides (gene models, image encoders) have in common.
 
-What was learned is named arrays; they are saved, restored and identified in one way.
+Whatever they learn is a set of named arrays, which are saved, restored and identified in one way.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ AGAIN = "delete its model.safetensors and run the same command again"
 
 
 class Learned:
-    """What learns named arrays and writes them to one file."""
+    """Something that learns named arrays and writes them to one file."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that was learned, by name: what ``save`` writes."""
+        """All that was learned, by name; this is what ``save`` writes."""
         return {}
 
     def save(self, path: str | Path, **facts: Any) -> None:
         """Write a self-describing safetensors file; ``facts`` (use, params, genes …) go with it.
 
-        Equal models are equal bytes.
+        Equal models give equal bytes.
         """
         save_arrays(path, self.arrays(), facts or {"model": type(self).__name__})
 
 
 class Fitted(Learned):
-    """A plug-in that may learn; what it is fitted to is for the subclass to say.
+    """A plug-in that may learn. The subclass decides what it is fitted to.
 
     Class attributes:
-        fits: True if ``fit`` must see the training slides, so that what is made of them with it
-            belongs to one split. The entry in the configuration says the same.
+        fits: True if ``fit`` must see the training slides. What the plug-in makes then belongs to
+            one split. The entry in the configuration says the same.
     """
 
     fits: bool = False
@@ -64,7 +64,7 @@ def unfitted(name: str) -> FlagError:
 
 
 def require(arrays: Mapping[str, np.ndarray], names: Iterable[str], model: str) -> None:
-    """Refuse what another model saved.
+    """Refuse arrays that another model saved.
 
     Raises:
         FlagError: naming the first array that ``model`` needs and does not find.
@@ -75,7 +75,7 @@ def require(arrays: Mapping[str, np.ndarray], names: Iterable[str], model: str) 
 
 
 def refill(net: "nn.Module", arrays: Mapping[str, np.ndarray], model: str) -> None:
-    """Give ``net``, best built on the meta device, the tensors that were saved of it.
+    """Load the saved tensors into ``net``, which is best built on the meta device.
 
     Raises:
         FlagError: naming the first one that is missing or has another shape.
@@ -92,12 +92,12 @@ def refill(net: "nn.Module", arrays: Mapping[str, np.ndarray], model: str) -> No
 
 
 def nested(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``arrays`` of a model inside another, under names that cannot meet the other's."""
+    """``arrays`` of a model inside another, under names that cannot clash with the outer model's."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
 def inside(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of ``nested``: what ``arrays`` holds of the model inside."""
+    """The inverse of ``nested``: the arrays that belong to the inner model."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
 

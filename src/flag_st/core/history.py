@@ -1,4 +1,4 @@
-"""The curves of a training, apart from the loop: most methods have none, and need no torch."""
+"""The training history. It is apart from the loop because most methods have no loop and need no torch."""
 
 import csv
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Files that one stage made and another reads, looked over before any work: all faults at once.
+"""Checks of the files that one stage made and another reads, before the job does any work.
 
-Only heads are read, so that a look costs milliseconds. A file that is damaged, of another contract
-version or of another kind is named with the stage that makes it anew.
+Only headers are read, which takes milliseconds, and all faults are reported at once. If a file is
+damaged, of another contract version or of another kind, the message names the stage that makes it
+again.
 """
 
 import json
@@ -26,9 +27,9 @@ class Kind:
     Attributes:
         what: its name in messages.
         stage: the rule that makes it.
-        keys: what must be in it: HDF5 paths, JSON keys or columns.
+        keys: what it must contain: HDF5 paths, JSON keys or columns.
         contract: whether it names its contract version.
-        check: looks further into an opened file and returns faults.
+        check: looks further into an opened file and returns its faults.
     """
 
     what: str
@@ -43,7 +44,7 @@ class Kind:
 
 
 def check_inputs(files: Mapping[str, Any]) -> None:
-    """Look over the inputs of a job.
+    """Check the inputs of a job.
 
     Args:
         files: input names of a rule → path or paths; names without a kind are left alone.
@@ -61,7 +62,7 @@ def check_inputs(files: Mapping[str, Any]) -> None:
 
 
 def _look(kind: Kind, path: Path, faults: Faults) -> None:
-    """Add the faults of one file."""
+    """Check one file and add its faults."""
 
     def fault(text: str, remedy: str = kind.remedy) -> None:
         faults.add(f"{kind.what} {path} {text}", remedy=remedy)
@@ -78,7 +79,7 @@ def _look(kind: Kind, path: Path, faults: Faults) -> None:
         try:
             for text in READERS[path.suffix](kind, path):
                 fault(text)
-        except FlagError as error:  # of another contract version: names file and remedy itself
+        except FlagError as error:  # another contract version: it names file and remedy itself
             faults.messages.append(str(error))
         except UNREADABLE as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -130,7 +131,7 @@ def _names(file: Any, axis: str) -> list[str]:
 
 
 def _spots(file: Any) -> Iterable[str]:
-    """Names, rows and positions of an AnnData with spots."""
+    """Check names, rows and positions of an AnnData with spots."""
     import numpy as np
 
     names = _names(file, "obs")
@@ -151,7 +152,7 @@ def _draws(file: Any) -> Iterable[str]:
 
 
 def _patches(file: Any) -> Iterable[str]:
-    """One image, one place and one name a spot."""
+    """There must be one image, one place and one name per spot."""
     rows = {name: len(file[name]) for name in ("img", "coords", "barcode")}
     if len(set(rows.values())) > 1:
         yield f"has {', '.join(f'{n} {name}' for name, n in rows.items())}"

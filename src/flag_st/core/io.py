@@ -1,4 +1,4 @@
-"""Files: written under a temporary name and renamed, read with their contract version checked."""
+"""Files are written under a temporary name and then renamed; reading checks their contract version."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because several writers choose the format by it. The name depends on the
-    # target alone, so that what a killed job left is taken away by the job that repeats it.
+    # target alone, so that the job that repeats a killed one removes what that one left.
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     _remove(temporary)
     try:
@@ -47,7 +47,7 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` with sorted keys, so that equal values are equal bytes."""
+    """Write ``value`` with sorted keys, so that equal values give equal bytes."""
     with writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
@@ -102,7 +102,7 @@ def save_arrays(path: str | Path, arrays: dict, facts: dict[str, Any]) -> None:
     from safetensors.numpy import save_file
 
     arrays = {k: np.asarray(v, order="C") for k, v in sorted(arrays.items())}
-    # One key: the header keeps no order among several, and equal models are equal bytes.
+    # One key, because the header keeps no order among several and equal models must give equal bytes.
     meta = {"flag_st": json.dumps({"contract": CONTRACT, **facts}, sort_keys=True)}
     with writing(path) as temporary:
         save_file(arrays, temporary, metadata=meta)

@@ -1,4 +1,4 @@
-"""What every script of a rule shares: log, progress, device, and errors said in one line."""
+"""What the scripts of all rules share: log, progress, device, and errors in one line."""
 
 import logging
 import os
@@ -29,13 +29,13 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     threads = str(getattr(snakemake.params, "threads", None) or snakemake.threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads
-    # Waiting threads sleep: on a shared machine a spinning one starves the one it waits for.
+    # Threads sleep while they wait: on a shared machine, a spinning one starves the one it waits for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = snakemake.log[0] if snakemake.log else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path:
         handlers.append(logging.FileHandler(path, mode="w"))
-    # Warnings and progress alone: the rest is in the log.
+    # Only warnings and progress go to the screen; the rest is in the log.
     handlers[0].addFilter(lambda r: r.levelno >= logging.WARNING or hasattr(r, "screen"))
     logging.basicConfig(
         level=logging.INFO,
@@ -69,18 +69,18 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
 
 
 def _progress(snakemake: Any, items: Iterable, desc: str = "", **more: Any) -> "Progress":
-    """The progress of a job, which names the job."""
+    """Progress whose lines name the job."""
     return Progress(items, desc=" ".join([snakemake.rule, *snakemake.wildcards, desc]), **more)
 
 
 class Progress:
-    """Goes through ``items`` and says at times how far it is: one line, on screen and in the log.
+    """Goes through ``items`` and reports now and then, in one line on screen and in the log, how far it is.
 
     Several jobs share a screen, where bars that redraw themselves would overwrite each other.
 
     Args:
-        items: what is gone through.
-        total: their number, where ``items`` does not know it.
+        items: the items.
+        total: their number, if ``items`` does not know it.
         desc: what they are, in a word.
         initial: how many were done before, by a run that was killed.
     """
@@ -105,7 +105,7 @@ class Progress:
             yield item
 
     def note(self, **facts: str) -> None:
-        """Facts that the next line shall tell, such as the loss."""
+        """Facts for the next line to report, such as the loss."""
         self.facts = facts
 
     def _say(self, done: int, seconds: float) -> None:
@@ -119,7 +119,7 @@ class Progress:
 
 
 def device(gpu: int) -> str:
-    """``cuda`` if the rule was given a GPU and one is there, else ``cpu`` (said in the log)."""
+    """``cuda`` if the rule was given a GPU and there is one, else ``cpu``, which the log mentions."""
     if gpu < 1:
         return "cpu"
     import torch

@@ -43,7 +43,7 @@ def commit() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide numbers."""
+    """Installed versions of the packages that affect numbers."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -70,7 +70,7 @@ class Record:
 
     Args:
         rule, wildcards, params: the job and all its settings, as Snakemake resolved them.
-        inputs: what it reads; their digests are of the moment before it starts.
+        inputs: the files that it reads; their digests are taken before it starts.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Record:
         }
 
     def add(self, **facts: Any) -> None:
-        """What only the job knows."""
+        """Add facts that only the job knows."""
         self.facts |= facts
 
     def origin(self) -> str:
-        """Digest of all that decides the results: settings, inputs and versions."""
+        """Digest of everything that decides the results: settings, inputs and versions."""
         known = {key: self.facts[key] for key in ("wildcards", "params", "inputs", "versions")}
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -114,5 +114,5 @@ class Record:
 
 
 def digests(paths: Iterable[str]) -> dict[str, str]:
-    """sha256 of every file or folder that is there."""
+    """sha256 of every file or folder that exists."""
     return {path: digest(path) for path in sorted(set(map(str, paths))) if Path(path).exists()}

@@ -53,7 +53,7 @@ def load(use: str) -> type[Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        # A missing dependency *inside* an existing plug-in must not read as a missing plug-in.
+        # A dependency that is missing *inside* a plug-in must not look like a missing plug-in.
         inside = getattr(error, "name", None)
         if isinstance(error, ModuleNotFoundError) and inside and module_name.startswith(inside):
             raise FlagError(
@@ -160,7 +160,7 @@ def fill(what: str, asked: Mapping[str, Argument], values: Mapping[str, Any]) ->
 def _moved(
     unknown: Iterable[str], asked: Mapping[str, Argument], values: Mapping[str, Any]
 ) -> str | None:
-    """How to write those unknown arguments that belong into a group."""
+    """How to write the unknown arguments that belong in a group."""
     owners = {
         name: owner
         for owner, argument in asked.items()

@@ -1,7 +1,7 @@
-"""Randomness belongs to the slide and the draw, never to the loop.
+"""Random streams belong to a slide and a draw, never to a loop.
 
-Every stream is spawned from (run seed, name, ...), so neither the order of slides nor the number
-of draws or jobs changes a single number.
+Every stream is derived from (run seed, name, ...), so neither the order of slides nor the number of
+draws or jobs changes a single number.
 """
 
 import hashlib

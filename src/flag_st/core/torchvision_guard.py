@@ -9,7 +9,7 @@ schemas first is enough. With matching wheels the guard merely loads the library
 import importlib.util
 from pathlib import Path
 
-#: Operator libraries vanish with the Python object that defined them.
+#: The operators vanish with the Python object that defined them, so it is kept here.
 _kept: list = []
 
 

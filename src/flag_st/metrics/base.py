@@ -16,7 +16,8 @@ class Case:
         position: (N, 2) in µm; None for pooled slides, whose spots have no common space.
         genes: G names.
         draws: (S, N, G) for metrics that judge the whole ensemble, else None.
-        cache: what metrics keep for other predictions of the same slide (``policy.of_truth``).
+        cache: known facts about the slide, and what metrics keep for its other predictions
+            (``flag_st.metrics.policy``).
     """
 
     truth: np.ndarray
@@ -43,4 +44,4 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
-        """Name → value of the case (a float) or values of its genes (an array of length G)."""
+        """Name → one value for the case (a float) or one per gene (an array of length G)."""

@@ -1,8 +1,8 @@
-"""What GSC and SSC are attainable: the truth against a second look at itself.
+"""The highest GSC and SSC that are attainable: the truth compared with a second look at itself.
 
 The truth is a noisy measurement, so even a perfect prediction does not correlate with it
 perfectly. Two halves of the truth are compared as if one were a prediction; the Spearman-Brown
-formula carries the agreement of halves over to that of two whole measurements.
+formula turns the agreement of two halves into that of two whole measurements.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,8 +35,8 @@ def split_spots(
 ) -> dict[str, float]:
     """Ceilings from random halves of the spots.
 
-    Neighbours within a half are further apart than on the slide, so the SSC of this is a lower
-    bound; ``thin_counts`` keeps all spots in place.
+    Neighbours within a half are farther apart than on the slide, so this SSC is a lower bound;
+    ``thin_counts`` keeps all spots in place.
 
     Args:
         truth: (N, G) in the panel's unit; ``position`` (N, 2).
@@ -74,8 +74,8 @@ def thin_counts(
         counts: (N, G) raw integer counts; ``position`` (N, 2).
         slide: name, for the random stream.
         transform: unit that is scored, a key of ``flag_st.data.slide.TRANSFORMS``.
-        total: (N, 1) depth of each spot over all genes, which ``log1p_cp10k`` divides by; that
-            of the panel if not given.
+        total: (N, 1) depth of each spot over all genes, which ``log1p_cp10k`` divides by; by
+            default the depth over the panel.
         depth: compare residuals on log depth, as the metric Depth does.
 
     Returns:

@@ -11,9 +11,10 @@ from flag_st.metrics.base import Case, Metric
 class Crps(Metric):
     """Mean over spots and genes of the fair CRPS, which does not depend on the number of draws.
 
-    Fair: mean |x - y| less half the mean |x - x'| over pairs of different draws. A method with
-    one draw has the CRPS of its point estimate, the absolute error, so that all methods fit in
-    one table. The library that tests compare it with takes eight seconds to import.
+    The fair CRPS is the mean of |x - y| minus half the mean of |x - x'| over pairs of different
+    draws. For a method with one draw it is the absolute error, so that all methods fit in one table.
+    It is computed here because the library that the tests compare it with takes eight seconds to
+    import.
     """
 
     columns: ClassVar = {"crps": ("CRPS", -1), "crps_gene": ("CRPS", -1)}

@@ -9,7 +9,7 @@ from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.domains import leiden_domains
 
-#: Domains of fewer spots, or with fewer outside, are skipped.
+#: Domains with fewer spots inside or outside are skipped.
 MIN_DOMAIN = 10
 TOP = (20, 50)
 
@@ -34,10 +34,10 @@ def wilcoxon_z(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
 class Deg(Metric):
     """Overlap of the most up-regulated genes of truth and of prediction, mean over domains.
 
-    Both are tested on the same spots and the same reference domains: ``domains`` in the cache, of
-    which unlabelled spots take no part, else Leiden clusters of the truth. The overlap that chance
-    gives is K/G; the ``excess`` is (overlap - K/G) / (1 - K/G). Genes of equal z are ordered by
-    name. The Spearman correlation of z over all genes needs no K.
+    Both are tested on the same spots and the same reference domains. These are ``domains`` in the
+    cache, without the unlabelled spots, or else Leiden clusters of the truth. The overlap expected
+    by chance is K/G; the ``excess`` is (overlap - K/G) / (1 - K/G). Genes with equal z are ordered
+    by name. The Spearman correlation of z over all genes needs no K.
     """
 
     columns: ClassVar = {
@@ -67,7 +67,7 @@ class Deg(Metric):
             return result
         inside = inside[tested]
         y = policy.of_truth(case, "deg", lambda: wilcoxon_z(truth[labelled], inside))
-        # Constant predictions carry no ranking: rounding must not make one.
+        # Constant predictions imply no ranking, and rounding must not make one.
         varies = policy.prediction_of(case).varies | ~policy.usable(case)
         p = wilcoxon_z(np.where(varies, prediction, 0)[labelled], inside)
         genes = np.asarray(case.genes)

@@ -1,8 +1,8 @@
-"""GSC and SSC with the depth of spots taken out.
+"""GSC and SSC, corrected for the depth of spots.
 
 Raw counts of all genes rise and fall with the depth of a spot, and depth alone reproduces much of
 the gene-gene correlation and of Moran's I. Here each gene is replaced by its residual on the log
-of the panel's total count, of truth and of prediction each on its own total.
+of the panel's total count; truth and prediction each have their own total.
 """
 
 from typing import ClassVar
@@ -14,8 +14,8 @@ from flag_st.metrics.base import Case, Metric
 from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.ssc import Ssc
 
-#: Back from the panel's unit to counts; the inverse of ``flag_st.data.slide.TRANSFORMS``. Predictions
-#: may be below zero, where no count is, or run away, where exp would overflow.
+#: From the panel's unit back to counts: the inverse of ``flag_st.data.slide.TRANSFORMS``. Values are
+#: clipped because predictions may be negative, or so large that exp would overflow.
 TO_COUNTS = {
     "log1p": lambda x: np.expm1(np.clip(x, 0, 50)),
     "log2p1": lambda x: np.exp2(np.clip(x, 0, 50)) - 1,
@@ -58,7 +58,7 @@ class Depth(Metric):
         def corrected(values: np.ndarray) -> np.ndarray:
             return residuals(values, log_depth(values, transform))
 
-        # A gene without variation has none to correct: rounding must not give it any.
+        # A constant gene has nothing to correct, and rounding must not make it vary.
         y = policy.of_truth(
             case, "residuals", lambda: np.where(policy.usable(case), corrected(truth), 0)
         )

@@ -9,9 +9,9 @@ import numpy as np
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 
-#: Resolutions among which the one with the reference's number of clusters is looked for.
+#: The range of resolutions searched for the reference's number of clusters, and steps of the search.
 RESOLUTIONS, STEPS = (0.01, 10.0), 12
-#: Of Leiden: what scanpy advises with igraph.
+#: Iterations of Leiden, as scanpy advises with igraph.
 ITERATIONS = 2
 REFERENCES = ("clusters", "labels")
 MATCHES = ("", "_matched")
@@ -37,7 +37,7 @@ class Graph:
             neighbours = 1 + len(x) // 2
         # Exact neighbours: the approximate ones of large slides depend on threads.
         search = NearestNeighbors(algorithm="brute").fit(x)
-        # One more than is kept, as scanpy asks for: it decides among equally near spots.
+        # One more than is kept, as in scanpy: it decides among equally near spots.
         found = search.kneighbors(x, min(neighbours, len(x) - 1) + 1)
         upper = triu(fuzzy_union(*(part[:, :neighbours] for part in found))).tocoo()
         self.weights = upper.data.astype(np.float64).tolist()
@@ -78,8 +78,8 @@ class Graph:
 def fuzzy_union(distances: np.ndarray, indices: np.ndarray):
     """Weights of scanpy's neighbour graph: UMAP's fuzzy union (McInnes et al. 2018, algorithms 2, 3).
 
-    umap-learn computes the same, but compiles for half a minute at each start, and each run is
-    evaluated by a job of its own.
+    umap-learn computes the same but compiles for half a minute at each start, and every run has its
+    own evaluation job.
 
     Args:
         distances, indices: (N, K) of the nearest spots in ascending order, the spot itself first.
@@ -91,7 +91,7 @@ def fuzzy_union(distances: np.ndarray, indices: np.ndarray):
 
     n, k = distances.shape
     itself = indices == np.arange(n)[:, None]
-    distances = np.where(itself, 0, distances).astype(np.float32)  # not up to rounding
+    distances = np.where(itself, 0, distances).astype(np.float32)  # exactly 0
     nearest = np.where(distances > 0, distances, np.inf).min(1)  # (N,)
     nearest = np.where(np.isfinite(nearest), nearest, 0)[:, None]  # (N, 1)
     beyond = np.maximum(distances - nearest, 0)  # (N, K)
@@ -124,10 +124,10 @@ def leiden_domains(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -
 class Domains(Metric):
     """ARI and NMI of Leiden clusters of the prediction, mean and sd over seeds.
 
-    References: ``clusters``, those of the truth under the same seed and resolution, and
-    ``labels``, expert domains (``domains`` in the cache; unlabelled spots are clustered but not
-    compared). ``matched``: the resolution that gives as many clusters as the reference has, since
-    a fixed one gives another number for every method.
+    The clusters are compared with two references: ``clusters`` are those of the truth with the same
+    seed and resolution, and ``labels`` are expert domains (``domains`` in the cache; unlabelled spots
+    are clustered but not compared). Values named ``matched`` use the resolution that gives as many
+    clusters as the reference has, since a fixed one gives another number for every method.
 
     Args:
         components, neighbours, resolution: of PCA, neighbour graph and Leiden (FLAG: 20, scanpy's

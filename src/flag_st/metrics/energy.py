@@ -14,14 +14,14 @@ from flag_st.metrics.ssc import graph_of
 class Energy(Metric):
     """Energy score over the genes of a spot and variogram scores over pairs.
 
-    The energy score (fair form, genes in units of their training sd, undefined without it) says
-    little about dependence. The variogram score of order 1/2 does: the squared difference of
-    |y_a - y_b|^½ and its mean over draws, averaged over pairs of genes in a spot or over pairs of
-    neighbouring spots in a gene (Scheuerer and Hamill 2015).
+    The energy score is in its fair form, with genes in units of their training sd (undefined if that
+    is unknown). It says little about dependence, but the variogram score of order 1/2 does: the
+    squared difference between |y_a - y_b|^½ and its mean over draws, averaged over pairs of genes in
+    a spot or over pairs of neighbouring spots in a gene (Scheuerer and Hamill 2015).
 
     Args:
-        pairs, links: largest numbers of gene pairs and of neighbour pairs; of more, a fixed
-            random subset is taken, the same for all methods.
+        pairs, links: largest numbers of gene pairs and of neighbour pairs. If there are more, a
+            fixed random subset is taken, the same for all methods.
         k: neighbours of a spot.
     """
 

@@ -23,7 +23,7 @@ def correlations(values: Centred, genes: np.ndarray) -> np.ndarray:
 class Gsc(Metric):
     """Pearson correlation between the gene-gene correlations of truth and of prediction.
 
-    It is blind to affine changes of the correlations, hence the error, the slope and the mean
+    Affine changes of the correlations do not show in it, hence the error, the slope and the mean
     strengths beside it.
     """
 

@@ -9,7 +9,7 @@ from flag_st.metrics.base import Case, Metric
 
 
 class Mae(Metric):
-    """Mean over spots and genes; for a deterministic method it equals the CRPS."""
+    """Mean absolute error over spots and genes; for a deterministic method it equals the CRPS."""
 
     columns: ClassVar = {"mae": ("MAE", -1), "mae_gene": ("MAE", -1)}
 

@@ -9,7 +9,7 @@ from flag_st.metrics.base import Case, Metric
 
 
 class Mse(Metric):
-    """Mean over spots and genes; values of different logarithms are not comparable."""
+    """Mean squared error over spots and genes, comparable only between equal units of expression."""
 
     columns: ClassVar = {"mse": ("MSE", -1), "mse_gene": ("MSE", -1)}
 

@@ -1,4 +1,4 @@
-"""PCC of the 10 and 50 top genes, in the two readings that papers give it."""
+"""PCC of the top 10 and top 50 genes, in the two meanings that papers give it."""
 
 from typing import ClassVar
 
@@ -9,11 +9,12 @@ from flag_st.metrics.pcc import per_gene
 
 
 class PccTop(Metric):
-    """``best``: the genes with the highest PCC on the very case that is scored (FLAG, Stem).
+    """Mean PCC of the top genes; names ending in ``best`` and ``var`` differ in what top means.
 
-    ``var``: the genes of highest variance on the training slides (HINGE's text), the same for
-    every method. The first is chosen after the fact, thus optimistic and another set for each
-    method; the two must not be mixed. Undefined if fewer genes can be used than are asked for.
+    ``best``: the genes with the highest PCC on the very case that is scored (FLAG, Stem). They are
+    chosen after the fact, so the value is optimistic and every method has a set of its own.
+    ``var``: the genes with the highest variance on the training slides (HINGE's text), the same for
+    every method. The two must not be mixed. Undefined if fewer genes are usable than are asked for.
     """
 
     columns: ClassVar = {
@@ -37,7 +38,7 @@ class PccTop(Metric):
 
 
 def _mean_of_first(r: np.ndarray | None, count: int) -> float:
-    """Mean of the first ``count``, less the genes that are constant in truth."""
+    """Mean of the first ``count``, without the genes that are constant in truth."""
     if r is None or len(r) < count or not np.isfinite(r[:count]).any():
         return float("nan")
     return float(np.nanmean(r[:count]))

@@ -19,9 +19,9 @@ domains          (N,) names of reference domains; "" means unlabelled
 grid             (N, 2) integer array coordinates, row then column
 ===============  ==========================================================================
 
-Made here and by metrics: ``truth``, a dict of what depends on truth and position alone. Cases of
-one slide that share this dict (point, each draw, ensemble) compute it once. Everything else in
-the cache belongs to one prediction and must not be shared.
+Made here and by metrics: ``truth``, a dict of everything that depends only on truth and position.
+The cases of one slide (point, each draw, ensemble) share this dict, so that it is computed once.
+Everything else in the cache belongs to one prediction and must not be shared.
 """
 
 from collections.abc import Callable, Hashable
@@ -33,7 +33,7 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Case
 
-#: Fewest spots for a correlation, for a structure metric (GSC, SSC …) and fewest genes for one.
+#: Fewest spots for a correlation; fewest spots and genes for a structure metric (GSC, SSC, …).
 MIN_SPOTS, MIN_SPOTS_STRUCTURE, MIN_GENES = 3, 30, 10
 #: A column counts as constant below this sd, or below this share of the truth's sd.
 SD_ABSOLUTE, SD_RELATIVE = 1e-8, 1e-6
@@ -41,7 +41,7 @@ SD_ABSOLUTE, SD_RELATIVE = 1e-8, 1e-6
 
 @dataclass(frozen=True)
 class Centred:
-    """Columns less their mean, with their standard deviation.
+    """Columns minus their mean, with their standard deviation.
 
     Attributes:
         values: (N, G) float64.
@@ -110,7 +110,7 @@ def checked(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draws_of(case: Case) -> np.ndarray:
-    """(S, N, G) draws, known to be finite; in the type they came in, since they are many."""
+    """(S, N, G) draws, known to be finite; their type is kept, since they are many."""
 
     def draws() -> np.ndarray:
         assert case.draws is not None, "only a metric that says `ensemble` is given draws"
@@ -121,7 +121,7 @@ def draws_of(case: Case) -> np.ndarray:
 
 
 def position_of(case: Case) -> np.ndarray:
-    """(N, 2) µm, for metrics that no pooled case reaches."""
+    """(N, 2) in µm, for metrics that are not computed for pooled slides."""
     assert case.position is not None, "only a metric that says `pooled` is given no positions"
     return case.position
 
@@ -136,7 +136,7 @@ def prediction_of(case: Case) -> Centred:
 
 
 def centred(values: np.ndarray, floor: np.ndarray | float = 0.0) -> Centred:
-    """Two-pass centring: one-pass sums lose digits where the mean is far above the sd."""
+    """Centre in two passes: one-pass sums lose digits if the mean is far above the sd."""
     values = values - values.mean(axis=0)
     sd = np.sqrt((values**2).sum(axis=0) / max(len(values) - 1, 1))
     return Centred(values, sd, sd >= np.maximum(floor, SD_ABSOLUTE))
@@ -153,7 +153,7 @@ def collapsed(case: Case) -> np.ndarray:
 
 
 def structure_defined(case: Case) -> bool:
-    """Whether there are spots and genes enough for GSC, SSC and their kin."""
+    """Whether there are enough spots and genes for GSC, SSC and other structure metrics."""
     return len(case.truth) >= MIN_SPOTS_STRUCTURE and int(usable(case).sum()) >= MIN_GENES
 
 

@@ -66,7 +66,7 @@ def morans_i(values: Centred, graph: csr_array, genes: np.ndarray | None = None)
 class Ssc(Metric):
     """Pearson correlation over genes between Moran's I of the truth and of the prediction.
 
-    Smooth predictions have too high an I for all genes, which a correlation does not show.
+    For smooth predictions, I is too high for all genes, which a correlation does not show.
     Therefore the bias and the mean absolute error of I are reported as well.
     """
 

@@ -109,7 +109,7 @@ class Ssim(Metric):
     """Mean over windows and genes of the local SSIM; the data range is that of each gene's truth.
 
     Windows have 7 by 7 cells, of which the centre and more than half must be measured. Unmeasured
-    cells are left out, since a background equal in both maps would count as perfect.
+    cells are left out, because a background that is the same in both maps would count as perfect.
     """
 
     columns: ClassVar = {"ssim": ("SSIM", 1), "ssim_gene": ("SSIM", 1)}

@@ -1,1 +1,1 @@
-"""Predictions and truth to tidy tables of scores."""
+"""Scoring: from predictions and truth to tidy tables of scores."""

@@ -1,4 +1,4 @@
-"""``flag-st score``: one prediction file against one truth file, whoever made them."""
+"""``flag-st score``: one prediction file against one truth file, no matter who made them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +21,10 @@ def score_files(
 
     Args:
         truth_path: AnnData with X (N, G), dense or sparse, in the unit of the prediction, and
-            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent). Or a slide's
-            ``spots.h5ad`` of this pipeline: its counts of the predicted genes, in their unit.
-        prediction_path: AnnData with X the point estimate and draws in layers ``draw_0`` … if any;
-            ``uns['unit']`` names the unit, if known.
+            ``obsm['spatial']``; ``uns['transform']`` names the unit (log1p if absent). A slide's
+            ``spots.h5ad`` will do as well: its counts are then transformed to the prediction's unit.
+        prediction_path: AnnData whose X is the point estimate and whose layers ``draw_0``, … are the
+            draws, if any; ``uns['unit']`` names the unit, if it is known.
         metrics: name → metric.
 
     Returns:
@@ -79,7 +79,7 @@ def _read(path: str | Path) -> "anndata.AnnData":
 def _predicted_part(
     slide: "anndata.AnnData", path: str | Path, prediction: "anndata.AnnData"
 ) -> "anndata.AnnData":
-    """Of a prepared slide's counts, the predicted spots and genes in the prediction's unit."""
+    """The predicted spots and genes of a prepared slide, in the prediction's unit."""
     import anndata
 
     from flag_st.data.slide import read_expression
@@ -96,7 +96,7 @@ def _predicted_part(
 
 
 def _check_unit(truth, prediction, truth_path: str | Path) -> None:
-    """Refuse counts beside logarithms: every metric would return a number."""
+    """Refuse to compare counts with logarithms, for which every metric would return a number."""
     unit, known = prediction.uns.get("unit"), truth.uns.get("transform")
     if known is None and unit not in (None, "counts"):
         values = truth.X.data if hasattr(truth.X, "toarray") else np.asarray(truth.X)
@@ -110,7 +110,7 @@ def _check_unit(truth, prediction, truth_path: str | Path) -> None:
 
 
 def _check_same(truth, prediction, what: str, truth_path, prediction_path) -> None:
-    """Refuse two tables that do not hold the same names once each."""
+    """Refuse two tables unless both hold the same names, each of them once."""
     kind = {"obs_names": "spots", "var_names": "genes"}[what]
     have, want = getattr(prediction, what), getattr(truth, what)
     for path, names in ((truth_path, want), (prediction_path, have)):

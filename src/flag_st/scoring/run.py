@@ -1,4 +1,4 @@
-"""Scores of one run: prediction files joined by name to the test slides' counts."""
+"""Scores of one run: its prediction files, joined by name to the counts of the test slides."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def read_pair(prediction: str | Path, truth: str | Path, transform: str) -> Pair
         transform: unit of the panel.
 
     Raises:
-        FlagError: files of two slides, or spots or genes that the truth lacks.
+        FlagError: the files are of different slides, or the truth lacks spots or genes.
     """
     import anndata
 
@@ -50,7 +50,7 @@ def read_pair(prediction: str | Path, truth: str | Path, transform: str) -> Pair
 
 
 def read_facts(truth: str | Path, spots: np.ndarray) -> dict[str, np.ndarray]:
-    """What a slide's file tells of ``spots`` beside counts: ``grid`` (N, 2) and ``domains`` (N,)."""
+    """What a slide's file says about ``spots`` besides counts: ``grid`` (N, 2), ``domains`` (N,)."""
     import anndata
 
     obs = anndata.read_h5ad(truth, backed="r").obs.loc[spots]

@@ -1,4 +1,4 @@
-"""Scoring: predictions and truth of the test slides to one tidy table."""
+"""From predictions and truth of the test slides to one tidy table of scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from flag_st.metrics.base import Case, Metric
 if TYPE_CHECKING:
     import pandas
 
-#: A metric returns values of genes under a name with this ending; the table holds them under the
-#: plain name with ``gene`` filled in.
+#: A metric returns one value per gene under a name with this ending. The table holds these values
+#: under the plain name, with the column ``gene`` filled in.
 OF_GENE = "_gene"
 COLUMNS = ["slide", "estimator", "metric", "gene", "value"]
 
@@ -29,7 +29,7 @@ class Pair:
         point: (N, G) point estimate.
         draws: (S, N, G); S = 0 if only a point estimate is known.
         position: (N, 2) spot centres in µm.
-        facts: what else is known of the slide, by the keys of ``flag_st.metrics.policy``.
+        facts: what else is known about the slide, under the keys of ``flag_st.metrics.policy``.
     """
 
     slide: str
@@ -50,7 +50,7 @@ class Pair:
 
 
 def columns(metrics: Mapping[str, Metric]) -> dict[str, tuple[str, int]]:
-    """All value names of ``metrics`` → (label, direction).
+    """Name of every value that ``metrics`` return → (label, direction).
 
     Raises:
         FlagError: two metrics return the same name, so that a table could not tell them apart.
@@ -77,19 +77,19 @@ def score_slides(
     """Score every slide and, where a metric allows it, all slides pooled (slide "").
 
     Args:
-        pairs: one a test slide, all of the same genes in the same order.
+        pairs: one per test slide, all with the same genes in the same order.
         metrics: name → metric.
-        facts: what holds for all slides, by the keys of ``flag_st.metrics.policy``.
-        labels: columns put before the others (cohort, method, seed …), the same in all rows.
-        each_draw: also give each draw's own values, as estimators ``draw_0``, ``draw_1`` …
+        facts: what holds for all slides, under the keys of ``flag_st.metrics.policy``.
+        labels: columns to put before the others (cohort, method, seed, …), the same in all rows.
+        each_draw: also return the values of each draw, as estimators ``draw_0``, ``draw_1``, …
 
     Returns:
-        Long table with ``labels`` and slide, estimator, metric, gene ("" = of all genes), value.
-        Estimator ``point`` judges the point estimate, ``mean`` the mean of the draws (the same for
-        methods without a better point estimate), ``draw`` is the mean over draws of the metric of
-        each draw, ``ensemble`` judges all draws at once. Values of genes are given for
-        ``point`` and ``ensemble``. A metric whose class says ``every_draw = False`` is too costly
-        for all draws, and ``draw`` is its value for the first.
+        Long table with ``labels`` and slide, estimator, metric, gene ("" for all genes), value. The
+        estimator ``point`` judges the point estimate and ``mean`` the mean of the draws (the same
+        for methods without a better point estimate); ``draw`` judges each draw and takes the mean
+        over draws; ``ensemble`` judges all draws at once. Only ``point`` and ``ensemble`` have
+        values per gene. A metric whose class says ``every_draw = False`` is too costly for all
+        draws: its ``draw`` is the value of the first draw, and it has no ``mean`` of its own.
 
     Raises:
         FlagError: genes differ between slides, or a prediction is not finite.
@@ -159,7 +159,7 @@ def score_slide(
 
 
 def _of_mean(pair: Pair, point: dict, of_draws: list[dict], case, metrics) -> dict:
-    """Values of the mean of the draws; nothing is computed twice."""
+    """Values of the mean of the draws, reusing those of equal predictions."""
     mean = pair.draws.mean(0, dtype=np.float64)
     if len(pair.draws) == 1:
         return of_draws[0]
@@ -173,7 +173,7 @@ def _values(case: Case, metrics: Iterable[Metric]) -> dict[str, float | np.ndarr
 
 
 def _mean(of_draws: Sequence[Mapping]) -> dict[str, float]:
-    """Mean over the draws that a value was computed for; values of genes are left out."""
+    """Mean over the draws for which a value was computed; values per gene are left out."""
     if not of_draws:
         return {}
     names = [name for name, value in of_draws[0].items() if np.ndim(value) == 0]
