@@ -1,8 +1,6 @@
 """Configuration layers and the command line."""
 
 import json
-import subprocess
-import sys
 
 import anndata
 import numpy as np
@@ -150,16 +148,13 @@ def test_score_agrees_with_numpy(pair, capsys):
     assert found["gsc"]["point"] == pytest.approx(gsc, abs=1e-9)
 
 
-def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path):
-    command = [sys.executable, "-m", "flag_st", "score", pair[0]]
-    some = ["--metrics", "pcc", "ssc"]
-    done = subprocess.run([*command, pair[1], *some], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0].split()[:2] == ["metric", "point"]
-    failed = subprocess.run([*command, str(tmp_path / "no.h5ad")], capture_output=True, text=True)
-    assert failed.returncode == 1
-    assert "no.h5ad does not exist" in failed.stderr
-    assert "Traceback" not in failed.stderr
+def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path, capsys):
+    assert cli.main(["score", *map(str, pair[:2]), "--metrics", "pcc", "ssc"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["metric", "point"]
+    assert cli.main(["score", str(pair[0]), str(tmp_path / "no.h5ad")]) == 1
+    error = capsys.readouterr().err
+    assert "no.h5ad does not exist" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize("name", ["her2st_open.yaml", "own.yaml"])

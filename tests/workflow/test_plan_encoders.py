@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import yaml
 from running import TINY, snakemake
 
@@ -30,8 +31,14 @@ def planned(tmp_path, overlay: dict) -> tuple[str, dict]:
     return done.stdout, folds
 
 
-def test_a_fitted_encoder_sees_the_training_slides_of_its_split_alone(tmp_path):
-    text, folds = planned(tmp_path, OVERLAY)
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[str, dict]:
+    """The plan of a fitted encoder: what Snakemake prints, and the folds of its split."""
+    return planned(tmp_path_factory.mktemp("fitted"), OVERLAY)
+
+
+def test_a_fitted_encoder_sees_the_training_slides_of_its_split_alone(fitted):
+    text, folds = fitted
     fits = {job["output"]: job["input"] for job in jobs(text, "fit_encoder")}
     assert len(fits) == len(folds) == 3
     for name, split in folds.items():
@@ -41,8 +48,8 @@ def test_a_fitted_encoder_sees_the_training_slides_of_its_split_alone(tmp_path):
         assert "spots.h5ad" not in seen  # no expression either
 
 
-def test_features_of_a_fitted_encoder_are_made_with_the_model_of_their_split(tmp_path):
-    text, folds = planned(tmp_path, OVERLAY)
+def test_features_of_a_fitted_encoder_are_made_with_the_model_of_their_split(fitted):
+    text, folds = fitted
     encoded = {job["output"]: job["input"] for job in jobs(text, "encode_patches")}
     wanted = {
         f"results/tiny/{name}/features/ssl_vit/{slide}.h5ad": name
