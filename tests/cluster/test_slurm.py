@@ -29,7 +29,7 @@ IMPATIENT = """
 import sys
 from snakemake.cli import main
 from snakemake_executor_plugin_slurm import Executor
-Executor.next_seconds_between_status_checks = property(lambda self: 3, lambda self, value: None)
+Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, value: None)
 sys.exit(main())
 """
 #: The profile as shipped, but for the size of the node and of its file system.

@@ -13,6 +13,7 @@ rule fit_gene_model:
         log_of("fit_gene_model"),
     benchmark:
         benchmark_of("fit_gene_model")
+    priority: 2  # trainings that wait for them are the longest
     conda:
         environment("fit_gene_model")
     threads: threads_of("fit_gene_model")
@@ -41,6 +42,7 @@ rule embed_genes:
         log_of("embed_genes"),
     benchmark:
         benchmark_of("embed_genes")
+    priority: 2  # trainings that wait for them are the longest
     conda:
         environment("embed_genes")
     threads: threads_of("embed_genes")
