@@ -110,7 +110,7 @@ def prepare_slide(slide: str) -> Job:
 
 
 def encode_patches(slide: str) -> Job:
-    plugin = {"use": "flag_st.encoders.texture.Texture", "params": {}}
+    plugin = {"name": "texture", "use": "flag_st.encoders.texture.Texture", "params": {}}
     return Job(
         "encode_patches",
         {"spots": f"slides/{slide}/spots.h5ad", "patches": f"slides/{slide}/patches.h5"},
