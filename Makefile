@@ -29,7 +29,7 @@ demo-all: setup ## the same with more sections, seeds and epochs: a quarter of a
 	$(BIN)/snakemake --cores 2 --configfile config/demo.yaml config/demo_all.yaml --quiet rules host
 	@$(BIN)/flag-st summary results/demo_all
 
-test: setup ## all tests
+test: setup ## the tests, apart from SLURM and the hundred kills
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 test-slurm: setup ## the SLURM profile on a one-node SLURM (as root, after: apt-get install slurm-wlm munge)

@@ -267,7 +267,7 @@ TOGETHER = [
     ("predict", MODEL, zeros, "not a readable model file"),
     ("predict", MODEL, directory, "not a readable model file"),
     ("predict", MODEL, older, "contract version"),
-    ("predict", MODEL, lambda p: shutil.copy(p.parents[1] / FITTED, p), "which is no method"),
+    ("predict", MODEL, lambda p: shutil.copy(p.parents[1] / FITTED, p), "which is not a method"),
     ("predict", TESTED, table(lambda t: t[:, :5].copy()), "5 features, .* was trained on"),
     ("select_panel", SPLIT, facts(train=["P9S9"]), "names P9S9, whose spots are not among"),
     ("train", FEATURES, put("X", (1, 2), np.nan), "NaN or infinite features in 1 of 14"),

@@ -19,6 +19,7 @@ from flag_st.data.check_cohort import check_common_genes
 from flag_st.data.check_slide import check_slide
 from flag_st.data.prepare import prepare
 from flag_st.data.slide_files import SlideFiles
+from flag_st.sources.folder import Folder
 from flag_st.sources.synthetic import Synthetic
 
 NAME = "P1S1"
@@ -398,3 +399,15 @@ def test_too_few_common_genes_name_the_culprit():
 def test_one_slide_and_none():
     assert "1 slides share 2" in check_common_genes({"a": "xy"}, 3, "p").messages[0]
     assert "0 slides share 0" in check_common_genes({}, 3, "p").messages[0]
+
+
+def test_metadata_that_cannot_be_read_hides_no_other_fault(tmp_path):
+    """The patient is then unknown while planning, and the check of the slide reports the file."""
+    for name, text in {"a": "{", "b": '{"patient": "p"}'}.items():
+        for folder, file, content in (
+            ("st", f"{name}.h5ad", ""),
+            ("metadata", f"{name}.json", text),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / file).write_text(content)
+    assert [(row.id, row.patient) for row in Folder(tmp_path).slides()] == [("a", ""), ("b", "p")]

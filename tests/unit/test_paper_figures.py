@@ -159,7 +159,7 @@ def test_gene_maps_are_small_and_the_same_bytes_again(study, tmp_path):
 def test_another_test_slide_can_be_asked_for(study, tmp_path):
     out = draw(study, "gene_maps", tmp_path, count=1, slides={"HER2ST": "B<1>"})
     assert set(pd.read_csv(out["csv"])["slide"]) == {"B<1>"}
-    with pytest.raises(FlagError, match=r"C9 is no test slide of HER2ST.*A1, B<1>"):
+    with pytest.raises(FlagError, match=r"C9 is not a test slide of HER2ST.*A1, B<1>"):
         draw(study, "gene_maps", tmp_path, slides={"HER2ST": "C9"})
 
 

@@ -40,7 +40,7 @@ def test_the_line_is_read_without_running_the_script(script):
     [
         ("", r"figures/mine\.py does not state what it reads.*Valid: scores, runs.*READS ="),
         ('READS = ("scores", "slide")', r"READS names unknown slide\..*Valid: scores, runs"),
-        ('READS = "scores"', "no tuple of words"),
+        ('READS = "scores"', "must be a tuple of words"),
         ("READS = other()", r"cannot be read \(malformed"),
         ("READS = (", r"cannot be read \(.*never closed"),
     ],

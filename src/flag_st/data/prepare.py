@@ -55,7 +55,7 @@ def prepare(
             chose the spots.
         unique_genes: refuse repeated gene symbols; if false they are numbered (TBCE, TBCE-1),
             which HEST's Visium slides need.
-        progress: wraps an iterable in a progress bar.
+        progress: goes through an iterable and reports from time to time how far it is.
 
     Raises:
         FlagError: the files have faults; all are named, and nothing is written.

@@ -26,10 +26,10 @@ class Run:
 
     Attributes:
         seed: the seed of this run, from which all randomness of ``fit`` derives.
-        device: ``cpu`` or ``cuda:i``.
+        device: ``cpu`` or ``cuda``.
         directory: where checkpoints are kept; the next run continues what a killed run left there.
         log: takes one row of the training history (a dict of numbers), which is written as CSV.
-        progress: wraps an iterable in a progress bar with a description.
+        progress: goes through an iterable and reports from time to time how far it is.
         events: folder for TensorBoard's event files, or None if none are wanted.
         origin: digest of settings and inputs; a checkpoint with another origin is not continued.
     """
@@ -111,7 +111,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]
     except FlagError as error:
         raise FlagError(f"{path} is from another version ({error})", remedy=again) from None
     if not isinstance(method, Method):
-        raise FlagError(f"{path} holds {use or 'something'}, which is no method", remedy=again)
+        raise FlagError(f"{path} holds {use or 'something'}, which is not a method", remedy=again)
     try:
         method.restore(arrays, device)
     except (KeyError, ValueError, RuntimeError) as error:

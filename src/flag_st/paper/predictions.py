@@ -45,7 +45,7 @@ def sections(
         slide = experiment.params.get("slides", {}).get(cohort, slides[0])
         if slide not in slides:
             raise FlagError(
-                f"experiment {experiment.name}: {slide} is no test slide of {cohort}",
+                f"experiment {experiment.name}: {slide} is not a test slide of {cohort}",
                 choices=slides,
             )
         here = [(k, p) for k, p in files if (k["cohort"], k["slide"]) == (cohort, slide)]

@@ -41,7 +41,7 @@ def reads_of(script: str) -> tuple[str, ...]:
     if words is None:
         raise FlagError(f"{path} does not state what it reads", choices=READABLE, remedy=remedy)
     if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
-        raise FlagError(f"{path}: READS is no tuple of words", choices=READABLE, remedy=remedy)
+        raise FlagError(f"{path}: READS must be a tuple of words", choices=READABLE, remedy=remedy)
     if unknown := [word for word in words if word not in READABLE]:
         raise FlagError(f"{path}: READS names unknown {', '.join(unknown)}", choices=READABLE)
     return words

@@ -100,7 +100,10 @@ def _patient(root: Path, slide: str) -> str:
     path = root / names("metadata", slide)[0]
     if not path.is_file():
         return ""
-    facts = read_json(path)
+    try:
+        facts = read_json(path)
+    except FlagError:
+        return ""  # the check of the slide reports it, together with all other faults
     patient = facts.get("patient") if isinstance(facts, dict) else None
     return "" if patient is None else str(patient).strip()
 
