@@ -116,7 +116,11 @@ def paths_in_backticks(page: str) -> Iterator[str]:
         first, named = token.split("/")[0], token.endswith(SUFFIXES)
         # Results have folders `report/` and `synthetic/` too, so a room of the package is not enough.
         ours = (ROOT / first).is_dir() or ((ROOT / PACKAGE / first).is_dir() and named)
-        if (ours and first != "results") if "/" in token else (named and token not in SUFFIXES):
+        if (
+            (ours and first not in ("results", ".snakemake"))
+            if "/" in token
+            else (named and token not in SUFFIXES)
+        ):
             yield token
 
 

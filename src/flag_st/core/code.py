@@ -2,9 +2,9 @@
 
 A digest covers a script, the plug-ins that its job uses, and every module of the project that these
 import, however deep. It ignores comments, layout, docstrings and imports that only type checkers
-see. The modules of ``flag_st.core`` are left out as well: they carry out every job and are not
-supposed to change a result, so a corrected message there must not train every model again. Whoever
-does change a result there (a random stream, a file format) raises ``PLUMBING``.
+see. Plumbing is left out as well: ``flag_st.core`` carries out every job and is not supposed to change
+a result, so a corrected message there must not train every model again, and downloads are verified
+by checksum. Whoever does change a result there (a random stream, a file format) raises ``PLUMBING``.
 """
 
 import ast
@@ -20,7 +20,9 @@ from tempfile import NamedTemporaryFile
 
 SRC = Path(__file__).parents[2]
 ROOT = SRC.parent
-#: Version of ``flag_st.core`` in every digest. Raise it when a change in ``core`` alters results.
+#: The plumbing that digests leave out.
+PLUMBING_PLACES = ("core", "transfer/hub.py", "transfer/store.py", "transfer/github.py")
+#: Version of these in every digest. Raise it when a change in them alters results.
 PLUMBING = 1
 #: What earlier starts of Snakemake in this folder parsed: on a cluster, every job starts it twice. The
 #: number is the version of the parser below, because another parser must not read these results.
@@ -46,7 +48,7 @@ def code_digest(*sources: str | Path) -> str:
 
 
 def _is_plumbing(path: Path) -> bool:
-    return path.is_relative_to(SRC / "flag_st" / "core")
+    return any(path.is_relative_to(SRC / "flag_st" / place) for place in PLUMBING_PLACES)
 
 
 @cache
