@@ -177,7 +177,7 @@ def test_a_failing_job_stops_no_other_and_one_killed_for_memory_succeeds_with_mo
     ran = snakemake(again, MODEL.replace("flag", "broken"), MODEL, "--retries", "1", overlay=path)
     assert ran.returncode == 1
     assert "Error in rule train" in ran.stderr
-    assert "covariance 'none'" in ran.stderr  # the log of the job is shown
+    assert "diagonal, genes, not 'none'" in ran.stderr  # the log of the job is shown
     assert "mem_mb=450," in ran.stderr
     assert "mem_mb=900," in ran.stderr
     assert (again / MODEL).exists()
