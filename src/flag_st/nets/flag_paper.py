@@ -1,15 +1,16 @@
 """The network of FLAG as the paper writes it (Eq. 23-26)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.diffusion.precond import CovarianceEdm, RawScore
+from flag_st.nets.conditioned import ConditionedNet
 from flag_st.nets.edge_graph import EdgeGraph
-from flag_st.nets.gene_decoder import Denoised, GeneDecoder, Size, mlp
+from flag_st.nets.gene_decoder import GeneDecoder, Size, mlp
 from flag_st.nets.graph import PAPER_EDGES, Tiles
 from flag_st.nets.graph_transformer import Projector
 
 
-class PaperFlagNet(nn.Module):
+class PaperFlagNet(ConditionedNet):
     """Edges modulate one attention logit per head; norms adapt to time and pooled conditions.
 
     Args:
@@ -62,20 +63,3 @@ class PaperFlagNet(nn.Module):
         scaled = precond.scaled(x, sigma)  # (B, N, G)
         z, _ = self.graph(scaled, tiles.x, tiles.edges, tiles.mask, time)  # (B, N, G)
         return self.condition(z)  # (B, N, d)
-
-    def denoise(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        tiles: Tiles,
-        chosen: Tensor | None = None,
-        chunk: int | None = None,
-    ) -> Denoised:
-        """Denoise the chosen spots, with the arguments of ``FlagNet.denoise``."""
-        c = self.encode(x, sigma, tiles)  # (B, N, d)
-        clean, tokens = self.decoder(x, sigma, c, None, chosen, chunk)  # (M, G), (M, G, d)
-        return Denoised(clean, None, tokens)
-
-    def forward(self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None) -> Tensor:
-        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
-        return self.denoise(x, sigma, tiles, None, chunk).clean.view_as(x)  # (B, N, G)

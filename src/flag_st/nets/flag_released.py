@@ -3,14 +3,15 @@
 from torch import Tensor, nn
 
 from flag_st.diffusion.precond import CovarianceEdm, RawScore
+from flag_st.nets.conditioned import ConditionedNet
 from flag_st.nets.dit import NoiseEmbedding
 from flag_st.nets.edge_graph import EdgeGraph
-from flag_st.nets.gene_decoder import Denoised, GeneDecoder, Size, mlp
+from flag_st.nets.gene_decoder import GeneDecoder, Size, mlp
 from flag_st.nets.graph import Edges, Tiles
 from flag_st.nets.graph_transformer import Projector
 
 
-class ReleasedFlagNet(nn.Module):
+class ReleasedFlagNet(ConditionedNet):
     """One attention logit per channel and edge states of N × N × width.
 
     Neither static edges nor time reach the backbone, since both of its switches are off in the
@@ -81,20 +82,3 @@ class ReleasedFlagNet(nn.Module):
         scaled = self.decoder.precond.scaled(x, sigma)  # (B, N, G)
         z, _ = self.graph(scaled, tiles.x, tiles.edges, tiles.mask)  # (B, N, G)
         return self.condition(z)  # (B, N, d)
-
-    def denoise(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        tiles: Tiles,
-        chosen: Tensor | None = None,
-        chunk: int | None = None,
-    ) -> Denoised:
-        """Denoise the chosen spots, with the arguments of ``FlagNet.denoise``."""
-        c = self.encode(x, sigma, tiles)  # (B, N, d)
-        clean, tokens = self.decoder(x, sigma, c, None, chosen, chunk)  # (M, G), (M, G, d)
-        return Denoised(clean, None, tokens)
-
-    def forward(self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None) -> Tensor:
-        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
-        return self.denoise(x, sigma, tiles, None, chunk).clean.view_as(x)  # (B, N, G)
