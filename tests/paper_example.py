@@ -100,11 +100,11 @@ def write_history(path: Path, method: str, seed: int) -> None:
 
 
 class Study:
-    """One cohort of two test slides, three methods, two seeds; ``experiment`` as Snakemake knows it."""
+    """One cohort of test slides, three methods, two seeds; ``experiment`` as Snakemake knows it."""
 
-    def __init__(self, root: Path, cohort: str = "HER2ST", encoder: str = "uni"):
+    def __init__(self, root: Path, cohort: str = "HER2ST", encoder: str = "uni", slides: int = 2):
         self.root, self.cohort, self.encoder = Path(root), cohort, encoder
-        self.slides = ["A1", "B<1>"]
+        self.slides = ["A1", "B<1>", *(f"C{i}" for i in range(2, slides))]
         for i, slide in enumerate(self.slides):
             write_spots(self.spots(slide), slide, i)
         seeds = {name: (0, 1) if METHODS[name][2] else (0,) for name in METHODS}

@@ -1,4 +1,4 @@
-"""Structure against accuracy, with the ceilings that the truth itself attains."""
+"""Structure against accuracy, between a null and the ceiling that the truth itself attains."""
 
 from flag_st.core.job import run
 
@@ -8,6 +8,7 @@ READS = ("scores", "runs", "predictions", "spots")
 def main(job):
     import pandas as pd
 
+    from flag_st.paper.ability import add_ability
     from flag_st.paper.collect import read_scores
     from flag_st.paper.experiment import Experiment
     from flag_st.paper.figures import charts, style
@@ -22,9 +23,8 @@ def main(job):
     scores, runs = read_scores(job.input.scores), pd.read_parquet(job.input.runs)
     numbers = numbers_of(experiment, scores, runs, printed)
     ceilings = ceilings_of(tissues(job), spot_files(job))
-    figure = charts.structure_against_accuracy(numbers, experiment, ceilings)
-    keys = zip(numbers["cohort"], numbers["metric"], strict=True)
-    style.save(figure, numbers.assign(ceiling=[ceilings.get(key) for key in keys]), job.output)
+    numbers = add_ability(numbers, experiment, ceilings)
+    style.save(charts.structure_against_accuracy(numbers, experiment), numbers, job.output)
 
 
 if "snakemake" in globals():

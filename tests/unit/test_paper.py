@@ -15,10 +15,11 @@ from flag_st.core.errors import FlagError
 from flag_st.paper import collect, reported
 from flag_st.paper.columns import Column
 from flag_st.paper.experiment import CohortFacts, Experiment, MethodFacts
-from flag_st.paper.leads import leads
+from flag_st.paper.leads import paired
 from flag_st.paper.summary import summarise
 from flag_st.paper.tables import render
 from flag_st.paper.tables.comparison import compare
+from flag_st.paper.tables.differences import difference_sheet
 from flag_st.paper.tables.sheet import (
     Block,
     Cell,
@@ -95,7 +96,8 @@ def test_a_file_that_is_no_score_table_is_named(tmp_path):
 
 def known(cohorts, methods, params=None):
     """An experiment of which no more is said."""
-    return Experiment("x", "X", "", "table_1", params or {}, cohorts, methods, {})
+    metrics = {"pcc": "flag_st.metrics.pcc.Pcc"}
+    return Experiment("x", "X", "", "table_1", params or {}, cohorts, methods, metrics)
 
 
 def rows(values, metric="pcc", estimator="point"):
@@ -166,35 +168,53 @@ def test_a_mark_is_given_for_a_clear_lead_alone():
     assert marks([0.5], 1, by(0.1)) == ["best"]
 
 
-def test_a_lead_exceeds_the_spread_over_seeds_and_holds_over_patients():
-    column = Column("pcc")
+def test_a_lead_holds_over_patients_and_exceeds_the_spread_over_seeds():
+    column, slides = Column("pcc"), "ABCDEF"
 
-    def scores(one, other):
+    def lead(difference, patients, spread=0.001, seeds=(0, 1, 2)):
         parts = []
-        for method, by_slide in (("m", one), ("n", other)):
+        for method, of_slides in (("m", difference), ("n", [0.0] * len(slides))):
             values = [
-                (seed, s, v) for seed in (0, 1) for s, v in zip("ABCD", by_slide, strict=True)
+                (seed, slide, 0.5 + value + spread * (seed - 1) * (1 if method == "m" else -1))
+                for seed in seeds
+                for slide, value in zip(slides, of_slides, strict=True)
             ]
             parts.append(rows(values).assign(method=method))
-        return pd.concat(parts)
-
-    def lead(table, patients, std=0.01):
         experiment = known(
             cohorts={"C": CohortFacts("x", (), patients)},
             methods={m: MethodFacts(m, stochastic=True) for m in "mn"},
         )
-        means, place = table.groupby("method")["value"].mean(), {"cohort": "C", "panel": "p"}
-        first, second = ({**place, "mean": means[m], "std": std, "method": m} for m in "mn")
-        return leads(experiment, table, column, first, second)
+        return paired(experiment, pd.concat(parts), column, "m", "n").sign
 
-    each = dict(zip("ABCD", "1234", strict=True))
-    clear = scores([0.5, 0.6, 0.7, 0.6], [0.3, 0.4, 0.4, 0.5])
-    mixed = scores([0.9, 0.3, 0.7, 0.3], [0.3, 0.4, 0.4, 0.5])
-    assert lead(clear, each)
-    assert not lead(clear, each, std=0.3)  # seeds differ more
-    assert not lead(clear, each, std=float("nan"))  # one seed: nobody knows the spread
-    assert not lead(mixed, each)  # better on two patients, worse on two
-    assert lead(mixed, dict.fromkeys("ABCD", "1"))  # one patient gives no interval
+    each = dict(zip(slides, "123456", strict=True))
+    clear, mixed = [0.1, 0.12, 0.11, 0.13, 0.1, 0.12], [0.3, -0.2, 0.3, -0.2, 0.3, -0.2]
+    assert lead(clear, each) == 1
+    assert lead([-v for v in clear], each) == -1
+    assert lead(clear, each, spread=0.1) == 0  # seeds differ more
+    assert lead(clear, each, seeds=(0,)) == 0  # one seed: nobody knows the spread
+    assert lead(mixed, each) == 0  # better on three patients, worse on three
+    assert lead(clear, dict.fromkeys(slides, "1")) == 0  # one patient decides nothing
+    assert lead(clear, {}) == 1  # unknown patients: each slide counts
+
+
+def test_two_slides_of_one_patient_are_never_bold():
+    """However alike their differences are (+.001 and +.002)."""
+    values = [(seed, slide, v) for seed in (0, 1) for slide, v in (("A", 0.001), ("B", 0.002))]
+    table = pd.concat(
+        [
+            rows(values).assign(method="m"),
+            rows([(s, p, 0.0) for s, p, _ in values]).assign(method="n"),
+        ]
+    )
+    experiment = known(
+        cohorts={"C": CohortFacts("x", (), {"A": "1", "B": "1"})},
+        methods={m: MethodFacts(m) for m in "mn"},
+        params={"columns": [{"metric": "pcc"}], "reference": "n"},
+    )
+    sheet, numbers = difference_sheet(experiment, table)
+    assert not any(cell.mark for row in sheet.blocks[0].rows for cell in row)
+    assert numbers["n_patients"].tolist() == [1]
+    assert numbers[["low", "high", "p", "p_holm"]].isna().all(axis=None)
 
 
 # --- the paper's numbers --------------------------------------------------------------------------
@@ -365,8 +385,17 @@ def test_methods_that_see_the_truth_do_not_compete(study, tables, paper):
     oracle = next(row for row in block.rows if row[0].text == "oracle")
     assert oracle[2].text == "1.000"
     assert not any(cell.mark for cell in oracle)
-    assert block.rows[0][2].mark == "second"  # ridge is a scaled truth here: its r is 1
-    assert block.rows[1][2].mark == "best"
+    assert not any(cell.mark for row in block.rows for cell in row)  # two slides decide nothing
+
+
+def test_with_enough_slides_the_best_that_competes_is_marked(tmp_path, paper):
+    large = Study(tmp_path, slides=6)
+    collected = large.collect()
+    tables = collect.read_scores(collected["scores"]), pd.read_parquet(collected["runs"]), None
+    block = make(large, tables, paper)[0].blocks[0]
+    marks_of = {row[0].text: row[2].mark for row in block.rows}
+    assert marks_of["ridge"] == "best"  # it is a scaled truth here: its r is 1
+    assert marks_of["oracle"] == ""
 
 
 def test_a_stand_in_is_marked_and_warned_of(study, tables, paper):

@@ -12,12 +12,14 @@ from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, l
 from flag_st.core import code, registry
 from flag_st.core.errors import FlagError
 from flag_st.paper import predictions, rescore
+from flag_st.paper.ability import add_ability
 from flag_st.paper.collect import read_scores
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import charts, clusters, matrices, moran, style
 from flag_st.paper.reported import read_reported
 from flag_st.paper.summary import numbers_of
 from flag_st.paper.tables import claims
+from flag_st.paper.tables.comparison import compare
 from flag_st.paper.tables.differences import difference_sheet
 from flag_st.paper.tables.settings import flat
 from flag_st.paper.tissue import read_tissue
@@ -178,7 +180,8 @@ def paired(study, scores, patients):
     return difference_sheet(study.experiment(params=params, patients=patients), scores)
 
 
-def test_differences_are_paired_by_slide_and_have_intervals(study, scores):
+def test_differences_are_paired_by_patient_and_have_intervals(large):
+    study, scores, _ = large
     patients = {"HER2ST": {slide: f"P{i}" for i, slide in enumerate(study.slides)}}
     sheet, table = paired(study, scores, patients)
     assert set(table["method"]) == set(METHODS) - {"ridge"}
@@ -187,11 +190,11 @@ def test_differences_are_paired_by_slide_and_have_intervals(study, scores):
     row = table.query("method == 'flag' and metric == 'gsc' and estimator == 'draw'").iloc[0]
     assert row["difference"] == pytest.approx(means["flag"] - means["ridge"])
     assert row["low"] <= row["difference"] <= row["high"]
-    assert (row["n_slides"], row["n_patients"]) == (2, 2)
-    assert row["p_smallest"] == 0.5  # two slides
-    assert row["p_holm"] >= row["p"] >= 0.5
+    assert (row["n_slides"], row["n_patients"]) == (8, 8)
+    assert row["p_smallest"] == 2 / 2**8
+    assert 1 >= row["p_holm"] >= row["p"] >= row["p_smallest"]
     (block,) = sheet.blocks
-    assert block.title == "HER2ST: 2 slides of 2 patients, smallest possible p 0.5"
+    assert block.title == "HER2ST: 8 slides of 8 patients, smallest possible p 0.0078"
     flag = next(cells for cells in block.rows if cells[0].text == "flag")
     first = table.query("method == 'flag'")["difference"].iloc[0]
     assert flag[1].text == f"{first:+.3f}"
@@ -203,90 +206,197 @@ def test_one_slide_has_a_difference_and_no_interval(study, scores):
     assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
     assert not any(cell.mark for row in sheet.blocks[0].rows for cell in row)
     texts = dict(sheet.notes.items()).values()
-    assert {"with one test slide there is neither an interval nor a test"} < set(texts)
+    assert "with one test patient there is neither an interval nor a test" in texts
     assert any("patients are unknown" in text for text in texts)
+
+
+def test_ability_is_the_place_between_null_and_ceiling(study, scores, runs):
+    columns = [{"metric": "mse"}, {"metric": "pcc"}, {"metric": "gsc_strength_truth"}]
+    scale = {"null": "ridge", "ceiling": "oracle"}
+    experiment = study.experiment(params={"columns": columns, "scale": scale})
+    sheet, table = compare(experiment, scores, runs, read_reported(REPORTED, "table_1"))
+    mse = table[table["metric"] == "mse"].set_index("method")
+    flag, null = mse.loc["flag", "mean"], mse.loc["ridge", "mean"]
+    assert mse["ability"].to_dict() == pytest.approx(
+        {"ridge": 0, "oracle": 1, "flag": (flag - null) / (0 - null)}
+    )
+    cells = {row[0].text: row for row in sheet.blocks[0].rows}
+    assert cells["flag"][2].detail.endswith(f"({1 - flag / null:.0%})")
+    assert "%" not in cells["flag"][4].detail  # neither higher nor lower is better
+    assert sheet.caption.startswith(
+        "Made up. Percentages place a value between ridge (0 %) and oracle (100 %)."
+    )
+    assert "Nobody is marked best on HER2ST (2)" in sheet.caption
+    without = study.experiment(params={"columns": columns, "scale": {**scale, "null": "absent"}})
+    _, table = compare(without, scores, runs, read_reported(REPORTED, "table_1"))
+    assert table["ability"].isna().all()
 
 
 # --- claims ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("difference", "spread", "margin", "expected"),
-    [
-        (0.2, 0.05, 0.1, claims.HOLDS),
-        (0.12, 0.05, 0.1, claims.OPEN),
-        (0.08, 0.05, 0.1, claims.OPEN),
-        (0.02, 0.05, 0.1, claims.FAILS),
-        (-0.2, 0.05, 0.0, claims.FAILS),
-        (float("nan"), 0.0, 0.0, claims.OPEN),
-    ],
-)
-def test_verdict(difference, spread, margin, expected):
-    assert claims.verdict(difference, spread, margin) == expected
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A study of eight test slides, so that something can be told; its scores and its runs."""
+    made = Study(tmp_path_factory.mktemp("large"), slides=8)
+    collected = made.collect()
+    return made, read_scores(collected["scores"]), pd.read_parquet(collected["runs"])
 
 
 def judged(study, scores, runs, changes=None, **test):
     test = {"kind": "better", "metric": "pcc", "method": "flag", "cohorts": ("HER2ST",), **test}
-    claim = {"claim": "c", "where": "w", "printed": "p", "rule": "r", "test": claims.Test(**test)}
+    claim = claims.Claim("c", "w", "table_1", "p", "r", claims.Test(**test))
+    asked = claims.Claims({"x": claim}, {"HER2ST": 4})
     experiment, paper = study.experiment(), read_reported(REPORTED, "table_1")
     runs = changes(runs) if changes else runs
-    table = claims.judge({"x": claim}, experiment, scores, runs, paper)
-    sheet = claims.claim_sheet({"x": claim}, table, experiment)
-    return table.iloc[0], sheet.blocks[0].rows[0]
+    table = claims.judge(asked, experiment, scores, runs, paper)
+    sheet = claims.claim_sheet(asked, table, experiment)
+    heads = [head.text for head in sheet.blocks[0].columns]
+    return table.iloc[0], dict(zip(heads, sheet.blocks[0].rows[0], strict=True))
 
 
-def test_every_claim_is_judged_where_its_methods_are_run():
-    """Once each, in an experiment that has the methods and the cohorts that its test names."""
-    experiments = config.load()["experiments"]
-    where = [e for e in experiments.values() if e["script"] == "tables/claims"]
+def test_every_claim_is_judged_on_the_cohorts_and_the_table_that_it_cites():
+    """Once each, in an experiment that has its methods, its cohorts and its printed table."""
+    experiments, printed = config.load()["experiments"], read_reported(REPORTED)
+    where = {n: e for n, e in experiments.items() if e["script"] == "tables/claims"}
     path, seen = code.ROOT / "config" / "claims.yaml", []
-    for entry in where:
-        for name, claim in claims.read_claims(path, entry["params"]["claims"]).items():
-            test = claim["test"]
+    for experiment, entry in where.items():
+        known = claims.read_claims(path, entry["params"]["claims"])
+        for name, claim in known.entries.items():
+            test = claim.test
             assert {test.method, test.other} - {""} <= set(entry["methods"]), name
             assert set(test.cohorts) <= set(entry["cohorts"]), name
+            assert claim.table == (entry.get("reported") or "table_1"), (experiment, name)
+            rows = printed[printed["table"] == claim.table]
+            assert set(test.cohorts) <= set(rows["cohort"]), name
+            assert set(test.cohorts) <= set(known.tested), name
+            if test.kind == "reproduces":
+                assert test.metric in set(rows[rows["method"] == test.method]["metric"]), name
             seen.append(name)
-    assert sorted(seen) == sorted(claims.read_claims(path))
+    assert sorted(seen) == sorted(claims.read_claims(path).entries)
     with pytest.raises(FlagError, match="no claim everything"):
         claims.read_claims(path, ["everything"])
 
 
-def test_a_claim_is_judged_against_its_rival(study, scores, runs):
-    row, cells = judged(study, scores, runs, other="ridge")
+def test_a_claim_is_judged_against_its_rival(large):
+    row, cells = judged(*large, other="ridge")
     assert row["verdict"] == claims.FAILS  # here ridge is perfectly correlated, flag is not
-    assert cells[5].text == claims.FAILS
-    row, _ = judged(study, scores, runs, metric="mse", other="ridge")
+    assert cells["verdict"].text == claims.FAILS
+    assert (row["n"], row["unit"], row["p"]) == (8, "slide", row["p_smallest"])
+    assert "p 0.0078 (smallest possible 0.0078)" in cells["seen here"].text
+    assert row["low"] <= row["difference"] <= row["high"] < 0
+    row, _ = judged(*large, metric="mse", other="ridge")
     assert row["verdict"] == claims.HOLDS  # for an error, lower is better
     assert row["difference"] == pytest.approx(row["theirs"] - row["ours"])
 
 
-def test_the_best_is_compared_with_the_best_other_that_competes(study, scores, runs):
+def test_a_pooled_value_is_judged_by_what_each_slide_contributes(large):
+    pooled = {"other": "ridge", "scope": "pooled", "estimator": "mean"}
+    row, _ = judged(*large, metric="mse", **pooled)
+    assert (row["n"], row["verdict"]) == (8, claims.HOLDS)
+    assert row["difference"] == pytest.approx(row["theirs"] - row["ours"], rel=0.05)
+    row, _ = judged(*large, **pooled)  # pooled, the two correlate alike
+    assert row["verdict"] == claims.OPEN
+
+
+def test_few_slides_decide_nothing_and_the_number_that_would_do_is_said(study, scores, runs):
+    row, cells = judged(study, scores, runs, other="ridge")
+    assert row["verdict"] == claims.OPEN
+    assert (row["n"], row["p_smallest"]) == (2, 0.5)
+    assert "cannot be told here: at least 6 slides would be needed" in cells["seen here"].text
+    assert cells["power of the paper's test"].text == "HER2ST: 0 % with 4 slides; p ≤ 0.05 takes 6"
+
+
+def test_the_best_competes_with_published_rivals_and_not_with_controls(large):
+    """Ridge is ahead here, but the paper does not have it; without a rival nothing is judged."""
+    study, scores, runs = large
     row, _ = judged(study, scores, runs, kind="best")
-    assert row["other"] == "ridge"  # not the oracle, which sees the truth
-    row, _ = judged(study, scores, runs, kind="level", level=0.5)
+    assert row["lacks"] == "another method of the paper"
+
+    def renamed(table):
+        return table.assign(method=table["method"].replace("ridge", "stem"))
+
+    known = study.item()
+    known["methods"]["stem"] = {**known["methods"]["ridge"], "label": "Stem"}
+    given = Experiment.of(known)
+    claim = claims.Claim(
+        "c", "w", "table_1", "p", "r", claims.Test("best", "mse", "flag", ("HER2ST",))
+    )
+    more = pd.concat([scores, renamed(scores[scores["method"] == "ridge"])])
+    runs = pd.concat([runs, renamed(runs[runs["method"] == "ridge"])])
+    paper = read_reported(REPORTED, "table_1")
+    row = claims.judge(claims.Claims({"x": claim}, {}), given, more, runs, paper).iloc[0]
+    assert (row["other"], row["verdict"]) == ("stem", claims.HOLDS)
+
+
+def test_a_rival_whose_encoder_the_paper_does_not_state_can_decide(large):
+    study, scores, runs = large
+    known = study.item()
+    known["methods"]["bleep"] = {**known["methods"]["ridge"], "label": "BLEEP"}
+    renamed = [t.assign(method=t["method"].replace("ridge", "bleep")) for t in (scores, runs)]
+    claim = claims.Claim(
+        "c", "w", "table_1", "p", "r", claims.Test("best", "mse", "flag", ("HER2ST",))
+    )
+    paper = read_reported(REPORTED, "table_1")
+    given = claims.Claims({"x": claim}, {}), Experiment.of(known)
+    row = claims.judge(*given, *renamed, paper).iloc[0]
+    assert (row["other"], row["why"], row["verdict"]) == ("bleep", "", claims.HOLDS)
+    other = renamed[1].assign(split="patient")  # a difference that is known decides nothing
+    assert claims.judge(*given, renamed[0], other, paper).iloc[0]["verdict"] == claims.OPEN
+
+
+def test_a_value_is_judged_against_a_level(large):
+    row, _ = judged(*large, kind="level", level=0.5)
     assert row["verdict"] == claims.HOLDS
 
 
-def test_one_seed_of_a_random_method_decides_nothing(study, scores, runs):
+def test_one_seed_of_a_random_method_decides_nothing(large):
+    study, scores, runs = large
     alone = scores[scores["seed"] == 0]
-    row, _ = judged(study, alone, runs, other="ridge")
+    row, cells = judged(study, alone, runs, other="ridge")
     assert np.isfinite(row["difference"])
     assert (row["seen"], row["verdict"]) == (claims.OPEN, claims.OPEN)
+    assert "a second seed would be needed" in cells["seen here"].text
 
 
-def test_a_number_is_reproduced_within_its_tolerance(study, scores, runs):
-    near, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.9)
-    far, _ = judged(study, scores, runs, kind="reproduces", scope="pooled", level=0.01)
+def test_a_number_is_reproduced_if_the_whole_interval_is_within_its_tolerance(large):
+    near, _ = judged(*large, kind="reproduces", scope="pooled", estimator="mean", level=0.9)
+    far, _ = judged(*large, kind="reproduces", scope="pooled", estimator="mean", level=0.01)
     assert near["theirs"] == far["theirs"] == 0.6835
     assert (near["verdict"], far["verdict"]) == (claims.HOLDS, claims.FAILS)
+    edge = near["high"] if near["high"] > 0 else -near["low"]
+    open_, _ = judged(
+        *large, kind="reproduces", scope="pooled", estimator="mean", level=edge - 1e-4
+    )
+    assert open_["verdict"] == claims.OPEN
 
 
-def test_a_stand_in_decides_nothing_but_is_shown(study, scores, runs):
-    row, cells = judged(study, scores, runs, lambda r: r.assign(encoder="texture"), other="ridge")
+def test_two_panels_are_judged_apart(large):
+    study, scores, runs = large
+    twice = pd.concat([scores, scores.assign(panel="mine")])
+    both = pd.concat([runs, runs.assign(panel="mine")])
+    claim = claims.Claim(
+        "c",
+        "w",
+        "table_1",
+        "p",
+        "r",
+        claims.Test("better", "mse", "flag", ("HER2ST",), other="ridge"),
+    )
+    asked = claims.Claims({"x": claim}, {})
+    table = claims.judge(
+        asked, study.experiment(), twice, both, read_reported(REPORTED, "table_1")
+    ).set_index("panel")
+    assert table["seen"].tolist() == [claims.HOLDS] * 2
+    assert table["verdict"].to_dict() == {"hmhvg200": claims.HOLDS, "mine": claims.OPEN}
+
+
+def test_a_stand_in_decides_nothing_but_is_shown(large):
+    row, cells = judged(*large, lambda r: r.assign(encoder="texture"), other="ridge")
     assert (row["seen"], row["verdict"]) == (claims.FAILS, claims.OPEN)
     assert "encoder texture" in row["why"]
-    assert "does not hold" in cells[4].text
-    assert cells[5].text == claims.OPEN
+    assert "does not hold" in cells["seen here"].text
+    assert cells["verdict"].text == claims.OPEN
 
 
 def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
@@ -296,10 +406,10 @@ def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
         made, read_scores(collected["scores"]), pd.read_parquet(collected["runs"]), other="ridge"
     )
     assert row["lacks"] == "HER2ST"
-    assert cells[4].text.startswith("mine: ")
-    assert cells[5].text == claims.OPEN
-    assert cells[6].text == "not run: HER2ST; stand-in"
-    assert cells[6].notes == ("a",)
+    assert cells["seen here"].text.startswith("mine: ")
+    assert cells["verdict"].text == claims.OPEN
+    assert cells["because"].text == "not run: HER2ST; stand-in"
+    assert cells["because"].notes == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -313,21 +423,21 @@ def test_a_cohort_that_the_paper_has_not_is_shown_but_decides_nothing(tmp_path):
 def test_what_was_not_run_cannot_be_decided(study, scores, runs, test, why):
     row, cells = judged(study, scores, runs, **test)
     assert row["verdict"] == claims.OPEN
-    assert why in cells[6].text
+    assert why in cells["because"].text
 
 
 def test_shipped_claims_are_whole_and_about_declared_methods(study):
     shipped = claims.read_claims(CONFIG / "claims.yaml")
     methods = set(yaml.safe_load((CONFIG / "methods.yaml").read_text())["methods"])
     labels = study.experiment().labels
-    for claim in shipped.values():
-        test = claim["test"]
+    for claim in shipped.entries.values():
+        test = claim.test
         assert {test.method, test.other or test.method} <= methods
         assert test.metric in labels
 
 
 def test_a_claim_of_unknown_form_is_refused(tmp_path):
-    whole = {"claim": "c", "where": "w", "printed": "p", "rule": "r"}
+    whole = {"claim": "c", "where": "w", "table": "table_1", "printed": "p", "rule": "r"}
     test = {"kind": "best", "metric": "pcc", "method": "flag", "cohorts": ["A"]}
     for claim, message in (
         ({**whole, "test": {**test, "kind": "wins"}}, "kind 'wins'.*best, better"),
@@ -335,7 +445,9 @@ def test_a_claim_of_unknown_form_is_refused(tmp_path):
         ({**whole, "test": {**test, "kind": "better"}}, "needs other"),
         ({"claim": "c", "test": test}, "has keys claim, test"),
     ):
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump({"claims": {"x": claim}}))
+        (tmp_path / "c.yaml").write_text(
+            yaml.safe_dump({"claims": {"x": claim}, "tested_slides": {}})
+        )
         with pytest.raises(FlagError, match=message):
             claims.read_claims(tmp_path / "c.yaml")
 
@@ -343,7 +455,7 @@ def test_a_claim_of_unknown_form_is_refused(tmp_path):
 def test_claims_script(study, collected, tmp_path):
     files = {"claims": CONFIG / "claims.yaml"}
     table = make(study, collected, "tables", "claims", tmp_path, files=files)
-    assert set(table["claim"]) == set(claims.read_claims(CONFIG / "claims.yaml"))
+    assert set(table["claim"]) == set(claims.read_claims(CONFIG / "claims.yaml").entries)
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -464,14 +576,17 @@ def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores
 def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     style.use()
     experiment, table = numbers(study, scores, runs, STRUCTURE)
-    figure = charts.structure_against_accuracy(table, experiment, {("HER2ST", "gsc"): 0.9})
+    experiment.params["scale"] = {"null": "ridge", "ceiling": "oracle"}
+    table = add_ability(table, experiment, {("HER2ST", "gsc"): 0.9})
+    figure = charts.structure_against_accuracy(table, experiment)
     (axes,) = figure.axes
     flag = table[table["method"] == "flag"].set_index("column")["mean"]
     points = {
         (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_ls() == "None"
     }
     assert {(flag[0], flag[2]), (flag[1], flag[3])} <= points
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"] == [0.9]
+    levels = [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"]
+    assert levels == [table.set_index(["method", "column"])["mean"]["ridge", 3], 0.9]
 
 
 def test_panel_size_figure_has_a_line_per_method_over_the_sizes(study, scores, runs):

@@ -57,6 +57,19 @@ def test_values_of_genes_only_for_the_point_estimate():
     assert (by_gene.groupby(["slide", "metric"])["gene"].nunique() == G).all()
 
 
+def test_what_the_other_slides_pool_stands_beside_each_slide():
+    pairs = [pair("A1", 50), pair("B2", 40), pair("C3", 45)]
+    table = score_slides(pairs, METRICS)
+    for one in pairs:
+        rest = score_slides([p for p in pairs if p is not one], METRICS)
+        for estimator in ("point", "mean"):
+            expected = pick(rest, "", estimator, "pcc")
+            assert pick(table, one.slide, estimator, "pcc_rest") == pytest.approx(expected)
+    names = set(table["metric"])
+    assert "ssc_rest" not in names  # spots of different slides have no common space
+    assert not any(name.endswith("_rest") for name in score_slides(pairs[:1], METRICS)["metric"])
+
+
 def test_pooled_values_are_those_of_all_spots_together():
     one, two = pair("A1", 50), pair("B2", 40)
     two = Pair("B2", GENES, two.truth + 3, two.point + 3, two.draws + 3, two.position)

@@ -1,56 +1,45 @@
-"""Whether one method's lead over another is more than chance: this decides who is marked best."""
+"""One method of an experiment against another: this decides verdicts and who is marked best."""
 
-from collections.abc import Mapping
-from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flag_st.paper.columns import Column
 from flag_st.paper.experiment import Experiment
-from flag_st.paper.statistics import bootstrap
+from flag_st.paper.statistics import Paired, by_unit, compare
+from flag_st.scoring.slides import REST
 
 if TYPE_CHECKING:
     import pandas
 
 
-def spread_of(experiment: Experiment, *rows: Mapping[str, Any]) -> float:
-    """Spread over seeds of a difference: the square root of the summed variances.
-
-    It is 0 for methods without any randomness, and NaN where a random method was run with only one
-    seed, because its spread is then unknown.
-    """
-    total = 0.0
-    for row in rows:
-        random = experiment.methods[row["method"]].random
-        total += row["std"] ** 2 if random or isfinite(row["std"]) else 0.0
-    return sqrt(total)
-
-
-def leads(
+def paired(
     experiment: Experiment,
     scores: "pandas.DataFrame",
     column: Column,
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-) -> bool:
-    """Whether the lead of one row of ``summarise`` over another is more than chance.
+    first: str,
+    second: str | float,
+    margin: float = 0.0,
+    direction: int | None = None,
+) -> Paired:
+    """One method minus another, or minus a number, on the test patients of one cohort and panel.
 
-    The lead must exceed the spread over seeds. For values per slide of at least two patients, the
-    95 % interval of the paired difference must also exclude 0. Both rows are of one cohort and panel.
+    Args:
+        scores: rows of one cohort and panel.
+        column: which value is compared.
+        first, second: the methods.
+        margin: what the difference is compared with.
+        direction: 1 or -1; by default that of the metric, so that more is always better.
     """
-    if not abs(first["mean"] - second["mean"]) > spread_of(experiment, first, second):
-        return False
     rows = scores[
-        (scores["cohort"] == first["cohort"])
-        & (scores["panel"] == first["panel"])
-        & (scores["metric"] == column.metric)
+        scores["metric"].isin((column.metric, column.metric + REST))
         & (scores["estimator"] == column.estimator)
-        & scores["method"].isin([first["method"], second["method"]])
-        & (scores["slide"] != "")
+        & (scores["gene"] == "")
     ]
-    patients = experiment.patients_of(first["cohort"], sorted(set(rows["slide"])))
-    if column.scope == "pooled" or len(set(patients.values())) < 2:
-        return True
-    # Folds of one seed are one run: every slide is tested in one of them.
-    rows = rows.drop(columns="split")
-    interval = bootstrap(rows, patients, second["method"], resamples=2000)
-    return bool(((interval["low"] > 0) | (interval["high"] < 0)).all())
+    cohort = rows["cohort"].iloc[0]
+    patients = experiment.patients_of(cohort, sorted(set(rows["slide"]) - {""}))
+    names = [name for name in (first, second) if isinstance(name, str)]
+    tables = [by_unit(rows, name, patients, column.scope) for name in names]
+    if direction is None:
+        direction = experiment.labels[column.metric][1] or 1
+    other = tables[1] if isinstance(second, str) else second
+    random = [experiment.methods[name].random for name in names]
+    return compare(tables[0], other, random, direction, margin)

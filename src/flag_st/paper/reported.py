@@ -43,7 +43,10 @@ def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFra
 
 
 def differences(
-    run: Mapping[str, Any], experiment: Experiment, printed: "pandas.DataFrame"
+    run: Mapping[str, Any],
+    experiment: Experiment,
+    printed: "pandas.DataFrame",
+    unstated: bool = True,
 ) -> list[str]:
     """How one run differs from the setting whose numbers the paper printed; empty if it does not.
 
@@ -51,6 +54,7 @@ def differences(
         run: a row of the runs table (``collect.run_facts``).
         experiment: the experiment of the run.
         printed: one table of ``read_reported``.
+        unstated: whether what the paper does not state counts as a difference.
     """
     method, found = experiment.methods[run["method"]], []
     if difference := cohort_difference(run["cohort"], experiment, printed):
@@ -58,6 +62,8 @@ def differences(
     rows = printed[printed["method"] == run["method"]]
     # A method that the paper lacks has no row: its features must be FLAG's, its gene model is free.
     paper = rows.iloc[0] if len(rows) else {"encoder": ENCODER, "gene_model": run["gene_model"]}
+    if not unstated and not paper["encoder"]:
+        paper = {**paper, "encoder": run["encoder"]}
     found += _plugin_differences(run, method, paper)
     if run["split"] != SPLIT:
         found.append(f"split {run['split']}, the paper's is {SPLIT} over slides")
@@ -115,12 +121,16 @@ def printed_value(
 
 
 def stand_ins(
-    runs: "pandas.DataFrame", experiment: Experiment, printed: "pandas.DataFrame"
+    runs: "pandas.DataFrame",
+    experiment: Experiment,
+    printed: "pandas.DataFrame",
+    unstated: bool = True,
 ) -> dict[tuple[str, str, str], list[str]]:
-    """(cohort, panel, method) → how its runs differ from the paper's setting."""
+    """(cohort, panel, method) → how its runs differ from the paper's setting (``differences``)."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for run in runs.to_dict("records"):
         key = run["cohort"], run["panel"], run["method"]
         known: Sequence[str] = found.setdefault(key, [])
-        found[key] = [*known, *(d for d in differences(run, experiment, printed) if d not in known)]
+        more = differences(run, experiment, printed, unstated)
+        found[key] = [*known, *(text for text in more if text not in known)]
     return found

@@ -1,7 +1,7 @@
 """From predictions and truth of the test slides to one tidy table of scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: A metric returns one value per gene under a name with this ending. The table holds these values
 #: under the plain name, with the column ``gene`` filled in.
 OF_GENE = "_gene"
+#: A pooled value without one slide is in the rows of that slide, under a name with this ending.
+REST = "_rest"
 COLUMNS = ["slide", "estimator", "metric", "gene", "value"]
 
 
@@ -87,7 +89,9 @@ def score_slides(
         Long table with ``labels`` and slide, estimator, metric, gene ("" for all genes), value. The
         estimator ``point`` judges the point estimate and ``mean`` the mean of the draws (the same
         for methods without a better point estimate); ``draw`` judges each draw and takes the mean
-        over draws; ``ensemble`` judges all draws at once. Only ``point`` and ``ensemble`` have
+        over draws; ``ensemble`` judges all draws at once. What all slides but one have pooled is in
+        the rows of this slide, for ``point`` and ``mean``, under names that end in ``REST``; it says
+        how much a pooled value owes to each slide. Only ``point`` and ``ensemble`` have
         values per gene. A metric whose class says ``every_draw = False`` is too costly for all
         draws: its ``draw`` is the value of the first draw, and it has no ``mean`` of its own.
 
@@ -106,6 +110,7 @@ def score_slides(
     pooling = {name: metric for name, metric in metrics.items() if metric.pooled}
     rows = [row for pair in pairs for row in score_slide(pair, metrics, facts, each_draw)]
     rows += score_slide(_pool(pairs), pooling, facts, each_draw)
+    rows += [row for pair in pairs for row in _without(pair, pairs, pooling, facts)]
     table = pandas.DataFrame(rows, columns=COLUMNS)
     for place, (name, value) in enumerate((labels or {}).items()):
         table.insert(place, name, value)
@@ -122,6 +127,25 @@ def _pool(pairs: Sequence[Pair]) -> Pair:
         draws=np.concatenate([pair.draws[:draws] for pair in pairs], axis=1),
         position=None,
     )
+
+
+def _without(
+    pair: Pair, pairs: Sequence[Pair], metrics: Mapping[str, Metric], facts: Mapping[str, Any]
+) -> list[tuple]:
+    """Rows of ``pair`` with the values that all other slides have together; none if it is alone."""
+    others = [other for other in pairs if other is not pair]
+    single = {name: metric for name, metric in metrics.items() if not metric.ensemble}
+    if not others or not single:
+        return []
+    rest = _pool(others)
+    if len(rest.draws) > 1:
+        mean = rest.draws.mean(axis=0, dtype=np.float64, keepdims=True)  # (1, N, G)
+        rest = replace(rest, draws=mean)
+    return [
+        (pair.slide, estimator, metric + REST, "", value)
+        for _, estimator, metric, gene, value in score_slide(rest, single, facts, False)
+        if estimator in ("point", "mean") and gene == ""
+    ]
 
 
 def score_slide(

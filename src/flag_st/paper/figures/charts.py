@@ -165,20 +165,15 @@ def _ratios(
 OVER = {"genes": against_size, "width": against_ratio}
 
 
-def structure_against_accuracy(
-    numbers: "pandas.DataFrame",
-    experiment: Experiment,
-    ceilings: Mapping[tuple[str, str], float],
-) -> "Figure":
+def structure_against_accuracy(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """One row per cohort and one panel per structure metric.
 
     Arrows lead from the mean of draws to single draws.
 
     Args:
-        numbers: as ``summary.numbers_of`` returns them.
+        numbers: as ``ability.add_ability`` returns them.
         experiment: its columns come in pairs (mean of draws, one draw): first accuracy, then each
             structure metric.
-        ceilings: (cohort, metric) → the value that a second measurement of the truth would attain.
     """
     columns = experiment.columns
     cohorts, structures = list(dict.fromkeys(numbers["cohort"])), range(2, len(columns), 2)
@@ -190,7 +185,9 @@ def structure_against_accuracy(
         for axes, place in zip(row, structures, strict=True):
             metric = columns[place].metric
             _points(axes, wide, place, experiment)
-            _ceiling(axes, ceilings.get((cohort, metric), np.nan))
+            place_of = (numbers["cohort"] == cohort) & (numbers["column"] == place + 1)
+            for end in ("null", "ceiling"):
+                _level(axes, end, float(numbers.loc[place_of, end].mean()))
             x_label, y_label = (experiment.labels[m][0] for m in (columns[0].metric, metric))
             axes.set(xlabel=x_label, ylabel=y_label, title=cohort)
     style.legend(figure, grid[0, 0])
@@ -215,12 +212,12 @@ def _marker(place: int) -> str:
     return MARKERS[place // len(style.COLOURS) % len(MARKERS)]
 
 
-def _ceiling(axes: "Axes", level: float) -> None:
+def _level(axes: "Axes", name: str, level: float) -> None:
     if not np.isfinite(level):
         return
     axes.axhline(level, color="black", lw=0.8, ls=":")
     axes.annotate(
-        "ceiling", (0.01, level), (0, 2), xycoords=("axes fraction", "data"),
+        name, (0.01, level), (0, 2), xycoords=("axes fraction", "data"),
         textcoords="offset points", fontsize=6,
     )  # fmt: skip
 

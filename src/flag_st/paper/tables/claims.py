@@ -1,7 +1,7 @@
 """The paper's claims, judged against what was measured by rules that were stated beforehand."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,32 +9,36 @@ from typing import TYPE_CHECKING, Any
 from flag_st.core.errors import FlagError
 from flag_st.paper.columns import Column
 from flag_st.paper.experiment import Experiment
-from flag_st.paper.leads import spread_of
+from flag_st.paper.leads import paired
 from flag_st.paper.reported import printed_value, stand_ins
+from flag_st.paper.statistics import ALPHA, Paired, fewest, power
 from flag_st.paper.summary import summarise
 from flag_st.paper.tables.sheet import DASH, Block, Cell, Head, Notes, Sheet
 
 if TYPE_CHECKING:
     import pandas
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided here"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told here"
+VERDICTS = {1: HOLDS, -1: FAILS, 0: OPEN}
 KINDS = ("best", "better", "level", "reproduces")
-KEYS = {"claim", "where", "printed", "rule", "test"}
 
 
 @dataclass(frozen=True)
 class Test:
     """How a claim is judged on every cohort that it is about.
 
-    Let d be a difference whose sign is such that more is better for the claim, and s its spread
-    over seeds (the square root of the summed variances). The claim holds if d - s > margin, does
-    not hold if d + s < margin, and cannot be decided otherwise. With one seed of a random method s
-    is unknown, so that nothing can be decided.
+    A difference d, whose sign is such that more is better for the claim, is compared with ``margin``
+    on the test patients (``paper.statistics``). The claim holds if d is above the margin for certain,
+    does not hold if it is below for certain, and cannot be told otherwise. For certain means that the
+    sign-flip test over patients gives p ≤ .05 and that the 95 % interval, which adds the spread over
+    seeds, leaves the margin out.
 
     Attributes:
-        kind: how d is computed. ``best``: the method minus the best other competing method;
-            ``better``: the method minus ``other``; ``level``: the method minus the number
-            ``level``; ``reproduces``: ``level`` minus the distance from the printed number.
+        kind: how d is computed. ``best``: the method minus the best of the other methods that the
+            paper compares; ``better``: the method minus ``other``; ``level``: the method minus the
+            number ``level``; ``reproduces``: ``level`` minus the distance from the printed number,
+            which holds if the whole interval is within that distance and does not hold if all of it
+            is beyond.
         metric, estimator, scope: which value, as in ``columns.Column``.
         method: whose value it is.
         cohorts: names of the paper's cohorts.
@@ -63,151 +67,261 @@ class Test:
         if self.kind in ("level", "reproduces") and not isfinite(self.level):
             raise FlagError(f"a claim test of kind {self.kind} needs level")
 
+    @property
+    def column(self) -> Column:
+        return Column(self.metric, self.estimator, self.scope)
 
-def read_claims(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Name → claim with its ``test`` as a Test: all claims, or those of ``names`` in that order.
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim: its text, where the paper has it, what is printed there, its rule in words, its test.
+
+    Attributes:
+        table: the table of ``config/reported.csv`` that it rests on.
+    """
+
+    claim: str
+    where: str
+    table: str
+    printed: str
+    rule: str
+    test: Test
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Name → claim, and the number of slides that the paper tested on each of its cohorts."""
+
+    entries: Mapping[str, Claim]
+    tested: Mapping[str, int]
+
+
+def read_claims(path: str | Path, names: Sequence[str] | None = None) -> Claims:
+    """All claims of a file, or those of ``names`` in that order.
 
     Raises:
         FlagError: unknown names, or unknown or missing keys.
     """
     import yaml
 
-    claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
-    if unknown := sorted(set(names or ()) - set(claims)):
-        raise FlagError(f"{path} has no claim {', '.join(unknown)}", choices=claims)
-    claims = {name: claims[name] for name in names or claims}
-    for name, claim in claims.items():
-        if set(claim) != KEYS:
-            raise FlagError(
-                f"{path}: claim {name} has keys {', '.join(claim)}", choices=sorted(KEYS)
-            )
-        test = dict(claim["test"])
-        if unknown := sorted(set(test) - set(Test.__dataclass_fields__)):
-            choices = Test.__dataclass_fields__
-            raise FlagError(f"{path}: test of {name}: {', '.join(unknown)}", choices=choices)
-        claim["test"] = Test(**{**test, "cohorts": tuple(test["cohorts"])})
-    return claims
+    file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    found = file["claims"]
+    if unknown := sorted(set(names or ()) - set(found)):
+        raise FlagError(f"{path} has no claim {', '.join(unknown)}", choices=found)
+    return Claims(
+        {name: _claim(path, name, found[name]) for name in names or found}, file["tested_slides"]
+    )
 
 
-def verdict(difference: float, spread: float, margin: float) -> str:
-    """Whether a claim holds on one cohort, by the rule of ``Test``."""
-    if not (isfinite(difference) and isfinite(spread)):
-        return OPEN
-    if difference - spread > margin:
-        return HOLDS
-    return FAILS if difference + spread < margin else OPEN
+def _claim(path: str | Path, name: str, entry: Mapping[str, Any]) -> Claim:
+    keys, test_keys = list(Claim.__dataclass_fields__), list(Test.__dataclass_fields__)
+    if set(entry) != set(keys):
+        raise FlagError(f"{path}: claim {name} has keys {', '.join(entry)}", choices=sorted(keys))
+    test = dict(entry["test"])
+    if unknown := sorted(set(test) - set(test_keys)):
+        raise FlagError(f"{path}: test of {name}: {', '.join(unknown)}", choices=test_keys)
+    given = {**entry, "printed": str(entry["printed"])}
+    return Claim(**{**given, "test": Test(**{**test, "cohorts": tuple(test["cohorts"])})})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found for one claim on one cohort and panel.
+
+    Attributes:
+        claim, cohort, panel: of what.
+        method, ours: the method of the claim and its value.
+        other, theirs: its rival and its value, or the number that it is compared with.
+        difference, low, high: mean over test patients and its interval.
+        p, p_smallest: of the sign-flip test. They, ``needed`` and ``power`` are NaN for a number that
+            is reproduced, of which the interval alone decides.
+        n, unit: the number of test patients, or of slides where patients are unknown.
+        needed: how many units find such a difference in four of five studies.
+        paper_n, power: the number of slides that the paper tested, and how probable a verdict is
+            with so many if the true difference is the one found here.
+        seen: the verdict on these numbers.
+        verdict: the same, but "cannot be told here" for a stand-in.
+        lacks: what was not run.
+        why: how the runs differ from the paper's setting.
+    """
+
+    claim: str
+    cohort: str
+    panel: str
+    method: str
+    other: str
+    ours: float = nan
+    theirs: float = nan
+    difference: float = nan
+    low: float = nan
+    high: float = nan
+    p: float = nan
+    p_smallest: float = nan
+    n: int = 0
+    unit: str = "slide"
+    needed: float = nan
+    paper_n: int = 0
+    power: float = nan
+    seen: str = OPEN
+    verdict: str = OPEN
+    lacks: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One cohort and panel on which a claim is judged; ``known`` is "" for a cohort that is not run."""
+
+    experiment: Experiment
+    paper_cohort: str
+    cohort: str
+    panel: str
+    scores: "pandas.DataFrame"
+    printed: "pandas.DataFrame"
+
+    def blank(self, name: str, test: Test) -> Judged:
+        return Judged(name, self.paper_cohort, self.panel, test.method, test.other)
+
+    def direction(self, test: Test) -> int:
+        return self.experiment.labels.get(test.metric, ("", 0))[1] or 1
+
+    def judge(self, name: str, test: Test, tested: int) -> Judged:
+        """Value, rival and verdict, whatever the setting, or what is lacking for that."""
+        blank = self.blank(name, test)
+        if self.cohort not in self.experiment.cohorts:
+            return replace(blank, lacks=self.paper_cohort)
+        numbers = summarise(self.scores, [test.column])
+        means = numbers.dropna(subset="mean").set_index("method")["mean"]
+        if means.empty:
+            return replace(blank, lacks=f"{test.metric} of {self.paper_cohort}")
+        if missing := [m for m in (test.method, test.other) if m and m not in means]:
+            return replace(blank, lacks=", ".join(missing))
+        other: str | float = test.other or self._other(test, means)
+        if not other:
+            return replace(blank, lacks="another method of the paper")
+        theirs = means[other] if isinstance(other, str) else other
+        found = self._paired(test, other)
+        blank = replace(
+            blank, other=other if isinstance(other, str) else "", ours=means[test.method]
+        )
+        return self._judged(replace(blank, theirs=float(theirs)), test, found, tested)
+
+    def _other(self, test: Test, means: "pandas.Series") -> str | float:
+        """What the method is compared with: the best published rival, or a number; "" for none."""
+        if test.kind == "level":
+            return test.level
+        if test.kind == "reproduces":
+            where = self.paper_cohort, test.method, test.metric
+            return self._printed(self.panel, *where) or self._printed(None, *where) or nan
+        published = set(self.printed["method"]) - {test.method, ""}
+        rivals = [method for method in means.index if method in published]
+        return max(rivals, key=lambda m: self.direction(test) * means[m], default="")
+
+    def _printed(self, panel: str | None, cohort: str, method: str, metric: str) -> float | None:
+        cell = printed_value(self.printed, cohort, panel, method, metric)
+        return cell[0] if cell else None
+
+    def _paired(self, test: Test, other: str | float) -> Paired:
+        near = test.kind == "reproduces"
+        return paired(
+            self.experiment,
+            self.scores,
+            test.column,
+            test.method,
+            other,
+            0.0 if near else test.margin,
+            1 if near else self.direction(test),
+        )
+
+    def _judged(self, blank: Judged, test: Test, found: Paired, tested: int) -> Judged:
+        low, high = found.interval
+        patients = self.experiment.cohorts[self.cohort].patients
+        known: dict[str, Any] = {"difference": found.difference, "n": found.n}
+        known |= {"low": low, "high": high}
+        known["unit"] = "patient" if patients and all(patients.values()) else "slide"
+        if test.kind == "reproduces":
+            seen = VERDICTS[_within(low, high, test.level)]
+            return replace(blank, **known, seen=seen, verdict=seen)
+        effect, seen = found.difference - test.margin, VERDICTS[found.sign]
+        return replace(
+            blank,
+            **known,
+            p=found.p,
+            p_smallest=found.p_smallest,
+            needed=found.needed,
+            paper_n=tested,
+            power=power(tested, effect, found.sd) if tested else nan,
+            seen=seen,
+            verdict=seen,
+        )
+
+
+def _within(low: float, high: float, level: float) -> int:
+    """1 if an interval lies within ±level, -1 if it lies outside, else 0."""
+    if -level < low and high < level:
+        return 1
+    return -1 if low > level or high < -level else 0
 
 
 def judge(
-    claims: Mapping[str, Mapping[str, Any]],
+    claims: Claims,
     experiment: Experiment,
     scores: "pandas.DataFrame",
     runs: "pandas.DataFrame",
     printed: "pandas.DataFrame",
 ) -> "pandas.DataFrame":
-    """Judge every claim on every cohort.
+    """Judge every claim on every cohort and panel; one row of ``Judged`` for each.
 
-    Returns:
-        One row per claim and cohort: method, ours (its value), other (its rival), theirs (the
-        value of the rival, or the number compared with), difference, spread, seen (the verdict on
-        these numbers), verdict ("cannot be decided here" for a stand-in), lacks (what was not
-        run), and why (how the runs differ from the paper's setting).
+    Values of a stand-in decide nothing. A setting that the paper does not state is no difference: a
+    rival whose encoder is unknown competes with the features that all methods share.
     """
     import pandas as pd
 
-    differ, rows = stand_ins(runs, experiment, printed), []
-    for name, claim in claims.items():
-        test: Test = claim["test"]
-        numbers = summarise(scores, [Column(test.metric, test.estimator, test.scope)])
-        for paper_cohort, cohort in _cohorts(test, experiment, printed):
-            part = numbers[numbers["cohort"] == cohort].set_index("method", drop=False)
-            cell = printed_value(printed, paper_cohort, None, test.method, test.metric)
-            row = {"claim": name, "cohort": paper_cohort}
-            row |= _measure(test, paper_cohort, part, experiment, cell)
+    differ = stand_ins(runs, experiment, printed, unstated=False)
+    rows = []
+    for name, claim in claims.entries.items():
+        for place in _places(claim.test, experiment, scores, printed):
+            tested = claims.tested.get(place.paper_cohort, 0)
+            row = place.judge(name, claim.test, tested)
             texts = [
                 text
-                for (place, _, method), found in differ.items()
-                if place == cohort and method in (test.method, row["other"])
-                for text in found
+                for method in (row.method, row.other)
+                for text in differ.get((place.cohort, place.panel, method), ())
             ]
-            if texts and not row["lacks"]:
-                row |= {"verdict": OPEN, "why": "; ".join(dict.fromkeys(texts))}
+            if texts and not row.lacks:
+                row = replace(row, verdict=OPEN, why="; ".join(dict.fromkeys(texts)))
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _cohorts(
-    test: Test, experiment: Experiment, printed: "pandas.DataFrame"
-) -> list[tuple[str, str]]:
-    """(the paper's cohort, ours or ""), followed by our cohorts that the paper does not have.
+def _places(
+    test: Test, experiment: Experiment, scores: "pandas.DataFrame", printed: "pandas.DataFrame"
+) -> Iterator[_Place]:
+    """The paper's cohorts of a claim, and then ours that the paper does not have.
 
     The latter decide nothing, but what they show is shown.
     """
     beside = {experiment.paper_cohort(name): name for name in experiment.cohorts}
     asked = [(name, beside.get(name, "")) for name in test.cohorts]
     known = set(printed["cohort"])
-    return asked + [(name, name) for name in beside if name not in known]
+    asked += [(name, name) for name in beside if name not in known]
+    for paper_cohort, cohort in asked:
+        part = scores[scores["cohort"] == cohort]
+        for panel in part["panel"].unique() if len(part) else [""]:
+            rows = part[part["panel"] == panel]
+            yield _Place(experiment, paper_cohort, cohort, panel, rows, printed)
 
 
-def _measure(
-    test: Test,
-    paper_cohort: str,
-    part: "pandas.DataFrame",
-    experiment: Experiment,
-    printed_cell: tuple[float, float, str] | None,
-) -> dict[str, Any]:
-    """Value, rival and verdict on one cohort, whatever the setting, or what it lacks for that."""
-    empty = {"method": test.method, "ours": nan, "other": test.other, "theirs": nan}
-    empty |= {"difference": nan, "spread": nan, "seen": OPEN, "verdict": OPEN}
-    empty |= {"lacks": "", "why": ""}
-    if part.empty:
-        known = paper_cohort in {experiment.paper_cohort(name) for name in experiment.cohorts}
-        return {**empty, "lacks": f"{test.metric} of {paper_cohort}" if known else paper_cohort}
-    wanted = [m for m in (test.method, test.other) if m]
-    if missing := [m for m in wanted if m not in part.index]:
-        return {**empty, "lacks": ", ".join(missing)}
-    sign = experiment.labels.get(test.metric, ("", 0))[1] or 1
-    rows = [part.loc[test.method].to_dict()]
-    ours, theirs, other = rows[0]["mean"], test.level, test.other
-    if test.kind in ("best", "better"):
-        other = test.other or _rival(test, part, experiment, sign)
-        if not other:
-            return {**empty, "lacks": "another method"}
-        rows.append(part.loc[other].to_dict())
-        theirs = rows[1]["mean"]
-    difference = sign * (ours - theirs)
-    if test.kind == "reproduces":
-        theirs = printed_cell[0] if printed_cell else nan
-        difference = test.level - abs(ours - theirs)
-    spread = spread_of(experiment, *rows)
-    seen = verdict(difference, spread, test.margin)
-    found = {"ours": ours, "other": other, "theirs": theirs, "difference": difference}
-    return {**empty, **found, "spread": spread, "seen": seen, "verdict": seen}
-
-
-def _rival(test: Test, part: "pandas.DataFrame", experiment: Experiment, sign: int) -> str:
-    """The best other method that does not see the truth, or ""."""
-    others = [
-        method
-        for method in part.index
-        if method != test.method
-        and not experiment.methods[method].needs_truth
-        and isfinite(part.loc[method, "mean"])
-    ]
-    return max(others, key=lambda method: sign * part.loc[method, "mean"], default="")
-
-
-def claim_sheet(
-    claims: Mapping[str, Mapping[str, Any]], judged: "pandas.DataFrame", experiment: Experiment
-) -> Sheet:
+def claim_sheet(claims: Claims, judged: "pandas.DataFrame", experiment: Experiment) -> Sheet:
     """One row per claim; a claim holds if it holds on every cohort that it is about."""
-    heads = ["claim", "where", "printed", "rule", "seen here", "verdict", "because"]
+    heads = ["claim", "where", "printed", "rule", "seen here", "power of the paper's test"]
+    heads += ["verdict", "because"]
     rows, notes = [], Notes()
-    for name, claim in claims.items():
+    for name, claim in claims.entries.items():
         part = judged[judged["claim"] == name]
-        cells = [claim["claim"], claim["where"], str(claim["printed"]), claim["rule"]]
+        texts = [claim.claim, claim.where, claim.printed, claim.rule, _seen(part), _power(part)]
         overall = _overall(part["verdict"])
-        row = [Cell(text, kind="words") for text in [*cells, _seen(part)]]
+        row = [Cell(text, kind="words") for text in texts]
         row.append(Cell(overall, kind="words", mark="" if overall == OPEN else "best"))
         rows.append([*row, _because(part, notes)])
     block = Block("", [], [Head(text, kind="words") for text in heads], rows)
@@ -230,10 +344,48 @@ def _because(part: "pandas.DataFrame", notes: Notes) -> Cell:
 
 
 def _seen(part: "pandas.DataFrame") -> str:
-    texts = []
-    for row in part.to_dict("records"):
-        if isfinite(row["ours"]):
-            rival = f" against {row['theirs']:.3f}" if isfinite(row["theirs"]) else ""
-            who = f" ({row['other'].replace('_', ' ')})" if row["other"] else ""
-            texts.append(f"{row['cohort']}: {row['ours']:.3f}{rival}{who}, {row['seen']}")
+    rows = [row for row in part.to_dict("records") if isfinite(row["ours"])]
+    return "; ".join(_one(row) for row in rows) or DASH
+
+
+def _one(row: Mapping[str, Any]) -> str:
+    """Values, difference with its interval, p with the smallest possible one, and the verdict."""
+    who = f" ({row['other'].replace('_', ' ')})" if row["other"] else ""
+    rival = f" against {row['theirs']:.3f}{who}" if isfinite(row["theirs"]) else ""
+    texts = [f"{row['cohort']}: {row['ours']:.3f}{rival}"]
+    interval = f" [{row['low']:+.3f}, {row['high']:+.3f}]" if isfinite(row["low"]) else ""
+    if isfinite(row["difference"]):
+        texts.append(f"difference {row['difference']:+.3f}{interval} over {_units(row)}")
+    if isfinite(row["p"]):
+        texts.append(f"p {row['p']:.2g} (smallest possible {row['p_smallest']:.2g})")
+    return ", ".join([*texts, row["seen"] + _enough(row)])
+
+
+def _enough(row: Mapping[str, Any]) -> str:
+    """What would do where nothing can be told."""
+    if row["seen"] != OPEN or not isfinite(row["p"]):
+        return ""
+    if not isfinite(row["low"]) and row["n"] > 1:
+        return ": a second seed would be needed"
+    if row["n"] < fewest():
+        return f": at least {fewest()} {row['unit']}s would be needed"
+    if isfinite(row["needed"]):
+        return f": {row['needed']:.0f} {row['unit']}s would probably do"
+    return ": there is next to no difference"
+
+
+def _units(row: Mapping[str, Any]) -> str:
+    return f"{row['n']} {row['unit']}{'s' * (row['n'] != 1)}"
+
+
+def _power(part: "pandas.DataFrame") -> str:
+    """The power of each claim at the size of the paper's own test."""
+    texts = [
+        f"{row['cohort']}: {100 * row['power']:.0f} % with {row['paper_n']} slides"
+        for row in part.to_dict("records")
+        if row["paper_n"] and isfinite(row["power"])
+    ]
+    few = [row["paper_n"] for row in part.to_dict("records") if 0 < row["paper_n"] < fewest()]
+    if few and texts:
+        texts.append(f"p ≤ {ALPHA:.2g} takes {fewest()}")
     return "; ".join(texts) or DASH

@@ -1,14 +1,16 @@
 """Methods in rows and metrics in columns, with the paper's numbers beside ours, as in Table 1."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import nan
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from flag_st.paper import reported
+from flag_st.paper.ability import Scale, add_ability
 from flag_st.paper.columns import ARROWS, Column
 from flag_st.paper.experiment import Experiment, Labels
-from flag_st.paper.leads import leads
+from flag_st.paper.leads import paired
+from flag_st.paper.statistics import fewest
 from flag_st.paper.summary import numbers_of
 from flag_st.paper.tables.sheet import (
     ABSENT,
@@ -49,6 +51,7 @@ def compare(
         labels: value name → (label, direction), if not those of the metrics.
     """
     numbers = numbers_of(experiment, scores, runs, printed_numbers, labels)
+    numbers = add_ability(numbers, experiment)
     table = _Comparison(experiment, scores, numbers, printed_numbers, labels or experiment.labels)
     blocks = []
     for cohort in experiment.cohorts:
@@ -59,10 +62,26 @@ def compare(
             blocks.append(table.block(title, cohort, panel))
     misleading = (numbers["differs"] != "").any() and numbers["paper"].notna().any()
     warning = WARNING if misleading else ""
-    sheet = Sheet(
-        experiment.name, experiment.title, experiment.caption, blocks, table.notes, warning
-    )
+    caption = " ".join([experiment.caption, *_explained(experiment, scores)])
+    sheet = Sheet(experiment.name, experiment.title, caption, blocks, table.notes, warning)
     return sheet, numbers.drop(columns="column")
+
+
+def _explained(experiment: Experiment, scores: "pandas.DataFrame") -> Iterator[str]:
+    """What the caption says of percentages, and of cohorts on which nobody can be the best."""
+    if scale := Scale.of(experiment):
+        null, ceiling = experiment.label(scale.null), experiment.label(scale.ceiling)
+        yield f"Percentages place a value between {null} (0 %) and {ceiling} (100 %)."
+    few = []
+    for cohort, part in scores[scores["slide"] != ""].groupby("cohort", sort=False):
+        patients = experiment.patients_of(str(cohort), sorted(set(part["slide"])))
+        if (n := len(set(patients.values()))) < fewest():
+            few.append(f"{cohort} ({n})")
+    if few:
+        yield (
+            f"Nobody is marked best on {', '.join(few)}: with fewer than {fewest()} test patients, no "
+            "lead can be told from chance."
+        )
 
 
 @dataclass
@@ -110,16 +129,26 @@ class _Comparison:
             for row in rows
         ]
         rivals = dict(zip(competing, rows, strict=True))
+        direction = self.labels[column.metric][1]
 
         def ahead(first: float, second: float) -> bool:
-            return leads(self.experiment, self.scores, column, rivals[first], rivals[second])
+            one, other = rivals[first], rivals[second]
+            part = self.scores[
+                (self.scores["cohort"] == one["cohort"]) & (self.scores["panel"] == one["panel"])
+            ]
+            names = one["method"], other["method"]
+            found = paired(self.experiment, part, column, *names, direction=direction)
+            return found.sign > 0
 
-        return marks(competing, self.labels[column.metric][1], ahead)
+        return marks(competing, direction, ahead)
 
     def _cells(self, column: Column, row: Mapping[str, Any], mark: str) -> list[Cell]:
         """Our number and, if the column has one, the paper's."""
         if row["n_seeds"]:
             cells = [number(row["mean"], row["std"], self.notes, mark)]
+            if isfinite(row["ability"]) and self.labels[column.metric][1]:
+                detail = f"{cells[0].detail} ({row['ability']:.0%})".strip()
+                cells = [replace(cells[0], detail=detail)]
         else:
             cells = [Cell(DASH, notes=(self.notes.key(ABSENT),))]
         if column.paper:

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from flag_st.paper.columns import ARROWS
+from flag_st.paper.columns import ARROWS, Column
 from flag_st.paper.experiment import Experiment
-from flag_st.paper.statistics import bootstrap, wilcoxon
+from flag_st.paper.leads import paired
+from flag_st.paper.statistics import ALPHA, holm
 from flag_st.paper.tables.sheet import DASH, Block, Cell, Head, Notes, Sheet
 
 if TYPE_CHECKING:
     import pandas
 
-ONE_SLIDE = "with one test slide there is neither an interval nor a test"
+ONE_UNIT = "with one test patient there is neither an interval nor a test"
+ONE_SEED = "a random method was run with one seed, so that its spread is unknown"
 NO_PATIENT = "patients are unknown, so slides are assumed to be independent"
 
 
@@ -25,37 +27,42 @@ def differences(experiment: Experiment, scores: "pandas.DataFrame") -> "pandas.D
         scores: as collected.
 
     Returns:
-        Long table: cohort, panel, column (its number), metric, estimator, method, difference
-        (mean over slides of averages over seeds), low and high (95 %, patients and slides
-        resampled; NaN for one slide), p (Wilcoxon signed-rank over slides), p_smallest (the smallest
-        that so many slides can reach), p_holm (corrected over all methods of a cohort and column),
-        n_slides, n_patients.
+        Long table: cohort, panel, column (its number), metric, estimator, scope, method, reference,
+        difference (mean over patients), low and high (95 %), p (sign-flip test over patients),
+        p_smallest (the smallest that so many patients can reach), p_holm (corrected over all methods
+        of a cohort and column), n_patients, n_slides. Differences are those of the values themselves,
+        so that for an error less is better.
     """
     import pandas as pd
 
-    reference, parts = experiment.params["reference"], []
-    for (cohort, _), place in scores.groupby(["cohort", "panel"], sort=False):
-        patients = experiment.patients_of(cohort, sorted(set(place["slide"]) - {""}))
+    parts = []
+    for (cohort, panel), place in scores.groupby(["cohort", "panel"], sort=False):
         for number, column in enumerate(experiment.columns):
-            rows = place[
-                (place["metric"] == column.metric) & (place["estimator"] == column.estimator)
-            ]
-            if reference in set(rows["method"]):
-                parts.append(_compared(rows, patients, reference).assign(column=number))
+            facts = {"cohort": cohort, "panel": panel, "column": number, "metric": column.metric}
+            facts |= {"estimator": column.estimator, "scope": column.scope}
+            if len(part := _of_column(experiment, place, column)):
+                part.loc[part["n_patients"] < 2, "p"] = float("nan")
+                parts.append(part.assign(**facts, p_holm=holm(part["p"])))
     return pd.concat(parts, ignore_index=True)
 
 
-def _compared(
-    rows: "pandas.DataFrame", patients: Mapping[str, str], reference: str
+def _of_column(
+    experiment: Experiment, scores: "pandas.DataFrame", column: Column
 ) -> "pandas.DataFrame":
-    # Folds of one seed are one run: every slide is tested in one of them.
-    rows = rows.drop(columns="split")
-    table = bootstrap(rows, patients, reference).rename(columns={"estimate": "difference"})
-    tests = wilcoxon(rows, reference)
-    keys = ["cohort", "panel", "metric", "estimator", "method"]
-    table = table.merge(tests[[*keys, "p", "p_smallest", "p_holm"]], on=keys)
-    table.loc[table["n_slides"] < 2, ["low", "high", "p", "p_holm"]] = float("nan")
-    return table
+    """All methods with a value for ``column``; none if the reference lacks it."""
+    import pandas as pd
+
+    reference, found = experiment.params["reference"], []
+    rows = scores[(scores["metric"] == column.metric) & (scores["estimator"] == column.estimator)]
+    slides = rows[rows["slide"] != ""].groupby("method")["slide"].nunique()
+    known = set(rows["method"])
+    for method in (m for m in experiment.methods if m in known and reference in known - {m}):
+        pair = paired(experiment, scores, column, method, reference, direction=1)
+        low, high = pair.interval
+        facts = {"method": method, "reference": reference, "difference": pair.difference}
+        facts |= {"low": low, "high": high, "p": pair.p, "p_smallest": pair.p_smallest}
+        found.append({**facts, "n_patients": pair.n, "n_slides": int(slides.get(method, 0))})
+    return pd.DataFrame(found)
 
 
 def difference_sheet(
@@ -106,8 +113,9 @@ class _Differences:
             return [Cell(DASH), Cell(DASH)]
         text = f"{row['difference']:+.3f}"
         if not isfinite(row["low"]):
-            return [Cell(text, notes=(self.notes.key(ONE_SLIDE),)), Cell(DASH)]
-        better = row["low"] > 0 if direction >= 0 else row["high"] < 0
+            why = ONE_UNIT if row["n_patients"] < 2 else ONE_SEED
+            return [Cell(text, notes=(self.notes.key(why),)), Cell(DASH)]
+        better = (row["low"] > 0 if direction >= 0 else row["high"] < 0) and row["p_holm"] <= ALPHA
         detail = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
         return [
             Cell(text, detail, mark="best" if better and direction else ""),
