@@ -30,10 +30,10 @@ demo-all: setup ## the same with more sections, seeds and epochs: a quarter of a
 	@$(BIN)/flag-st summary results/demo_all
 
 test: setup ## the tests, apart from SLURM and the hundred kills
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(AGAIN)
 
 test-slurm: setup ## the SLURM profile on a one-node SLURM (as root, after: apt-get install slurm-wlm munge)
-	$(BIN)/python -m pytest -m slurm tests/cluster --durations=0
+	$(BIN)/python -m pytest -m slurm tests/cluster --durations=0 -o cache_dir=.pytest_cache/slurm $(AGAIN)
 
 test-kills: setup ## the demo killed a hundred times (half an hour)
 	$(BIN)/python -m pytest -m kills tests/workflow

@@ -140,7 +140,7 @@ def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_pat
     """One run through every stage; all of them a hundred times: test_kills.py."""
     target = f"{RUNS}/flag_fitted/seed0/scores.parquet"
     words = [target, "--configfile", str(TINY)]
-    kill(tmp_path, words, 4, (6, 20), seed=4)
+    kill(tmp_path, words, 3, (6, 16), seed=4)
     done = snakemake(tmp_path, *words)
     assert done.returncode == 0, done.stderr[-4000:]
     made = digests(tmp_path)
