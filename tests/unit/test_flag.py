@@ -9,9 +9,10 @@ import pytest
 import torch
 import toy
 
+from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
-from flag_st.data.slide import Cohort
+from flag_st.data.slide import TRANSFORMS, Cohort
 from flag_st.methods import training
 from flag_st.methods.base import Run, load
 from flag_st.methods.flag import Flag
@@ -118,6 +119,33 @@ def test_alignment_pulls_tokens_to_the_gene_model(tmp_path):
     assert not any("projector" in name for name in method.arrays())
 
 
+@pytest.mark.parametrize("kind", ["static", "contextual", "spot"])
+def test_alignment_reads_every_kind_of_gene_model(tmp_path, kind):
+    """The loss of alignment is that of numpy: per gene, or of the mean token of a spot."""
+    slides = [toy.with_targets(toy.slide(n), tmp_path, kind=kind) for n in "ab"]
+    method = toy.made(Flag, **SIZE, tiling={"per_step": 2})
+    train = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
+    method._statistics(train)
+    torch.manual_seed(0)
+    method.net = method.build(toy.GENES, toy.WIDTH, targets=6).eval()
+    task = method.task(train, toy.cohort("v"), Run())
+    ((tiles, cuts),) = task.batches(torch_generator(0))
+    found: list[torch.Tensor] = []
+    method.net.projector.register_forward_hook(lambda _, __, out: found.append(out.detach()))
+    _, parts = task.loss((tiles, cuts), torch_generator(1))
+    cosines = []
+    order = [(slide, spot) for slide, index in cuts for spot in index]
+    for tokens, (slide, spot) in zip(found[0].numpy(), order, strict=True):
+        vectors, _ = slide.targets.read(np.array([spot]))
+        vectors = vectors if kind == "static" else vectors[0]
+        expressed = slide.truth[spot] > 0
+        rows = [(tokens.mean(0), vectors)]
+        if kind != "spot":
+            rows = list(zip(tokens[expressed], vectors[expressed], strict=True))
+        cosines += [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in rows]
+    assert parts["align"] == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+
+
 def test_expression_of_the_test_slide_changes_nothing(tmp_path):
     method, _ = trained(tmp_path, epochs=2)
     slide = toy.slide("t")
@@ -181,6 +209,7 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
         ({"sampling": {"solver": "euler"}}, "heun"),
         ({"sampling": {"steps": 0}}, "at least 1 step"),
         ({"noise": {"sigma_min": 90.0}}, "sigma_min < sigma_max"),
+        ({"noise": {"t_min": 1.0}}, "t_min < 1"),
         ({"tiling": {"spots": 0}}, "spots must be positive"),
         ({"alignment": {"blocks": 13}}, "from 1 to 12"),
         ({"alignment": {"blocks": [8, 1]}}, "the first and the last"),
@@ -245,6 +274,15 @@ def test_parameters_of_the_release_as_counted():
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_page_on_methods_states_the_parameters(name):
+    """G = 200, 1024 features that are z-scored twice by ours, Geneformer's 1152."""
+    with torch.device("meta"):
+        net = toy.made(Flag, **PRESETS[name]).build(200, 1024, 1152)
+    count = sum(p.numel() for p in net.parameters())
+    assert f" {count:,}" in Path("docs/methods.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_the_three_networks_keep_one_contract(name):
     """Noisy x and σ → clean x, whatever the chunk; chosen spots get what all spots get."""
     method, slide = preset(name, tiling={"edge_px": 1e5}), toy.slide("a")
@@ -261,11 +299,27 @@ def test_the_three_networks_keep_one_contract(name):
     assert torch.allclose(net(x, torch.full((1, 1, 1), 1e-4), tiles), x, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["flag_paper", "flag_released", "joint", "joint_released"])
+@pytest.mark.parametrize("unit", ["log1p", "log2p1", "log1p_cp10k"])
+def test_networks_see_the_logarithm_of_their_entry_whatever_the_unit_of_the_panel(name, unit):
+    """A count of 7 is log2 8 = 3 as released, and ln 8 as written; the prediction is converted back."""
+    entry = config.load()["methods"][name]
+    method = registry.build(entry["use"], entry["params"])
+    counts = np.full((40, toy.GENES), 7.0)
+    values = TRANSFORMS[unit](counts, np.full((40, 1), 1e4)).astype(np.float32)
+    slide = replace(toy.slide("a"), expression=values, unit=unit)
+    method._statistics(Cohort([slide], [f"g{i}" for i in range(toy.GENES)]))
+    seen = method.expression_of(slide)
+    assert seen == pytest.approx(3.0 if name.endswith("released") else np.log(8))
+    assert method.in_unit(torch.as_tensor(seen)) == pytest.approx(values)
+
+
 @pytest.mark.parametrize(("name", "sees"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])
 def test_edges_reach_the_output_of_all_but_the_release(name, sees):
     """Spots of one tile move, none leaves it: only what an edge knows has changed."""
     slide = toy.slide("a")
-    method = preset(name, **({} if name == "flag" else {"tiling": {"edge_px": 1e5}}))
+    wide = {"tiling": {"edge_px": 1e5}, "graph": {"sigma_px": 1000}}  # the pitch is 667 px
+    method = preset(name, **({} if name == "flag" else wide))
     moved = replace(slide, position=slide.position[::-1].copy())
     change = (cleaned(method, slide) - cleaned(method, moved)).abs().max()
     assert (change > 1e-4) if sees else (change < 1e-6)
@@ -293,7 +347,32 @@ def test_presets_of_the_paper_sample_as_it_does(name):
     method.predict(slide.without_truth(), 1, Draws(0, "a"))
     assert len(calls) == 201 * len(opened(method, slide))
     assert calls[0] == pytest.approx(10)
-    assert calls[-1] == pytest.approx(0.0107 if name == "flag_released" else 0.01, rel=0.01)
+    low, last = (0.010715, 0.01) if name == "flag_released" else (0.01, 0.0)
+    assert calls[-1] == pytest.approx(low, rel=1e-4)
+    # The release sees the times 1 to 0.01 of its SDE, whose σ at t = 0 would be 0.01.
+    times = method.net.decoder.precond.noise(torch.tensor([calls[0], calls[-1]]))
+    assert times.tolist() == pytest.approx([1.0, last], abs=1e-5)
+    drawn = method.options.noise.draw((20000,), torch_generator(0))
+    assert drawn.min().item() == pytest.approx(low, rel=0.01)
+    assert drawn.min() >= low * (1 - 1e-5)
+
+
+@pytest.mark.parametrize(
+    "entry", ["flag", "flag_paper", "flag_released", "joint", "joint_released"]
+)
+def test_draws_are_clipped_by_ours_and_by_the_release_alone(entry):
+    """The paper names no clipping. Random networks draw values below zero counts."""
+    chosen = config.load()["methods"][entry]
+    small = {"steps": 2, "point_draws": 1} if "flag" in entry else {"steps": 2}
+    sizes = (
+        {**SIZE, "sampling": small} if "flag" in entry else {"width": 16, "depth": 1, "sde": small}
+    )
+    method = registry.build(chosen["use"], config.merge(chosen["params"], sizes))
+    method._statistics(toy.cohort("a"))
+    torch.manual_seed(0)
+    method.net, method.device = method.build(toy.GENES, toy.WIDTH).eval(), "cpu"
+    drawn = method.predict(toy.slide("a", spots=9).without_truth(), 2, Draws(0, "a")).samples
+    assert (drawn.min() < 0) == (entry in ("flag_paper", "joint"))
 
 
 def test_squares_of_the_grid_do_not_see_each_other():

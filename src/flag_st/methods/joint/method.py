@@ -32,7 +32,7 @@ Scaling = Literal["standard", "log1p", "log2"]
 LOSSES, KERNEL, SDE = Losses(), Kernel(), Sde()
 TILING = Tiling(shape="compact", spots=64, per_step=1)
 #: The settings of training that its authors state.
-TRAINING = Training(epochs=2000, lr=1e-4, warmup=0, schedule="constant", accumulate=16)
+TRAINING = Training(epochs=2000, lr=1e-4, decay="all", warmup=0, schedule="constant", accumulate=16)
 
 
 class Joint(NetworkMethod):
@@ -47,8 +47,8 @@ class Joint(NetworkMethod):
         head: ``raw``: the network emits the score of log expression, as the paper does, through its
             ``width`` channels and without a skip from x; ``edm``: behind the EDM preconditioner.
         scaling: scale of the expression: ``standard`` z-scores it with training statistics, as
-            ``edm`` supposes; ``log1p`` and ``log2`` take the logarithm itself (given a panel in
-            natural log1p); null chooses by the head.
+            ``edm`` supposes; ``log1p`` and ``log2`` take that logarithm itself, whatever the
+            panel's is; null chooses by the head.
         edges: ``none`` (node-only), ``pearson``, or ``constant``, which is what the release
             computes for a correlation (``flag_st.nets.joint.constant``).
         oracle: true edges condition the nodes in training and in prediction, and are not diffused
@@ -57,8 +57,7 @@ class Joint(NetworkMethod):
             otherwise it has the σ of the nodes, which drowns edges over most of the range.
         losses: weights of the losses.
         as_released: logits per channel, with the release's time features; edge noise that is not
-            symmetric in training and has half the variance in sampling; consistency with the same
-            weight at all σ.
+            symmetric in training and has half the variance in sampling.
         kernel: width of the distance kernel.
         tiling: how slides are cut.
         sde: range of the noise, and steps of sampling.
@@ -151,5 +150,5 @@ class Joint(NetworkMethod):
         opened = open_slide(seen, self.tiling, self.builder, self.device)
         with precise(self.device, self.training.precision):
             drawn = [draw(self.net, opened, self.sde, draws.torch(k)) for k in range(samples)]
-        # Counts are never below 0; the release, too, clips draws before it takes their mean.
-        return Prediction(np.maximum(self.in_unit(torch.stack(drawn)), 0))  # (S, N, G)
+        y = self.in_unit(torch.stack(drawn))  # (S, N, G)
+        return Prediction(np.maximum(y, 0) if self.sde.clip else y)
