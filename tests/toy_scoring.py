@@ -38,7 +38,7 @@ class Mean(Metric):
     """The mean of the prediction, counting its calls."""
 
     columns: ClassVar = {"mean": ("mean", 0)}
-    every_draw = False
+    downstream = True
 
     def __init__(self):
         self.calls = []

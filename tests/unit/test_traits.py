@@ -18,6 +18,13 @@ from flag_st.planning.traits import check_traits, stated
         ("methods", "ridge", {"needs_patches": True}, "write needs_patches: false"),
         ("encoders", "texture", {"fits": True}, "texture says fits: true, but Texture"),
         ("gene_models", "coexpression", {"fits": False}, "has fits: true"),
+        ("metrics", "domains", {"downstream": False}, "write downstream: true"),
+        (
+            "metrics",
+            "ssim",
+            {"downstream": True},
+            "but Ssim with these params has downstream: false",
+        ),
     ],
 )
 def test_a_disagreement_is_refused(layer, name, change, message):
@@ -33,3 +40,24 @@ def test_check_names_both_the_entry_and_the_class(capsys):
     assert check(config.load(overlay), data=False) == 1
     said = capsys.readouterr().err
     assert "methods.training_mean says stochastic: true, but TrainingMean" in said
+
+
+@pytest.mark.parametrize(
+    ("metric", "downstream", "message"),
+    [
+        ("ari_labels", False, "metric domains returns it. Remedy: write downstream: true in"),
+        ("energy", True, "metric energy returns it. Remedy: add energy to defaults.metrics"),
+        ("pccc", True, "shows pccc, which no metric returns. Valid: ari_clusters, "),
+        ("ari_labels", True, ""),
+        ("pcc", False, ""),
+    ],
+)
+def test_check_finds_columns_that_would_be_empty(capsys, metric, downstream, message):
+    shown = {"downstream": downstream, "params": {"columns": [{"metric": metric}]}}
+    overlay = {
+        "make": ["table_1"],
+        "experiments": {"table_1": shown},
+        "defaults": {"metrics": ["pcc", "domains"], "methods": ["ridge"]},
+    }
+    assert check(config.load(overlay), data=False) == bool(message)
+    assert message in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_default_configuration_plans_the_paper_without_data(plans):
     assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23 + 9
     stages = (
         "check_cohort make_split select_panel encode_patches embed_genes train predict evaluate "
-        "collect_scores table figure report"
+        "evaluate_downstream collect_scores table figure report"
     )
     assert not set(stages.split()) - set(jobs)
     experiments = set(config.load()["experiments"])
@@ -60,6 +60,28 @@ def test_default_configuration_plans_the_paper_without_data(plans):
     for cohort in ("HER2ST", "KIDNEY", "PRAD"):
         assert f"results/{cohort}/random/hmhvg200/flag/seed2/model.safetensors" in done.stdout
     assert re.search(r"rule train:(?:(?!rule ).)*?gpu=1", done.stdout, re.S)
+
+
+def test_downstream_scores_are_planned_for_the_runs_that_show_them(plans):
+    plan = Plan(config.load())
+    shown = {*plan.runs("table_3"), *plan.runs("table_15")}
+    done = plans(None)
+    assert counts(done.stdout)["evaluate_downstream"] == len(shown)
+    assert counts(done.stdout)["evaluate"] > 2 * len(shown)
+    for file, runs in collected(done.stdout).items():
+        kinds = {Path(path).name for path in runs}
+        shows = Path(file).parent.name in ("table_3", "table_15")
+        assert kinds == {"scores.parquet", *["downstream.parquet"] * shows}, file
+
+
+def collected(text: str) -> dict[str, list[str]]:
+    """Output → inputs of every job of ``collect_scores`` that a dry run prints."""
+    found = {}
+    for rule, body in BLOCK.findall(text):
+        if rule == "collect_scores":
+            files = dict(re.findall(r"^ +(input|output): (.+)$", body, re.M))
+            found[files["output"]] = files["input"].split(", ")
+    return found
 
 
 def planned(text: str) -> Counter:

@@ -40,6 +40,24 @@ def test_everything_is_there(tiny_run):
     assert value["gsc"] == pytest.approx(1)
 
 
+def test_downstream_analyses_are_made_for_the_table_that_shows_them(tiny_run, tmp_path):
+    """Of the truth, they agree with themselves; nothing that was there is made again."""
+    assert not list(tiny_run.rglob("downstream.parquet"))
+    directory = shutil.copytree(tiny_run, tmp_path / "run")
+    done = snakemake(directory, "--configfile", str(TINY), "--config", "make=[table_3]")
+    assert done.returncode == 0, done.stderr[-4000:]
+    made = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M))
+    assert made == {
+        *("evaluate_downstream", "collect_scores", "collect_runs", "table", "report", "all")
+    }
+    assert [path.parts[-3] for path in directory.rglob("downstream.parquet")] == ["oracle"]
+    scores = pd.read_parquet(directory / "results/experiments/table_3/scores.parquet")
+    point = scores[scores["estimator"] == "point"].set_index("metric")["value"]
+    assert point["ari_clusters"] == pytest.approx(1)
+    assert point["deg_spearman"] == pytest.approx(1)
+    assert "pcc" in point
+
+
 def test_a_second_call_does_nothing(tiny_run):
     again = snakemake(tiny_run, "--configfile", str(TINY), "-n")
     assert "Nothing to be done" in again.stdout + again.stderr

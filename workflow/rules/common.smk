@@ -20,7 +20,7 @@ except FlagError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG["results"]
-SAMPLES, METRICS = CONFIG["defaults"]["samples"], CONFIG["defaults"]["metrics"]
+SAMPLES = CONFIG["defaults"]["samples"]
 
 
 def any_of(names):
@@ -54,6 +54,21 @@ def plugin(layer, name):
         "use": entry(layer, name)["use"],
         "params": entry(layer, name).get("params", {}),
     }
+
+
+def metrics_of(rule):
+    """The metrics that a rule computes, by name."""
+    names = PLAN.metrics(downstream=rule == "evaluate_downstream")
+    return {name: plugin("metrics", name) for name in names}
+
+
+def scores_of(experiment):
+    """The files of scores of every run of an experiment: one file per rule that scores it."""
+    return [
+        file
+        for rule in PLAN.scored_by(experiment)
+        for file in of_runs(f"{RESULTS}/{RULES[rule].outputs['scores']}", experiment)
+    ]
 
 
 def uses(plugin):

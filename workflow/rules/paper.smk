@@ -3,7 +3,7 @@
 
 rule collect_scores:
     input:
-        scores=lambda wc: of_runs(rules.evaluate.output.scores, wc.experiment),
+        scores=lambda wc: scores_of(wc.experiment),
     output:
         **outputs("collect_scores"),
     log:

@@ -95,8 +95,37 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        metrics={name: plugin("metrics", name) for name in METRICS},
+        metrics=metrics_of("evaluate"),
         panel=lambda wc: entry("panels", wc.panel),
-        code=code("evaluate", *(entry("metrics", name) for name in METRICS)),
+        code=code("evaluate", *metrics_of("evaluate").values()),
     script:
         "../../scripts/evaluate.py"
+
+
+# Apart from the other scores, so that only runs of which it is shown pay for scanpy.
+rule evaluate_downstream:
+    input:
+        predictions=lambda wc: of_slides(
+            rules.predict.output.prediction, wc, part(wc, "test")
+        ),
+        truth=lambda wc: of_slides(
+            rules.prepare_slide.output.spots, wc, part(wc, "test")
+        ),
+        panel=rules.select_panel.output.panel,
+    output:
+        **outputs("evaluate_downstream"),
+    log:
+        log_of("evaluate_downstream"),
+    benchmark:
+        benchmark_of("evaluate_downstream")
+    conda:
+        environment("evaluate_downstream")
+    threads: threads_of("evaluate_downstream")
+    resources:
+        **resources_of("evaluate_downstream"),
+    params:
+        metrics=metrics_of("evaluate_downstream"),
+        panel=lambda wc: entry("panels", wc.panel),
+        code=code("evaluate_downstream", *metrics_of("evaluate_downstream").values()),
+    script:
+        "../../scripts/evaluate_downstream.py"

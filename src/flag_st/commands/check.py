@@ -30,7 +30,7 @@ def check(config: dict[str, Any], data: bool = True) -> int:
     cohorts = list(dict.fromkeys(c for e in experiments.values() for c in e["cohorts"]))
     for name in experiments:
         _collect(faults, lambda name=name: plan.runs(name))
-        _collect(faults, lambda name=name: plan.reads(name))
+        _collect(faults, lambda name=name: check_columns(plan, name))
     for cohort in cohorts if data else ():
         check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
     # One missing folder is a fault of many experiments, and is printed once.
@@ -64,6 +64,35 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
 def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
     plugin = registry.build(entry["use"], entry.get("params", {}))
     check_traits(layer, name, stated(layer, entry), plugin)
+
+
+def check_columns(plan: Plan, name: str) -> None:
+    """Whether every value that an experiment takes from its scores is computed for it.
+
+    Raises:
+        FlagError: a value is computed for other experiments only, or for none; a table would show
+            an empty column.
+    """
+    if "scores" not in plan.reads(name):
+        return
+    config, entry = plan.config, plan.config["experiments"][name]
+    computed = plan.metrics(downstream=False)
+    computed += plan.metrics(downstream=True) if entry.get("downstream") else []
+    of = {metric: registry.load(e["use"]).columns for metric, e in config["metrics"].items()}
+    for column in entry.get("params", {}).get("columns", ()):
+        known = [metric for metric in of if column["metric"] in of[metric]]
+        if set(known) & set(computed):
+            continue
+        fault = f"experiments.{name} shows {column['metric']}, which "
+        if not known:
+            choices = sorted({value for values in of.values() for value in values})
+            raise FlagError(f"{fault}no metric returns", choices=choices)
+        metric = known[0]
+        if metric in plan.metrics(downstream=True):
+            remedy = f"write downstream: true in experiments.{name}"
+        else:
+            remedy = f"add {metric} to defaults.metrics"
+        raise FlagError(f"{fault}is not computed: the metric {metric} returns it", remedy=remedy)
 
 
 def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:

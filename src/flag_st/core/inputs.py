@@ -229,7 +229,9 @@ KINDS = {
     ("panel", ".parquet"): Kind("panel", "select_panel", ("gene",), False, _genes),
     ("split", ".json"): Kind("split", "make_split", ("train", "valid", "test"), check=_parts),
     ("predictions", ".h5ad"): PREDICTION,
-    ("scores", ".parquet"): Kind("score table", "evaluate", SCORE_KEYS, False),
+    ("scores", ".parquet"): Kind(
+        "score table", "evaluate or evaluate_downstream", SCORE_KEYS, False
+    ),
     ("runs", ".json"): Kind("run record", "train", ("config",), check=_run),
     ("runs", ".parquet"): Kind("runs table", "collect_runs", SCORE_KEYS[:5], False),
 }

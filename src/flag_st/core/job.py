@@ -27,8 +27,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     # Before anything heavy is imported: numeric libraries read these once. The number comes from
     # the configuration where it decides bytes, since Snakemake lowers `threads` to its cores.
     threads = str(getattr(snakemake.params, "threads", None) or snakemake.threads)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = threads
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = threads
     # Threads sleep while they wait: on a shared machine, a spinning one starves the one it waits for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = snakemake.log[0] if snakemake.log else None

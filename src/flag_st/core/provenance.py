@@ -24,6 +24,8 @@ PACKAGES = [
     "scikit-image",
     "anndata",
     "scanpy",
+    "igraph",
+    "umap-learn",
     "snakemake",
 ]
 

@@ -36,11 +36,15 @@ class Metric(ABC):
             higher is better, -1 if lower is better, and 0 if neither is.
         pooled: whether it is also defined for pooled slides.
         ensemble: whether it judges all draws at once, as CRPS does, instead of one prediction.
+        downstream: whether it repeats an analysis of expression with scanpy. This is costly, so that
+            it is computed only for the experiments that ask for it, by a rule of its own
+            (``evaluate_downstream``), and for no draw but the first.
     """
 
     columns: ClassVar[dict[str, tuple[str, int]]]
     pooled: ClassVar[bool] = True
     ensemble: ClassVar[bool] = False
+    downstream: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:

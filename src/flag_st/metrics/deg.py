@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import rankdata
 
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
@@ -14,21 +13,30 @@ MIN_DOMAIN = 10
 TOP = (20, 50)
 
 
-def wilcoxon_z(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(D, G) z-scores of the rank-sum test of each domain against the rest, up-regulated > 0.
+def wilcoxon_z(values: np.ndarray, domains: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """(D, G) z-scores of scanpy's rank-sum test of each domain against the rest, up-regulated > 0.
 
-    Normal approximation without correction for ties, as scanpy's ``rank_genes_groups`` does.
+    They are without correction for ties.
 
     Args:
         values: (N, G).
-        inside: (D, N) bool.
+        domains: (N,) number of each spot's domain.
+        tested: (D,) the domains to test, of two spots or more.
     """
-    n = len(values)
-    ranks = rankdata(values, axis=0)  # (N, G)
-    size = inside.sum(axis=1)[:, None]  # (D, 1)
-    total = inside.astype(np.float64) @ ranks  # (D, G)
-    sd = np.sqrt(size * (n - size) * (n + 1) / 12)
-    return (total - size * (n + 1) / 2) / sd
+    import anndata
+    import pandas as pd
+    import scanpy as sc
+
+    genes = [str(gene) for gene in range(values.shape[1])]
+    obs = pd.DataFrame({"domain": pd.Categorical(domains.astype(str))}).rename(index=str)
+    table = anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=genes))
+    groups = [str(domain) for domain in tested]
+    # scanpy also takes logarithms of fold changes, which negative predictions do not have, and warns
+    # of counts wherever all values are whole numbers, as those of a constant prediction are.
+    with np.errstate(invalid="ignore"), sc.settings.verbosity.override("error"):
+        sc.tl.rank_genes_groups(table, "domain", groups=groups, method="wilcoxon")
+    ranking = (sc.get.rank_genes_groups_df(table, group).set_index("names") for group in groups)
+    return np.array([found["scores"][genes].to_numpy(np.float64) for found in ranking])
 
 
 class Deg(Metric):
@@ -48,7 +56,7 @@ class Deg(Metric):
         "deg_domains_skipped": ("domains too small to test", 0),
     }
     pooled = False
-    every_draw = False
+    downstream = True
 
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
         truth, prediction = policy.checked(case)
@@ -57,19 +65,17 @@ class Deg(Metric):
         if labels is None:
             return result
         labelled = labels != ""
-        names, labels = np.unique(labels[labelled]), labels[labelled]
-        inside = labels == names[:, None]  # (D, N)
-        size = inside.sum(axis=1)
-        tested = (size >= MIN_DOMAIN) & (len(labels) - size >= MIN_DOMAIN)
-        result["deg_domains"] = float(tested.sum())
-        result["deg_domains_skipped"] = float((~tested).sum())
-        if not tested.any():
+        _, domains, size = np.unique(labels[labelled], return_inverse=True, return_counts=True)
+        large = (size >= MIN_DOMAIN) & (len(domains) - size >= MIN_DOMAIN)
+        result["deg_domains"] = float(large.sum())
+        result["deg_domains_skipped"] = float((~large).sum())
+        if not large.any():
             return result
-        inside = inside[tested]
-        y = policy.of_truth(case, "deg", lambda: wilcoxon_z(truth[labelled], inside))
+        tested = np.flatnonzero(large)
+        y = policy.of_truth(case, "deg", lambda: wilcoxon_z(truth[labelled], domains, tested))
         # Constant predictions imply no ranking, and rounding must not make one.
         varies = policy.prediction_of(case).varies | ~policy.usable(case)
-        p = wilcoxon_z(np.where(varies, prediction, 0)[labelled], inside)
+        p = wilcoxon_z(np.where(varies, prediction, 0)[labelled], domains, tested)
         genes = np.asarray(case.genes)
         for k in TOP:
             if k < len(genes):
@@ -80,9 +86,7 @@ class Deg(Metric):
                 result[f"deg_overlap_{k}"] = float(overlap)
                 result[f"deg_excess_{k}"] = float((overlap - chance) / (1 - chance))
         pairs = zip(y, p, strict=True)
-        result["deg_spearman"] = float(
-            np.mean([policy.pearson(rankdata(a), rankdata(b)) for a, b in pairs])
-        )
+        result["deg_spearman"] = float(np.mean([policy.spearman(a, b) for a, b in pairs]))
         return result
 
     @staticmethod

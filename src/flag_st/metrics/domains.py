@@ -1,124 +1,69 @@
 """Spatial domains: do clusters of the prediction agree with a reference (FLAG Tables 3 and 15)."""
 
-import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from flag_st.metrics import policy
 from flag_st.metrics.base import Case, Metric
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 #: The range of resolutions searched for the reference's number of clusters, and steps of the search.
 RESOLUTIONS, STEPS = (0.01, 10.0), 12
-#: Iterations of Leiden, as scanpy advises with igraph.
-ITERATIONS = 2
 REFERENCES = ("clusters", "labels")
 MATCHES = ("", "_matched")
 
 
-class Graph:
-    """Neighbour graph of spots in the space of principal components, to be clustered by Leiden.
+def neighbour_graph(values: np.ndarray, components: int = 20, neighbours: int = 15) -> "AnnData":
+    """Spots with scanpy's graph of neighbours in the space of principal components.
 
     Args:
-        values: (N, G); components and neighbours as in scanpy's ``pca`` and ``neighbors``.
+        values: (N, G) expression, which is not scaled.
+        components: at most; fewer spots or genes have fewer.
+        neighbours: of each spot, itself included, as scanpy counts them.
     """
+    import anndata
+    import scanpy as sc
 
-    def __init__(self, values: np.ndarray, components: int, neighbours: int):
-        import igraph
-        from scipy.sparse import triu
-        from sklearn.decomposition import PCA
-        from sklearn.neighbors import NearestNeighbors
-
-        components = min(components, *(side - 1 for side in values.shape))
-        pca = PCA(components, svd_solver="covariance_eigh", random_state=0)
-        x = pca.fit_transform(np.asarray(values, dtype=np.float64)).astype(np.float32)  # (N, C)
-        if neighbours > len(x):
-            neighbours = 1 + len(x) // 2
-        # Exact neighbours: the approximate ones of large slides depend on threads.
-        search = NearestNeighbors(algorithm="brute").fit(x)
-        # One more than is kept, as in scanpy: it decides among equally near spots.
-        found = search.kneighbors(x, min(neighbours, len(x) - 1) + 1)
-        upper = triu(fuzzy_union(*(part[:, :neighbours] for part in found))).tocoo()
-        self.weights = upper.data.astype(np.float64).tolist()
-        edges = np.stack([upper.row, upper.col], axis=1)
-        self.igraph = igraph.Graph(n=len(values), edges=edges, directed=False)
-
-    def leiden(self, resolution: float, seed: int) -> np.ndarray:
-        """(N,) cluster numbers: modularity with ``resolution``, two iterations."""
-        import igraph
-
-        igraph.set_random_number_generator(random.Random(seed))
-        try:
-            found = self.igraph.community_leiden(
-                objective_function="modularity",
-                weights=self.weights,
-                resolution=resolution,
-                n_iterations=ITERATIONS,
-            )
-        finally:
-            igraph.set_random_number_generator(random)
-        return np.asarray(found.membership)
-
-    def resolution_for(self, count: int) -> float:
-        """The resolution, by bisection, whose number of clusters is nearest to ``count``."""
-        low, high = RESOLUTIONS
-        best, distance = low, np.inf
-        for _ in range(STEPS):
-            middle = float(np.sqrt(low * high))
-            found = self.leiden(middle, seed=0).max() + 1
-            if abs(found - count) < distance:
-                best, distance = middle, abs(found - count)
-            if found == count:
-                break
-            low, high = (middle, high) if found < count else (low, middle)
-        return best
+    spots = anndata.AnnData(np.asarray(values, dtype=np.float64))
+    components = min(components, *(side - 1 for side in values.shape))
+    sc.pp.pca(spots, components, svd_solver="covariance_eigh")
+    # Exact neighbours, since the approximate ones that scanpy takes for large slides depend on threads.
+    sc.pp.neighbors(spots, neighbours, use_rep="X_pca", transformer="sklearn")
+    return spots
 
 
-def fuzzy_union(distances: np.ndarray, indices: np.ndarray):
-    """Weights of scanpy's neighbour graph: UMAP's fuzzy union (McInnes et al. 2018, algorithms 2, 3).
+def leiden(spots: "AnnData", resolution: float, seed: int) -> np.ndarray:
+    """(N,) cluster numbers by Leiden on the graph of ``neighbour_graph``, as scanpy advises it."""
+    import scanpy as sc
 
-    umap-learn computes the same but compiles for half a minute at each start, and every run has its
-    own evaluation job.
+    sc.tl.leiden(
+        spots, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False
+    )
+    return spots.obs["leiden"].to_numpy().astype(np.int64)
 
-    Args:
-        distances, indices: (N, K) of the nearest spots in ascending order, the spot itself first.
 
-    Returns:
-        Symmetric sparse matrix (N, N).
-    """
-    from scipy.sparse import coo_matrix
-
-    n, k = distances.shape
-    itself = indices == np.arange(n)[:, None]
-    distances = np.where(itself, 0, distances).astype(np.float32)  # exactly 0
-    nearest = np.where(distances > 0, distances, np.inf).min(1)  # (N,)
-    nearest = np.where(np.isfinite(nearest), nearest, 0)[:, None]  # (N, 1)
-    beyond = np.maximum(distances - nearest, 0)  # (N, K)
-    # By bisection, the bandwidth at which the neighbours' memberships add up to log2 K.
-    low, high = np.zeros((n, 1), np.float32), np.full((n, 1), np.inf, np.float32)
-    width = np.ones((n, 1), np.float32)
-    for _ in range(64):
-        total = np.exp(-beyond[:, 1:] / width).sum(1, keepdims=True)  # (N, 1)
-        open_ = np.abs(total - np.log2(k)) >= 1e-5
-        high = np.where(open_ & (total > np.log2(k)), width, high)
-        low = np.where(open_ & (total <= np.log2(k)), width, low)
-        middle = np.where(np.isinf(high), 2 * width, (low + high) / 2)
-        width = np.where(open_, middle, width)
-    scale = np.where(nearest > 0, distances.mean(1, keepdims=True), distances.mean())
-    width = np.maximum(width, 1e-3 * scale)
-    member = np.exp(-beyond / width)  # (N, K)
-    rows = np.repeat(np.arange(n), k)
-    member[itself] = 0  # no spot is its own neighbour
-    directed = coo_matrix((member.ravel(), (rows, indices.ravel())), shape=(n, n)).tocsr()
-    union = directed + directed.T - directed.multiply(directed.T)
-    union.eliminate_zeros()
-    return union
+def resolution_for(spots: "AnnData", count: int) -> float:
+    """The resolution, by bisection, whose number of clusters is nearest to ``count``."""
+    low, high = RESOLUTIONS
+    best, distance = low, np.inf
+    for _ in range(STEPS):
+        middle = float(np.sqrt(low * high))
+        found = leiden(spots, middle, seed=0).max() + 1
+        if abs(found - count) < distance:
+            best, distance = middle, abs(found - count)
+        if found == count:
+            break
+        low, high = (middle, high) if found < count else (low, middle)
+    return best
 
 
 def leiden_domains(values: np.ndarray, resolution: float = 0.3, seed: int = 0) -> np.ndarray:
     """(N,) Leiden clusters of expression (N, G), with FLAG's settings."""
-    return Graph(values, components=20, neighbours=15).leiden(resolution, seed)
+    return leiden(neighbour_graph(values), resolution, seed)
 
 
 class Domains(Metric):
@@ -146,7 +91,7 @@ class Domains(Metric):
         for sd in ("", "_sd")
     } | {"n_clusters": ("clusters", 0), "n_clusters_truth": ("clusters of truth", 0)}
     pooled = False
-    every_draw = False
+    downstream = True
 
     def __init__(
         self,
@@ -183,19 +128,21 @@ class Domains(Metric):
             result |= self._agreement("labels", graph, found, codes, labels != "")
         return result
 
-    def _graph(self, values: np.ndarray) -> Graph:
-        return Graph(values, self.components, self.neighbours)
+    def _graph(self, values: np.ndarray) -> "AnnData":
+        return neighbour_graph(values, self.components, self.neighbours)
 
-    def _clusters(self, graph: Graph | None, spots: int = 0, resolution: float | None = None):
+    def _clusters(
+        self, graph: "AnnData | None", spots: int = 0, resolution: float | None = None
+    ) -> list[np.ndarray]:
         if graph is None:
             return [np.zeros(spots, dtype=int)] * self.seeds
         chosen = self.resolution if resolution is None else resolution
-        return [graph.leiden(chosen, seed) for seed in range(self.seeds)]
+        return [leiden(graph, chosen, seed) for seed in range(self.seeds)]
 
     def _agreement(
         self,
         name: str,
-        graph: Graph | None,
+        graph: "AnnData | None",
         found: Sequence[np.ndarray],
         reference: Sequence[np.ndarray],
         compared: np.ndarray,
@@ -207,7 +154,7 @@ class Domains(Metric):
             return {}
         matched = found
         if graph is not None:
-            matched = self._clusters(graph, resolution=graph.resolution_for(count))
+            matched = self._clusters(graph, resolution=resolution_for(graph, count))
         result = {}
         for match, clusters in zip(MATCHES, (found, matched), strict=True):
             for score, function in (

@@ -157,16 +157,6 @@ def structure_defined(case: Case) -> bool:
     return len(case.truth) >= MIN_SPOTS_STRUCTURE and int(usable(case).sum()) >= MIN_GENES
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """(G,) ranks of G finite values from 1 upwards; equal values share the mean of their ranks.
-
-    ``scipy.stats.rankdata`` gives the same numbers, but importing it costs more than most scores.
-    """
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[place]  # (G,)
-
-
 def pearson(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Pearson correlation of two vectors under the policy: 0 for a constant prediction."""
     y = centred(np.asarray(truth, dtype=np.float64)[:, None])
@@ -176,3 +166,12 @@ def pearson(truth: np.ndarray, prediction: np.ndarray) -> float:
     if not p.varies[0]:
         return 0.0
     return float((y.values * p.values).sum() / (y.sd[0] * p.sd[0] * (len(truth) - 1)))
+
+
+def spearman(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Spearman correlation of two vectors under the policy: 0 for a constant prediction."""
+    # Every table of scores needs pandas; importing scipy.stats costs more than most scores.
+    import pandas as pd
+
+    one, two = (pd.Series(values).rank().to_numpy() for values in (truth, prediction))
+    return pearson(one, two)

@@ -102,7 +102,7 @@ class Ssc(Metric):
             return {**undefined, **by_gene}
         return {
             "ssc": policy.pearson(y[genes], p[genes]),
-            "ssc_spearman": policy.pearson(policy.ranks(y[genes]), policy.ranks(p[genes])),
+            "ssc_spearman": policy.spearman(y[genes], p[genes]),
             "moran_bias": float((p - y)[genes].mean()),
             "moran_mae": float(np.abs(p - y)[genes].mean()),
             **by_gene,

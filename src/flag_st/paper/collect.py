@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json, writing
+from flag_st.scoring import slides
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-#: What identifies a run, in the order of its path.
-KEYS = ["cohort", "split", "panel", "method", "seed"]
 TEXTS = ["cohort", "split", "panel", "method", "slide", "estimator", "metric", "gene"]
 NUMBERS = {"seed": "int64", "value": "double"}
-COLUMNS = [*KEYS, "slide", "estimator", "metric", "gene", "value"]
+COLUMNS = [*slides.KEYS, *slides.COLUMNS]
 #: Files read between two writes, so that memory stays small and row groups become large.
 BATCH = 500
 
@@ -47,7 +46,7 @@ def collect_scores(
 def _read(path: str | Path, schema: "pyarrow.Schema") -> "pyarrow.Table":
     from pyarrow import ArrowException, parquet
 
-    remedy = f"delete {path} and run the same command again: evaluate writes it again"
+    remedy = f"delete {path} and run the same command again: it is then written again"
     try:
         with parquet.ParquetFile(path, read_dictionary=TEXTS) as file:
             table = file.read(use_threads=False).select(COLUMNS)
@@ -94,7 +93,7 @@ def run_facts(key: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any
     """The row of one run; nested values are JSON."""
     config = facts["config"]
     return {
-        **{name: key[name] for name in KEYS},
+        **{name: key[name] for name in slides.KEYS},
         "encoder": config.get("encoder") or "",
         "gene_model": config.get("gene_model") or "",
         "unit": config.get("unit") or "",

@@ -10,8 +10,7 @@ from flag_st.data.slide import read_expression
 from flag_st.metrics.base import Metric
 from flag_st.metrics.ceilings import thin_counts
 from flag_st.metrics.ssc import Ssc
-from flag_st.paper.collect import KEYS
-from flag_st.scoring.slides import Pair, score_slides
+from flag_st.scoring.slides import KEYS, Pair, score_slides
 
 if TYPE_CHECKING:
     import pandas

@@ -120,6 +120,17 @@ class Plan:
             for seed in self.seeds(method, entry["seeds"])
         ]
 
+    def metrics(self, downstream: bool) -> list[str]:
+        """Those of ``defaults.metrics`` that ``evaluate_downstream`` computes, or ``evaluate``."""
+        entries = self.config["metrics"]
+        names = self.config["defaults"]["metrics"]
+        return [name for name in names if bool(entries[name].get("downstream")) == downstream]
+
+    def scored_by(self, experiment: str) -> list[str]:
+        """The rules whose scores an experiment reads, if it reads scores at all."""
+        asked = self.config["experiments"][experiment].get("downstream")
+        return ["evaluate", *["evaluate_downstream"] * bool(asked and self.metrics(True))]
+
     def reads(self, experiment: str) -> tuple[str, ...]:
         """What the script of an experiment reads besides the printed numbers."""
         return reads_of(self.config["experiments"][experiment]["script"])

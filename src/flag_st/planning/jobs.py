@@ -50,8 +50,8 @@ def list_jobs(config: dict[str, Any]) -> list[Job]:
             if reads & PREDICTED:
                 test = plan.split(run.cohort, run.split).test
                 jobs.need("predict", test, **vars(run))
-            if "scores" in reads:
-                jobs.need("evaluate", **vars(run))
+            for rule in plan.scored_by(name) if "scores" in reads else ():
+                jobs.need(rule, **vars(run))
         if runs:
             _experiment(config["experiments"][name]["script"], name, reads, jobs)
     for cohort in {job.wildcards["cohort"]: None for job in jobs if job.rule == "train"}:

@@ -205,6 +205,14 @@ _RULES = (
         runtime=30,
     ),
     Rule(
+        name="evaluate_downstream",
+        key=RUN,
+        outputs={"scores": RUN + "/downstream.parquet"},
+        env="downstream",
+        mem_mb=8000,
+        runtime=120,
+    ),
+    Rule(
         name="collect_scores",
         key="{experiment}",
         outputs={"scores": "experiments/{experiment}/scores.parquet"},

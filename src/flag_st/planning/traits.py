@@ -18,6 +18,7 @@ TRAITS: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     "encoders": {"fits": lambda encoder: encoder.fits},
     "gene_models": {"fits": lambda gene_model: gene_model.fits},
+    "metrics": {"downstream": lambda metric: metric.downstream},
 }
 
 

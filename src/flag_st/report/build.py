@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from flag_st.core.errors import FlagError
 from flag_st.core.io import writing
 from flag_st.paper import reported
-from flag_st.paper.collect import KEYS
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.tables.render import STYLE, fragment
+from flag_st.scoring.slides import KEYS
 
 if TYPE_CHECKING:
     import jinja2

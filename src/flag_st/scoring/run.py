@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.core.io import check_contract
+from flag_st.core.io import check_contract, writing
 from flag_st.data.slide import read_expression
 from flag_st.metrics.base import Metric
-from flag_st.scoring.slides import Pair, score_slides
+from flag_st.scoring.slides import KEYS, Pair, score_slides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +69,16 @@ def score_run(
     panel: "pd.DataFrame",
     transform: str,
     metrics: Mapping[str, Metric],
+    labels: Mapping[str, Any],
 ) -> "pd.DataFrame":
-    """All metrics of one run: every test slide, and all of them pooled."""
+    """The metrics of one run: every test slide, and all of them pooled.
+
+    Args:
+        predictions, truths: one file of each per test slide, in the same order.
+        panel: the genes, as ``select_panel`` writes them; ``transform`` is their unit.
+        metrics: name → metric.
+        labels: what identifies the run, as columns to put before the others.
+    """
     pairs = [
         read_pair(prediction, truth, transform)
         for prediction, truth in zip(predictions, truths, strict=True)
@@ -79,4 +88,19 @@ def score_run(
         facts["train_variance"] = panel.set_index("gene")["variance"][
             list(pairs[0].genes)
         ].to_numpy()
-    return score_slides(pairs, metrics, facts=facts)
+    return score_slides(pairs, metrics, facts=facts, labels=labels)
+
+
+def write_scores(job: Any) -> None:
+    """What the rules ``evaluate`` and ``evaluate_downstream`` do, each with metrics of its own."""
+    import pandas as pd
+
+    panel = pd.read_parquet(job.input.panel)
+    metrics = {n: registry.build(m["use"], m["params"]) for n, m in job.params.metrics.items()}
+    transform = job.params.panel.get("transform", "log1p")
+    run = {name: job.wildcards[name] for name in KEYS}
+    labels = {**run, "seed": int(run["seed"])}
+    files = (job.input.predictions, job.input.truth)
+    scores = score_run(*files, panel, transform, metrics, labels)
+    with writing(job.output.scores) as temporary:
+        scores.to_parquet(temporary, index=False)

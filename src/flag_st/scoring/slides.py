@@ -18,6 +18,8 @@ OF_GENE = "_gene"
 #: A pooled value without one slide is in the rows of that slide, under a name with this ending.
 REST = "_rest"
 COLUMNS = ["slide", "estimator", "metric", "gene", "value"]
+#: What identifies a run, in the order of its path; a run's table has these columns before the others.
+KEYS = ["cohort", "split", "panel", "method", "seed"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ def score_slides(
         for methods without a better point estimate); ``draw`` judges each draw and takes the mean
         over draws; ``ensemble`` judges all draws at once. What all slides but one have pooled is in
         the rows of this slide, for ``point`` and ``mean``, under names that end in ``REST``; it says
-        how much a pooled value owes to each slide. Only ``point`` and ``ensemble`` have
-        values per gene. A metric whose class says ``every_draw = False`` is too costly for all
-        draws: its ``draw`` is the value of the first draw, and it has no ``mean`` of its own.
+        how much a pooled value owes to each slide. Only ``point`` and ``ensemble`` have values per
+        gene. The ``draw`` of a ``downstream`` metric, which is too costly for all draws, is the value
+        of the first draw, and such a metric has no ``mean`` of its own.
 
     Raises:
         FlagError: genes differ between slides, or a prediction is not finite.
@@ -167,7 +169,7 @@ def score_slide(
     for k, draw in enumerate(pair.draws):
         # A deterministic method's one draw is its point estimate: the same numbers.
         same = len(pair.draws) == 1 and np.array_equal(draw, pair.point)
-        asked = [m for m in single if k == 0 or getattr(m, "every_draw", True)]
+        asked = [m for m in single if k == 0 or not m.downstream]
         of_draws.append(point if same else _values(case(draw), asked))
     samples = pair.draws if len(pair.draws) else pair.point[None]
     of_ensemble = _values(case(pair.point, samples), ensemble)
@@ -189,7 +191,7 @@ def _of_mean(pair: Pair, point: dict, of_draws: list[dict], case, metrics) -> di
         return of_draws[0]
     if np.allclose(mean, pair.point, rtol=1e-5, atol=1e-6):
         return point
-    return _values(case(mean), [m for m in metrics if getattr(m, "every_draw", True)])
+    return _values(case(mean), [m for m in metrics if not m.downstream])
 
 
 def _values(case: Case, metrics: Iterable[Metric]) -> dict[str, float | np.ndarray]:
