@@ -269,6 +269,11 @@ def test_a_state_must_fit_key_by_key(state):
     assert "pytorch_model.bin of owner/model" in missing
     wrong = faults(net, state | {"2.bias": torch.zeros(6)})
     assert "2.bias of shape (6,), not (5,)" in wrong
+    for value in (float("nan"), float("inf")):
+        broken = faults(net, state | {"2.bias": torch.tensor([0, 1, value, 0, 0])})
+        assert "2.bias with numbers that are not finite" in broken
+    whole = faults(net, state | {"2.bias": torch.zeros(5, dtype=torch.int64)})
+    assert "2.bias of torch.int64, not torch.float32" in whole
     assert "unknown key head.weight" in faults(net, state | {"head.weight": torch.zeros(1)})
     fill(net, state | {"head.weight": torch.zeros(1)}, "f", "", ignore=["head."])
     assert net[2].weight.data_ptr() == state["2.weight"].data_ptr()  # assigned, not copied

@@ -79,7 +79,7 @@ def make(root, state, config=CONFIG, **beside):
 
 
 def opened(root, **params):
-    model = CellPLM(weights=str(root), **params)
+    model = CellPLM(weights=str(root), **{"scope": "slide", **params})
     model.open("cpu")
     return model
 
@@ -192,6 +192,32 @@ def test_embeddings_are_the_mean_over_cluster_draws(tmp_path):
     assert np.abs(means - means[:, :1]).max() > 0.1
 
 
+def test_the_panel_alone_is_read_unless_the_slide_is_asked_for(tmp_path):
+    """Appendix F.3: "the selected gene expression profile" is that of the panel."""
+    root, table = make(tmp_path, tensors()), counts()
+    model = CellPLM(weights=str(root))
+    model.open("cpu")
+    found = embedded(model, table)  # of SYM0, SYM1 and SYM2
+    alone = table.tolil()
+    alone[:, 3:] = 0
+    share, means = reference(tensors(), alone.toarray()[:, :20])
+    np.testing.assert_allclose(found, (share[..., None] * means).sum(1), atol=1e-5, rtol=1e-5)
+    assert np.abs(found - embedded(opened(root), table)).max() > 0.1
+    table = table.tolil()
+    table[:, 3:] = 7  # whatever the other genes are
+    np.testing.assert_array_equal(embedded(model, table.tocsr()), found)
+
+
+def test_panel_genes_that_it_does_not_know_are_told(tmp_path, caplog):
+    model = opened(make(tmp_path, tensors()), scope="panel")
+    list(model.embed(counts(), SYMBOLS, ENSEMBL, ["SYM1", "SYM21"]))
+    assert "CellPLM lacks 1 of 2 panel genes" in caplog.text
+    with pytest.raises(FlagError, match=r"CellPLM knows none of the 2 panel genes.*symbols"):
+        list(model.embed(counts(), SYMBOLS, ENSEMBL, ["SYM20", "SYM21"]))
+    with pytest.raises(FlagError, match="1 panel genes are not in the slide"):
+        list(model.embed(counts(), SYMBOLS, ENSEMBL, ["SYM1", "SYM99"]))
+
+
 def test_repeated_runs_give_the_same_bytes_and_genes_unknown_to_the_model_change_nothing(tmp_path):
     model = opened(make(tmp_path, tensors()))
     first = embedded(model)
@@ -244,10 +270,8 @@ def test_files_of_another_model_name_the_first_bad_key(tmp_path):
         opened(make(tmp_path / "a", lacking))
     with pytest.raises(FlagError, match=r"emb of shape \(19, 16\), not \(20, 16\)"):
         opened(make(tmp_path / "b", tensors(genes=19)))
-    with pytest.raises(FlagError, match=r"enc_mod is 'performer'.*flowformer"):
-        opened(make(tmp_path / "c", tensors(), CONFIG | {"enc_mod": "performer"}))
-    with pytest.raises(FlagError, match=r"config\.json lacks enc_hid"):
-        opened(make(tmp_path / "d", tensors(), {k: v for k, v in CONFIG.items() if k != "enc_hid"}))
+    with pytest.raises(FlagError, match=r"weight with numbers that are not finite"):
+        opened(make(tmp_path / "c", tensors() | {key: torch.full((16,), float("nan"))}))
     torch.save(tensors(), make(tmp_path / "e", {}) / "20230926_85M.best.ckpt")
     with pytest.raises(FlagError, match="no model_state_dict"):
         opened(tmp_path / "e")
@@ -257,3 +281,44 @@ def test_files_of_another_model_name_the_first_bad_key(tmp_path):
         opened(tmp_path / "f")
     with pytest.raises(FlagError, match=r"on no hub.*CellPLM"):
         CellPLM().open("cpu")
+
+
+def test_keys_that_the_published_model_does_not_have_are_refused(tmp_path):
+    """A deeper model, or one with covariates, computes something else."""
+    with pytest.raises(FlagError, match=r"unknown key encoder\.layers\.1\."):
+        opened(make(tmp_path / "deep", tensors(), CONFIG | {"enc_layers": 1}))
+    for key in ("embedder.cov_enc.weight", "latent.layers.2.hid_2mu.weight", "head.mlp.0.weight"):
+        with pytest.raises(FlagError, match=f"unknown key {key}"):
+            opened(make(tmp_path / key, tensors() | {key: torch.zeros(3)}))
+    known = ("decoder.layers.0.0.weight", "embedder.pe_enc.pe_enc.weight")
+    opened(make(tmp_path / "known", tensors() | {key: torch.zeros(3) for key in known}))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ([], "holds a list instead of an object"),
+        (CONFIG | {"enc_mod": "performer"}, "enc_mod is 'performer'.*flowformer"),
+        ({k: v for k, v in CONFIG.items() if k != "enc_hid"}, "lacks enc_hid"),
+        (CONFIG | {"num_clusters": "3"}, "num_clusters is '3' instead of a whole number"),
+        (CONFIG | {"enc_layers": True}, "enc_layers is True instead of a whole number"),
+        (CONFIG | {"enc_hid": 12}, "enc_hid 12 is no multiple of 8 heads"),
+        (CONFIG | {"enc_hid": 18, "enc_head": 3}, "enc_hid 18 is no multiple of .* 4 groups"),
+        (CONFIG | {"gene_list": [*IDS[:19], IDS[4]]}, f"{IDS[4]} more than once in gene_list"),
+        (CONFIG | {"gene_list": "".join(IDS)}, "lacks a gene_list of names"),
+        (CONFIG | {"gene_list": [*IDS[:19], None]}, "lacks a gene_list of names"),
+        ({k: v for k, v in CONFIG.items() if k != "gene_list"}, "lacks a gene_list of names"),
+    ],
+)
+def test_configurations_of_no_usable_model_are_refused(tmp_path, config, words):
+    with pytest.raises(FlagError, match=rf"config\.json.* {words}"):
+        opened(make(tmp_path, tensors(), config))
+
+
+def test_the_pinned_configuration_binds_the_order_of_the_genes(tmp_path):
+    from flag_st.planning.config import load
+
+    pins = load()["gene_models"]["cellplm"]["params"]["sha256"]
+    root = make(tmp_path, tensors(), CONFIG | {"gene_list": IDS[::-1]})
+    with pytest.raises(FlagError, match=r"config\.json has sha256 .*, expected 949ae2ba0e09"):
+        opened(root, sha256=pins)

@@ -1,7 +1,9 @@
 """Geneformer on tiny checkpoints in the official format: same files, same keys."""
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +20,16 @@ from transformers import BertConfig, BertForMaskedLM  # noqa: E402
 
 from flag_st.core.errors import FlagError  # noqa: E402
 from flag_st.data.targets import Targets  # noqa: E402
+from flag_st.gene_models import safe_pickle  # noqa: E402
 from flag_st.gene_models.base import embed_slide  # noqa: E402
-from flag_st.gene_models.bert import empty_bert  # noqa: E402
-from flag_st.gene_models.geneformer import Geneformer  # noqa: E402
+from flag_st.gene_models.bert import bert_config, empty_bert  # noqa: E402
+from flag_st.gene_models.geneformer import (  # noqa: E402
+    RELEASES,
+    Geneformer,
+    Release,
+    check_medians,
+    check_tokens,
+)
 
 V2, V1 = "Geneformer-V2-316M", "Geneformer-V1-10M"
 SYMBOLS = [f"SYM{i}" for i in range(30)]
@@ -38,6 +47,22 @@ SIZES = {
 }
 
 
+#: The releases as they were published, and as they are in most of these tests.
+PUBLISHED = dict(RELEASES)
+SMALL = {V2: Release("gc104M", 32, 3, 16, 2, 24, 20), V1: Release("gc30M", 30, 3, 16, 2, 24, 20)}
+#: Geneformer V1's own dictionaries, if they are at hand.
+OFFICIAL = Path(
+    os.environ.get("FLAG_ST_GENEFORMER_V1", Path(__file__).parents[3] / "shared/data/geneformer_v1")
+)
+
+
+@pytest.fixture(autouse=True)
+def small_releases(monkeypatch):
+    """The tests' checkpoints have the published form at a small size."""
+    for name, release in SMALL.items():
+        monkeypatch.setitem(RELEASES, name, release)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
@@ -46,12 +71,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make(root, name=V2, **sizes):
+def make(root, name=V2):
     """A release: model folder and dictionaries, with the names they have in the repository."""
     v1 = name == V1
     special = ["<pad>", "<mask>"] if v1 else ["<pad>", "<mask>", "<cls>", "<eos>"]
     tokens = {n: i for i, n in enumerate([*special, *IDS[:28]])}  # the last two have no token
-    config = BertConfig(vocab_size=len(tokens), **{**SIZES, **sizes})
+    config = BertConfig(vocab_size=len(tokens), **SIZES)
     torch.manual_seed(1)
     model = BertForMaskedLM(config)
     with torch.no_grad():
@@ -129,30 +154,23 @@ def file_size(shapes, integers=()):
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "layers", "width", "heads", "inner", "length", "published"),
+    ("name", "published"),
     [
-        (25426, 6, 256, 4, 512, 2048, 41_183_536),
-        (20275, 12, 768, 12, 3072, 4096, 417_571_156),
-        (20275, 18, 1152, 18, 4608, 4096, 1_265_455_076),
+        ("Geneformer-V1-10M", 41_183_536),
+        ("Geneformer-V2-104M", 417_571_156),
+        ("Geneformer-V2-104M_CLcancer", 417_571_156),
+        ("Geneformer-V2-316M", 1_265_455_076),
     ],
 )
-def test_keys_and_shapes_make_files_of_exactly_the_published_size(
-    vocabulary, layers, width, heads, inner, length, published
-):
-    config = BertConfig(
-        vocab_size=vocabulary,
-        num_hidden_layers=layers,
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        max_position_embeddings=length,
-    )
-    encoder = empty_bert(config)
+def test_keys_and_shapes_make_files_of_exactly_the_published_size(name, published):
+    release = PUBLISHED[name]
+    assert release.width == 64 * release.heads  # which no shape tells
+    encoder = empty_bert(bert_config(release.config()))
     assert all(p.is_meta for p in encoder.parameters())
     shapes = {f"bert.{k}": list(v.shape) for k, v in encoder.state_dict().items()}
-    shapes |= {name: shape(vocabulary, width) for name, shape in HEAD.items()}
-    old = ["bert.embeddings.position_ids"] if length == 2048 else []  # V1 was saved in 2021
-    shapes |= {name: [1, length] for name in old}
+    shapes |= {key: shape(release.vocabulary, release.width) for key, shape in HEAD.items()}
+    old = [] if release.special else ["bert.embeddings.position_ids"]  # V1 was saved in 2021
+    shapes |= {key: [1, release.length] for key in old}
     assert file_size(shapes, old) == published
 
 
@@ -388,6 +406,9 @@ def test_checkpoints_of_another_model_name_the_first_bad_key(tmp_path):
     deeper = broken(tmp_path / "c", lambda s: s.update({key.replace(".1.", ".3."): s[key] + 0}))
     with pytest.raises(FlagError, match=r"unknown key encoder\.layer\.3"):
         opened(deeper)
+    other = broken(tmp_path / "d", lambda s: s.update({"cls.seq_relationship.bias": s[key][0] + 0}))
+    with pytest.raises(FlagError, match=r"unknown key cls\.seq_relationship\.bias"):
+        opened(other)
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
@@ -397,22 +418,101 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FlagError, match=r"model\.safetensors is not a readable weight file"):
         opened(tmp_path)
-    weights.write_bytes(whole)
-    (tmp_path / V2 / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(FlagError, match="BERT"):
-        opened(tmp_path)
     make(tmp_path / "fresh")
     (tmp_path / "fresh" / "geneformer" / "gene_median_dictionary_gc104M.pkl").unlink()
     with pytest.raises(FlagError, match=r"gene_median_dictionary_gc104M\.pkl does not exist"):
         opened(tmp_path / "fresh")
 
 
-def test_dictionaries_of_another_version_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"num_attention_heads": 8}, "num_attention_heads is 8, but 2 in Geneformer-V2-316M"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but 'relu'"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2, but 3"),
+        ({"hidden_act": None}, "hidden_act is None"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', but 'bert'"),
+        ({"pad_token_id": 1}, "pad_token_id is 1, but 0"),
+    ],
+)
+def test_configurations_of_another_model_are_refused(tmp_path, changed, words):
+    """Shapes do not tell these apart, and each gives other embeddings."""
     make(tmp_path)
-    tokens = tmp_path / "geneformer" / "token_dictionary_gc104M.pkl"
-    tokens.write_bytes(pickle.dumps({"<pad>": 0, "<cls>": 1, "<eos>": 2, IDS[0]: 3}))
-    with pytest.raises(FlagError, match=r"has 4 tokens, but .*config\.json a vocabulary of 32"):
+    path = tmp_path / V2 / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(FlagError, match=rf"config\.json: {words}"):
         opened(tmp_path)
+    path.write_text(json.dumps([changed]))
+    with pytest.raises(FlagError, match=r"config\.json holds a list"):
+        opened(tmp_path)
+
+
+def test_a_configuration_cannot_add_what_the_release_does_not_have(release, tmp_path):
+    make(tmp_path)
+    path = tmp_path / V2 / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_decoder": True}))
+    np.testing.assert_array_equal(embedded(opened(tmp_path))[0], embedded(opened(release))[0])
+
+
+def rewritten(root, file, change):
+    """The release with one dictionary changed: ``change`` takes it and returns the new one."""
+    make(root)
+    path = root / "geneformer" / f"{file}_gc104M.pkl"
+    path.write_bytes(pickle.dumps(change(safe_pickle.load(path))))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: dict(list(t.items())[:4]), "has 4 tokens; .* numbers 32 of them"),
+        (lambda t: {}, "has 0 tokens"),
+        (lambda t: t | {IDS[3]: t[IDS[4]]}, "has 32 tokens; .* each once"),
+        (lambda t: {gene: token + 1 for gene, token in t.items()}, "has 32 tokens; .* from 0"),
+        (lambda t: t | {IDS[3]: 0, "<pad>": t[IDS[3]]}, "does not begin with <pad>, <mask>, <cls>"),
+        (
+            lambda t: {gene.replace("<cls>", "X"): token for gene, token in t.items()},
+            "does not begin with <pad>, <mask>, <cls>, <eos>",
+        ),
+    ],
+)
+def test_token_dictionaries_of_another_version_are_refused(tmp_path, change, words):
+    root = rewritten(tmp_path, "token_dictionary", change)
+    with pytest.raises(
+        FlagError, match=rf"token_dictionary_gc104M\.pkl {words}.*gc104M dictionaries"
+    ):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: dict(list(m.items())[::2]), "no positive median of 14 of the 28 genes"),
+        (lambda m: m | {IDS[5]: 0.0}, f"no positive median of 1 of the 28 genes .* {IDS[5]}"),
+        (lambda m: m | {IDS[5]: -1.0}, "no positive median of 1 of"),
+        (lambda m: m | {IDS[5]: float("nan")}, "no positive median of 1 of"),
+        (lambda m: m | {IDS[5]: float("inf")}, "no positive median of 1 of"),
+        (lambda m: {}, "no positive median of 28 of"),
+        # a token dictionary under the name of the medians
+        (lambda m: {"<pad>": 0, "<mask>": 1} | {g: i for i, g in enumerate(m, 2)}, "of <pad>"),
+    ],
+)
+def test_medians_that_do_not_cover_the_tokens_are_refused(tmp_path, change, words):
+    root = rewritten(tmp_path, "gene_median_dictionary", change)
+    with pytest.raises(FlagError, match=rf"gene_median_dictionary_gc104M\.pkl has .*{words}"):
+        opened(root)
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="needs Geneformer V1's dictionaries")
+def test_the_published_dictionaries_are_accepted():
+    release = PUBLISHED[V1]
+    tokens = safe_pickle.mapping(OFFICIAL / "token_dictionary.pkl", int)
+    medians = safe_pickle.mapping(OFFICIAL / "gene_median_dictionary.pkl", float)
+    check_tokens(tokens, release, V1)
+    check_medians(medians, tokens, release, V1)
+    with pytest.raises(FlagError, match="of <pad>"):
+        check_medians({k: float(v) for k, v in tokens.items()}, tokens, release, V1)
 
 
 def test_dictionary_that_would_run_code_is_refused(tmp_path):

@@ -126,21 +126,50 @@ def test_whole_human_sizes():
     assert sum(p.numel() for p in model.parameters()) == head + 12 * per_layer == 50_278_400
 
 
+def read(model, table, panel, genes=GENES):
+    """What the network is given of each spot, without padding: [(tokens, values), …]."""
+    seen = []
+    net = model.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    list(model.embed(table, genes, [""] * len(genes), panel))
+    net.remove()
+    return [
+        (t[p].tolist(), v[p].tolist())
+        for tokens, values, present in seen
+        for t, v, p in zip(tokens, values, present, strict=True)
+    ]
+
+
+def test_a_spot_is_cls_and_then_the_whole_panel_in_its_order(folder):
+    """Appendix F.2.2, with the counts A, B, C = 5, 0, 2; also where the panel is in another order."""
+    table = sparse.csr_matrix([[5, 0, 2] + [9] * 22])
+    model, cls = opened(folder), VOCABULARY["<cls>"]
+    assert read(model, table, GENES[:3]) == [([cls, 0, 1, 2], [0, 50, 0, 1])]
+    assert read(model, table, GENES[2::-1]) == [([cls, 2, 1, 0], [0, 1, 0, 50])]
+    assert read(model, table, ["GENE24", *GENES[:3]]) == [([cls, 0, 1, 2], [0, 50, 0, 1])]
+    found, mask = embedded(model, table, GENES[:3])
+    assert mask.tolist() == [[True, False, True]]
+    assert found.any(axis=2).tolist() == mask.tolist()
+    # A panel longer than `length` is read whole as well, and `length` is of the other scope alone.
+    assert read(opened(folder, length=2), table, GENES[:3])[0][0] == [cls, 0, 1, 2]
+
+
 def test_embeddings_equal_torchs_own_transformer(folder, published):
     found, mask = embedded(opened(folder))
     table = counts().toarray()[:, :9]
+    assert (table == 0).any()
+    tokens = torch.tensor([[VOCABULARY["<cls>"], *range(9)]])
     for spot, row in enumerate(table):
         here = np.flatnonzero(row)
         assert mask[spot].tolist() == (row > 0).tolist()
-        if not len(here):
-            continue
+        assert len(here)
         edges = np.quantile(row[here], np.linspace(0, 1, 50))
-        bins = np.array([(edges <= v).sum() for v in row[here]], dtype=float)
+        high = np.array([(edges <= v).sum() for v in row[here]], dtype=float)
         low = np.array([(edges < v).sum() for v in row[here]], dtype=float)
-        bins = np.ceil((bins + low) / 2)
+        values = np.zeros((1, 10), dtype=np.float32)
+        values[0, 1 + here] = np.ceil((high + low) / 2)
         with torch.no_grad():
-            states = published(torch.tensor(here)[None], torch.tensor(bins)[None].float())[0]
-        np.testing.assert_allclose(found[spot, here], states.numpy(), atol=1e-5)
+            states = published(tokens, torch.tensor(values))[0, 1:]
+        np.testing.assert_allclose(found[spot, here], states[here].numpy(), atol=1e-5)
         assert not found[spot, row == 0].any()
 
 
@@ -191,22 +220,30 @@ def test_ties_go_to_the_middle_or_are_spread_over_the_bins_that_they_straddle():
     assert bin_values(np.zeros(0), 51).tolist() == []
 
 
+def test_transcriptome_reads_cls_and_the_expressed_genes(folder):
+    """As the package's ``embed_data``, where ``<cls>`` has the value of padding."""
+    table = sparse.csr_matrix([[0, 3, 0, 7] + [0] * 21])
+    model = opened(folder, scope="transcriptome")
+    assert read(model, table, GENES[:2]) == [([VOCABULARY["<cls>"], 1, 3], [-2, 1, 50])]
+    _, mask = embedded(model, table, GENES[:2])
+    assert mask.tolist() == [[False, True]]
+
+
 def test_transcriptome_keeps_the_panel_and_samples_the_rest(folder):
     whole = opened(folder, scope="transcriptome")
-    panel = opened(folder)
-    assert not np.allclose(embedded(whole)[0], embedded(panel)[0])
+    assert not np.allclose(embedded(whole)[0], embedded(opened(folder))[0])
     full = sparse.csr_matrix(np.arange(1, 26)[None])
     short = opened(folder, scope="transcriptome", length=12)
-    (tokens,), (bins,) = short._sequences(full, GENES, set(range(9)))
-    assert len(tokens) == len(bins) == 12
-    assert set(range(9)) < set(tokens.tolist()) < set(range(23))
+    ((first, *tokens), (_, *bins)), *none = read(short, full, GENES[:9])
+    assert not none
+    assert first == VOCABULARY["<cls>"]
+    assert len(tokens) == len(bins) == 11
+    assert set(range(9)) < set(tokens) < set(range(23))
     # Values are binned among all genes, before some are left out.
     expected = bin_values(np.arange(1.0, 24), 51)
     np.testing.assert_array_equal(bins, expected[tokens])
-    (again,), _ = short._sequences(full, GENES, set(range(9)))
-    np.testing.assert_array_equal(again, tokens)
-    (other,), _ = short._sequences(full * 2, GENES, set(range(9)))
-    assert set(other.tolist()) != set(tokens.tolist())
+    assert read(short, full, GENES[:9])[0][0] == [first, *tokens]
+    assert set(read(short, full * 2, GENES[:9])[0][0]) != {first, *tokens}
 
 
 def test_genes_without_a_token_are_masked(folder, caplog):
@@ -265,12 +302,77 @@ def test_files_of_another_model_are_refused(tmp_path, published):
         opened(
             make(tmp_path / "b", state, vocabulary={k: v for k, v in VOCABULARY.items() if v < 25})
         )
-    with pytest.raises(FlagError, match="no <pad>"):
-        opened(make(tmp_path / "c", state, vocabulary={"A": 0}))
-    with pytest.raises(FlagError, match=r"args\.json lacks nheads"):
-        opened(make(tmp_path / "d", state, {k: v for k, v in ARGUMENTS.items() if k != "nheads"}))
-    with pytest.raises(FlagError, match="input_emb_style 'category'"):
-        opened(make(tmp_path / "e", state, ARGUMENTS | {"input_emb_style": "category"}))
+
+
+def test_keys_that_the_published_model_does_not_have_are_refused(tmp_path, published):
+    """A deeper model, or one trained with batch labels, computes something else."""
+    state = flash(published.state_dict())
+    with pytest.raises(FlagError, match=r"an unknown key transformer_encoder\.layers\.1\."):
+        opened(make(tmp_path / "deep", state, ARGUMENTS | {"nlayers": 1}))
+    for key in ("dsbn.bns.0.weight", "batch_encoder.embedding.weight", "bn.weight"):
+        with pytest.raises(FlagError, match=f"an unknown key {key}"):
+            opened(make(tmp_path / key, state | {key: torch.zeros(16)}))
+    heads = ("cls_decoder.out_layer.bias", "mvc_decoder.gene2query.bias", "decoder.fc.0.bias")
+    opened(make(tmp_path / "heads", state | {key: torch.zeros(16) for key in heads}))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "words"),
+    [
+        (list(VOCABULARY), "list instead of an object"),
+        ({gene: str(token) for gene, token in VOCABULARY.items()}, "does not number its 26 tokens"),
+        ({gene: token + 1 for gene, token in VOCABULARY.items()}, "does not number its 26 tokens"),
+        (VOCABULARY | {"GENE3": 26}, "does not number its 26 tokens"),
+        (VOCABULARY | {"GENE3": 4}, "does not number its 26 tokens"),
+        (VOCABULARY | {"GENE3": None}, "does not number its 26 tokens"),
+        (VOCABULARY | {"GENE1": True}, "does not number its 26 tokens"),
+        ({}, "does not number its 0 tokens"),
+        ({"A": 0, "<cls>": 1}, "no <pad>"),
+        ({"A": 0, "<pad>": 1}, "no <cls>"),
+    ],
+)
+def test_vocabularies_that_number_no_genes_are_refused(tmp_path, published, vocabulary, words):
+    folder = make(tmp_path, flash(published.state_dict()), vocabulary=vocabulary)
+    with pytest.raises(FlagError, match=rf"vocab\.json .*{words}.*scGPT"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], r"args\.json holds a list instead of an object"),
+        ({k: v for k, v in ARGUMENTS.items() if k != "nheads"}, r"args\.json lacks nheads"),
+        (ARGUMENTS | {"nheads": 7}, "embsize 16 is no multiple of nheads 7"),
+        (ARGUMENTS | {"nheads": 0}, "nheads is 0 instead of a whole number"),
+        (ARGUMENTS | {"embsize": "16"}, "embsize is '16' instead of a whole number"),
+        (ARGUMENTS | {"nlayers": 2.0}, "nlayers is 2.0 instead of a whole number"),
+        (ARGUMENTS | {"n_bins": None}, "n_bins is None instead of a whole number"),
+        (ARGUMENTS | {"pad_value": "-2"}, "no usable pad_value: '-2'"),
+        (ARGUMENTS | {"pad_token": ["<pad>"]}, "no usable pad_token"),
+        (ARGUMENTS | {"input_emb_style": "category"}, "input_emb_style 'category'"),
+    ],
+)
+def test_arguments_of_no_usable_model_are_refused(tmp_path, published, arguments, words):
+    with pytest.raises(FlagError, match=words):
+        opened(make(tmp_path, flash(published.state_dict()), arguments))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, published):
+    state, key = flash(published.state_dict()), "value_encoder.linear2.bias"
+    for value in (float("nan"), float("inf")):
+        broken = state[key].clone()
+        broken[3] = value
+        with pytest.raises(FlagError, match=f"{key} with numbers that are not finite"):
+            opened(make(tmp_path / str(value), state | {key: broken}))
+    with pytest.raises(FlagError, match=rf"{key} of torch\.int64, not torch\.float32"):
+        opened(make(tmp_path / "int", state | {key: state[key].long()}))
+
+
+def test_half_precision_weights_are_computed_in_full(tmp_path, folder, published):
+    half = {key: value.half() for key, value in flash(published.state_dict()).items()}
+    found, _ = embedded(opened(make(tmp_path, half)))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, embedded(opened(folder))[0], atol=0.05)
 
 
 def test_damaged_missing_and_code_bearing_files_are_refused(tmp_path, published):

@@ -147,6 +147,11 @@ def test_symbol_tables_are_checked(tmp_path):
     table = tmp_path / "symbols.tsv"
     table.write_text("# source: somewhere\nsymbol\tensembl\nTP53\tENSG00000141510\n")
     assert read_symbols(table) == {"TP53": "ENSG00000141510"}
+    table.write_text("symbol\tensembl\nTP53\tENSG1\nTP53\tENSG1\n")
+    assert read_symbols(table) == {"TP53": "ENSG1"}
+    table.write_text("symbol\tensembl\nTP53\tENSG1\nTP53\tENSG2\n")
+    with pytest.raises(FlagError, match="gives TP53 two ids, ENSG1 and ENSG2"):
+        read_symbols(table)
     table.write_text("TP53\tENSG00000141510\n")
     with pytest.raises(FlagError, match="no header"):
         read_symbols(table)

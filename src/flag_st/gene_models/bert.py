@@ -1,51 +1,72 @@
 """BERT encoders over gene tokens: built from a configuration, filled, and read."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import read_json
 from flag_st.transfer.weights import fill, read_state
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertModel
 
 #: Keys that the published files hold and an encoder does not use.
-UNUSED = ("cls.", "pooler.", "embeddings.position_ids")
+UNUSED = ("cls.predictions.", "pooler.", "embeddings.position_ids")
 
 
-def read_config(path: Path) -> "BertConfig":
-    """The configuration in ``config.json``.
+def published_config(
+    vocabulary: int, width: int, layers: int, heads: int, inner: int, length: int
+) -> dict[str, Any]:
+    """What ``config.json`` of a BERT like Geneformer's states of all that decides its states.
 
-    Raises:
-        FlagError: it is not JSON or describes another architecture.
+    Args:
+        inner: feed-forward width.
+        length: longest sequence.
     """
+    return {
+        "model_type": "bert",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "max_position_embeddings": length,
+        "hidden_act": "relu",
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    }
+
+
+def bert_config(published: Mapping[str, Any]) -> "BertConfig":
+    """The configuration with these values, and without dropout."""
     from flag_st.core.torchvision_guard import ensure_torchvision
 
     ensure_torchvision()
     from transformers import BertConfig
 
-    values = read_json(path)
-    if not isinstance(values, dict) or values.get("model_type") != "bert":
-        raise FlagError(f"{path} does not describe a BERT model", remedy="fetch the file again")
-    return BertConfig.from_dict(values)
+    dropout = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return BertConfig.from_dict({**published, **dict.fromkeys(dropout, 0.0)})
 
 
-def load_bert(config_file: Path, weight_file: Path, layer: int, expected: str) -> "BertModel":
+def load_bert(
+    published: Mapping[str, Any], weight_file: Path, layer: int, expected: str
+) -> "BertModel":
     """The encoder of a ``BertForMaskedLM`` checkpoint, cut after hidden state ``layer``.
 
     Cutting saves the blocks above; the last hidden state is then the requested one.
 
     Args:
+        published: what its ``config.json`` states.
         layer: -1 for the output of the last block, -2 for that of the last but one, …
         expected: what the file should be, for messages.
 
     Raises:
         FlagError: the file is damaged or does not fit; names the first bad key.
     """
-    config = read_config(config_file)
+    config = bert_config(published)
     state = {k.removeprefix("bert."): v for k, v in read_state(weight_file).items()}
     keep = block_count(config.num_hidden_layers, layer)
     model = empty_bert(config)

@@ -14,22 +14,32 @@ more than tensors and numbers, convert it once, where nothing can be harmed::
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import read_json
 from flag_st.gene_models.base import GeneModel
-from flag_st.gene_models.columns import identifiers, read_symbols
-from flag_st.gene_models.files import Files
+from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
+from flag_st.gene_models.files import Files, check_sizes, read_object
 from flag_st.transfer.weights import fill
 
 ADDRESS = "https://github.com/OmicsML/CellPLM (ckpt)"
 PREFIX = "20230926_85M"
 EPS = 1e-6
+HEADS = 8  # unless the configuration says otherwise
+GROUPS = 4  # of the embedder's group norm
+SIZES = ("enc_hid", "enc_layers", "enc_head", "post_latent_dim", "num_clusters")
+#: What the published file holds and inference does not need: the decoder, an embedding of positions
+#: that the published code leaves out, and the variances and priors of the latent.
+UNUSED = (
+    "decoder.",
+    "embedder.norm0.",
+    "embedder.pe_enc.",
+    *(f"latent.layers.1.inference.{part}." for part in ("inference_qzyx.2.var", "y_mu", "y_var")),
+)
 
 
 class FlowAttention(nn.Module):
@@ -116,10 +126,10 @@ class CellPLMEncoder(nn.Module):
         width, latent = config["enc_hid"], config["post_latent_dim"]
         table = nn.Module()
         table.emb = nn.Parameter(torch.empty(len(config["gene_list"]), width))
-        linear = nn.ModuleDict({"0": nn.Linear(width, width), "3": nn.GroupNorm(4, width)})
+        linear = nn.ModuleDict({"0": nn.Linear(width, width), "3": nn.GroupNorm(GROUPS, width)})
         self.embedder = nn.ModuleDict({"feat_enc": table, "extra_linear": linear})
         layers = nn.ModuleList(
-            Layer(width, config.get("enc_head", 8)) for _ in range(config["enc_layers"])
+            Layer(width, config.get("enc_head", HEADS)) for _ in range(config["enc_layers"])
         )
         self.encoder = nn.ModuleDict({"layers": layers})
         self.pre_latent_norm = nn.ModuleDict({"norm": nn.LayerNorm(width)})
@@ -145,6 +155,8 @@ class CellPLM(GeneModel):
         prefix: start of the two file names.
         sha256: file name → digest that it must have.
         symbols: table (columns symbol, ensembl) for slides without ids.
+        scope: ``panel`` reads the panel's genes alone ("the selected gene expression profile",
+            FLAG, Appendix F.3); ``slide`` reads all genes of the slide.
     """
 
     kind: str = "spot"
@@ -155,9 +167,10 @@ class CellPLM(GeneModel):
         prefix: str = PREFIX,
         sha256: Mapping[str, str] | None = None,
         symbols: str | None = None,
+        scope: Literal["panel", "slide"] = "panel",
     ):
         self.files = Files(weights, ADDRESS, sha256=sha256 or {})
-        self.prefix, self.symbols = prefix, symbols
+        self.prefix, self.symbols, self.scope = prefix, symbols, scope
 
     def open(self, device: str) -> None:
         """Load configuration and weights.
@@ -165,16 +178,14 @@ class CellPLM(GeneModel):
         Raises:
             FlagError: a file is missing, damaged or of another model.
         """
+        self.by_symbol = read_symbols(self.symbols) if self.symbols else {}
         config = read_config(self.files[f"{self.prefix}.config.json"])
         self.gene_index = {name: i for i, name in enumerate(config["gene_list"])}
         with torch.device("meta"):
             model = CellPLMEncoder(config)
         path = self.files[f"{self.prefix}.best.ckpt"]
-        state, wanted = read_checkpoint(path), model.state_dict()
-        used = {key: value for key, value in state.items() if key in wanted}
-        fill(model, used, path, f"{self.prefix}.best.ckpt of {ADDRESS}")
-        self.model, self.device = model.eval().requires_grad_(False).to(device), device
-        self.by_symbol = read_symbols(self.symbols) if self.symbols else {}
+        fill(model, read_checkpoint(path), path, f"{path.name} of {ADDRESS}", ignore=UNUSED)
+        self.model = model.float().eval().requires_grad_(False).to(device)
 
     def embed(
         self,
@@ -187,39 +198,62 @@ class CellPLM(GeneModel):
         """Yield one block, the whole slide: (rows, (N, K) float32, None)."""
         from scipy import sparse
 
+        counts = sparse.csr_matrix(counts, dtype=np.float64)
         names = identifiers(genes, ensembl, self.by_symbol)
-        column = np.array([self.gene_index.get(name, -1) for name in names])
-        here = np.flatnonzero(column >= 0)
-        if not len(here):
+        if self.scope == "panel":
+            columns = positions(genes, panel, "the slide")
+            counts, names = counts[:, columns], [names[i] for i in columns]
+        place = np.array([self.gene_index.get(name, -1) for name in names])
+        here = np.flatnonzero(place >= 0)
+        if self.scope == "panel":
+            report_unknown(panel, place >= 0, "CellPLM")
+        elif not len(here):
             raise FlagError(
                 "CellPLM knows none of the slide's genes, which it looks up by Ensembl id",
                 remedy="set params.symbols to a table of columns symbol, ensembl",
             )
         shape = (len(names), len(self.gene_index))
-        collect = sparse.csr_matrix((np.ones(len(here)), (here, column[here])), shape=shape)
-        x = (sparse.csr_matrix(counts, dtype=np.float64) @ collect).log1p().tocoo()  # (N, P)
-        index = torch.from_numpy(np.stack([x.row, x.col]).astype(np.int64))
-        values = torch.from_numpy(x.data.astype(np.float32))
-        table = torch.sparse_coo_tensor(index, values, x.shape, check_invariants=False).coalesce()
-        (rows,) = progress([slice(0, x.shape[0])], desc="embed")
-        with torch.inference_mode():
-            yield rows, self.model(table.to(self.device)).cpu().numpy(), None
+        collect = sparse.csr_matrix((np.ones(len(here)), (here, place[here])), shape=shape)
+        (rows,) = progress([slice(0, counts.shape[0])], desc="embed")
+        yield rows, encode(self.model, counts @ collect), None
 
     def digest(self) -> str:
         return self.files.digest()
 
 
-def read_config(path: Path) -> dict:
-    """The official configuration; the values that the encoder needs are checked."""
-    config = read_json(path)
+def encode(model: CellPLMEncoder, counts) -> np.ndarray:
+    """(N, K) float32 vectors of CSR raw counts (N, P) of the model's P genes."""
+    x = counts.log1p().tocoo()
+    index = torch.from_numpy(np.stack([x.row, x.col]).astype(np.int64))
+    values = torch.from_numpy(x.data.astype(np.float32))
+    table = torch.sparse_coo_tensor(index, values, x.shape, check_invariants=False).coalesce()
+    with torch.inference_mode():
+        return model(table.to(next(model.parameters()).device)).cpu().numpy()  # (N, K)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The official configuration; the values that the encoder needs are checked.
+
+    Raises:
+        FlagError: it is no object, or a value is missing, of the wrong type or not supported.
+    """
+    config = {"enc_head": HEADS, **read_object(path, ADDRESS)}
     expected = {"enc_mod": "flowformer", "latent_mod": "gmvae", "norm": "groupnorm"}
     for key, value in expected.items():
         if config.get(key) != value:
             raise FlagError(f"{path}: {key} is {config.get(key)!r}", choices=[value])
-    sizes = ("enc_hid", "enc_layers", "post_latent_dim", "num_clusters", "gene_list")
-    missing = [key for key in sizes if key not in config]
-    if missing:
-        raise FlagError(f"{path} lacks {missing[0]}", remedy=f"get it again from {ADDRESS}")
+    check_sizes(config, SIZES, path, ADDRESS)
+    remedy = f"get it again from {ADDRESS}"
+    width, heads = config["enc_hid"], config["enc_head"]
+    if width % heads or width % GROUPS:
+        fault = f"{path}: enc_hid {width} is no multiple of {heads} heads and of {GROUPS} groups"
+        raise FlagError(fault, remedy=remedy)
+    genes = config.get("gene_list")
+    if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+        raise FlagError(f"{path} lacks a gene_list of names", remedy=remedy)
+    if len(set(genes)) != len(genes):
+        repeated = next(gene for gene in genes if genes.count(gene) > 1)
+        raise FlagError(f"{path} has {repeated} more than once in gene_list", remedy=remedy)
     return config
 
 

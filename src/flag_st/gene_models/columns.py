@@ -42,7 +42,8 @@ def read_symbols(path: str | Path) -> dict[str, str]:
     """A table of two tab-separated columns, ``symbol`` and ``ensembl``, with that header.
 
     Raises:
-        FlagError: the file is missing, has another header, or a line that has not two fields.
+        FlagError: the file is missing, has another header, a line that has not two fields, or two
+            ids of one symbol.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -54,7 +55,14 @@ def read_symbols(path: str | Path) -> dict[str, str]:
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             raise FlagError(f"{path}: row {number} has {len(row)} fields instead of 2")
-    return dict(rows[1:])
+    table: dict[str, str] = {}
+    for symbol, ensembl in rows[1:]:
+        if table.setdefault(symbol, ensembl) != ensembl:
+            raise FlagError(
+                f"{path} gives {symbol} two ids, {table[symbol]} and {ensembl}",
+                remedy="keep the one that the slides mean",
+            )
+    return table
 
 
 def report_unknown(panel: Sequence[str], known: np.ndarray, vocabulary: str) -> None:

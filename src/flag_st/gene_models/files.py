@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import digest
+from flag_st.core.io import digest, read_json
 from flag_st.transfer.weights import Checkpoint
 
 
@@ -66,3 +67,30 @@ class Files:
                 remedy=f"put {name} of {self.address} there, or correct params.weights",
             )
         return path
+
+
+def read_object(path: Path, address: str) -> dict[str, Any]:
+    """The object in a JSON file that belongs to a model.
+
+    Raises:
+        FlagError: it is not JSON, or not an object.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise FlagError(
+            f"{path} holds a {type(found).__name__} instead of an object",
+            remedy=f"get it again from {address}",
+        )
+    return found
+
+
+def check_sizes(values: Mapping[str, Any], sizes: Iterable[str], path: Path, address: str) -> None:
+    """Raise FlagError unless all ``sizes`` in a model's configuration are whole numbers above 0."""
+    for key in sizes:
+        if key not in values:
+            raise FlagError(f"{path} lacks {key}", remedy=f"get it again from {address}")
+        if type(values[key]) is not int or values[key] < 1:
+            raise FlagError(
+                f"{path}: {key} is {values[key]!r} instead of a whole number above 0",
+                remedy=f"get it again from {address}",
+            )

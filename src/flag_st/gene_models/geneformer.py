@@ -3,35 +3,66 @@
 The model is a standard BERT over rank-value tokens, so it needs transformers only.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.gene_models import safe_pickle
 from flag_st.gene_models.base import GeneModel, Scope
-from flag_st.gene_models.bert import bert_states, load_bert
+from flag_st.gene_models.bert import bert_states, load_bert, published_config
 from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
-from flag_st.gene_models.files import Files
+from flag_st.gene_models.files import Files, read_object
 from flag_st.gene_models.rank_values import RankValues
 from flag_st.gene_models.token_states import contextual
 
 REPO = "ctheodoris/Geneformer"
-FILES = ("config.json", "model.safetensors")
+#: The first tokens of every dictionary; V1 has only the first two.
+SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What belongs to one published model; the dictionaries of V1 and V2 must not be exchanged."""
+    """One published model: the dictionaries that belong to it, and what its config.json states.
 
-    corpus: str
-    special: bool
+    Attributes:
+        corpus: names the dictionaries; those of V1 and V2 must not be exchanged.
+        vocabulary: number of tokens.
+        layers, width, heads, inner: of the BERT; ``inner`` is the feed-forward width.
+        length: longest sequence, special tokens included.
+    """
+
+    corpus: Literal["gc30M", "gc104M"]
+    vocabulary: int
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    length: int
+
+    @property
+    def special(self) -> bool:
+        """Whether sequences begin with ``<cls>`` and end with ``<eos>``."""
+        return self.corpus == "gc104M"
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What the dictionary begins with, numbered from 0; genes follow."""
+        return SPECIAL if self.special else SPECIAL[:2]
 
     def dictionary(self, name: str) -> str:
         folder = "geneformer/gene_dictionaries_30m" if self.corpus == "gc30M" else "geneformer"
         return f"{folder}/{name}_{self.corpus}.pkl"
+
+    def config(self) -> dict[str, Any]:
+        """What ``config.json`` states of everything that decides the embeddings."""
+        return published_config(
+            self.vocabulary, self.width, self.layers, self.heads, self.inner, self.length
+        )
 
 
 ModelName = Literal[
@@ -41,10 +72,10 @@ ModelName = Literal[
     "Geneformer-V2-316M",
 ]
 RELEASES: dict[ModelName, Release] = {
-    "Geneformer-V1-10M": Release("gc30M", special=False),
-    "Geneformer-V2-104M": Release("gc104M", special=True),
-    "Geneformer-V2-104M_CLcancer": Release("gc104M", special=True),
-    "Geneformer-V2-316M": Release("gc104M", special=True),
+    "Geneformer-V1-10M": Release("gc30M", 25426, 6, 256, 4, 512, 2048),
+    "Geneformer-V2-104M": Release("gc104M", 20275, 12, 768, 12, 3072, 4096),
+    "Geneformer-V2-104M_CLcancer": Release("gc104M", 20275, 12, 768, 12, 3072, 4096),
+    "Geneformer-V2-316M": Release("gc104M", 20275, 18, 1152, 18, 4608, 4096),
 }
 
 
@@ -96,22 +127,11 @@ class Geneformer(GeneModel):
         """
         import torch
 
-        config, weights = (self.files[f"{self.name}/{file}"] for file in FILES)
-        self.model = load_bert(config, weights, self.layer, f"{self.name} of {self.files.repo}")
-        tokens = self._dictionary("token_dictionary", int)
-        vocabulary = self.model.config.vocab_size
-        if len(tokens) != vocabulary or not 0 <= max(tokens.values()) < vocabulary:
-            raise FlagError(
-                f"{self.release.dictionary('token_dictionary')} has {len(tokens)} tokens, but "
-                f"{config} a vocabulary of {vocabulary}",
-                remedy=f"put the {self.release.corpus} dictionaries beside {self.name}",
-            )
-        self.ranks = RankValues(
-            tokens=tokens,
-            medians=self._dictionary("gene_median_dictionary", float),
-            length=self.model.config.max_position_embeddings,
-            special=self.release.special,
-        )
+        check_config(self.files[f"{self.name}/config.json"], self.name)
+        weights = self.files[f"{self.name}/model.safetensors"]
+        config = self.release.config()
+        model = load_bert(config, weights, self.layer, f"{self.name} of {self.files.repo}")
+        self.ranks = self._rank_values()
         self.canonical = self._aliases("ensembl_mapping_dict")
         self.by_symbol = (
             self._aliases("gene_name_id_dict")
@@ -119,7 +139,7 @@ class Geneformer(GeneModel):
             else read_symbols(self.symbols)
         )
         dtype = getattr(torch, self.dtype)
-        self.model = self.model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides self
+        self.model = model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides self
 
     def embed(
         self,
@@ -141,11 +161,10 @@ class Geneformer(GeneModel):
         report_unknown(panel, wanted >= 0, self.name)
         if self.scope == "panel":
             counts, names = counts[:, columns], [names[i] for i in columns]
-        sequences = self.ranks.encode(counts, names)
         yield from contextual(
-            sequences,
+            self.ranks.encode(counts, names),
             wanted,
-            self.model.config.hidden_size,
+            self.release.width,
             lambda tokens, present, _: bert_states(self.model, tokens, present),
             self.batch_tokens,
             self.ranks.tokens["<pad>"],
@@ -156,9 +175,75 @@ class Geneformer(GeneModel):
         """One digest of the weights and the dictionaries."""
         return self.files.digest()
 
+    def _rank_values(self) -> RankValues:
+        """The vocabulary of the release.
+
+        Raises:
+            FlagError: tokens or medians are not those of such a release.
+        """
+        tokens = self._dictionary("token_dictionary", int)
+        medians = self._dictionary("gene_median_dictionary", float)
+        check_tokens(tokens, self.release, self.name)
+        check_medians(medians, tokens, self.release, self.name)
+        return RankValues(tokens, medians, self.release.length, self.release.special)
+
     def _dictionary(self, name: str, kind: type) -> dict:
         return safe_pickle.mapping(self.files[self.release.dictionary(name)], kind)
 
     def _aliases(self, name: str) -> dict[str, str]:
         """A dictionary of names; entries that are not names are left out."""
         return safe_pickle.mapping(self.files[self.release.dictionary(name)], str, strict=False)
+
+
+def check_config(path: Path, name: ModelName) -> None:
+    """Raise FlagError unless ``config.json`` states what the release ``name`` has.
+
+    A file whose weights have the right shapes may still name other heads or another activation. The
+    model is built from ``RELEASES``, never from the file.
+    """
+    found = read_object(path, f"the hub's {REPO}")
+    for key, value in RELEASES[name].config().items():
+        if found.get(key) != value:
+            raise FlagError(
+                f"{path}: {key} is {found.get(key)!r}, but {value!r} in {name}",
+                remedy=f"get {name}/config.json again, or set params.name to the model it is of",
+            )
+
+
+def check_tokens(tokens: Mapping[str, int], release: Release, name: str) -> None:
+    """Raise FlagError unless ``tokens`` numbers the release's vocabulary, special tokens first."""
+    file = release.dictionary("token_dictionary")
+    remedy = f"put the {release.corpus} dictionaries beside {name}"
+    if sorted(tokens.values()) != list(range(release.vocabulary)):
+        raise FlagError(
+            f"{file} has {len(tokens)} tokens; {name} numbers {release.vocabulary} of them from 0, "
+            "each once",
+            remedy=remedy,
+        )
+    if [tokens.get(token) for token in release.special_tokens] != [
+        *range(len(release.special_tokens))
+    ]:
+        begin = ", ".join(release.special_tokens)
+        raise FlagError(f"{file} does not begin with {begin}", remedy=remedy)
+
+
+def check_medians(
+    medians: Mapping[str, float], tokens: Mapping[str, int], release: Release, name: str
+) -> None:
+    """Raise FlagError unless every gene with a token has a median, and nothing else is in there.
+
+    A gene without a median would be left out of all sequences, without a word.
+    """
+    file = release.dictionary("gene_median_dictionary")
+    remedy = f"put the {release.corpus} dictionaries beside {name}"
+    strange = [token for token in SPECIAL if token in medians]
+    if strange:
+        raise FlagError(f"{file} has a median of {strange[0]}, which is no gene", remedy=remedy)
+    genes = [gene for gene in tokens if gene not in release.special_tokens]
+    lacking = [gene for gene in genes if not 0 < medians.get(gene, 0) < math.inf]
+    if lacking:
+        raise FlagError(
+            f"{file} has no positive median of {len(lacking)} of the {len(genes)} genes with a "
+            f"token, such as {lacking[0]}",
+            remedy=remedy,
+        )

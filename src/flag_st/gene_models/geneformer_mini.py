@@ -13,7 +13,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
 from flag_st.gene_models.base import GeneModel
-from flag_st.gene_models.bert import bert_states, empty_bert, ready
+from flag_st.gene_models.bert import bert_config, bert_states, empty_bert, published_config, ready
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.masked_genes import pretrain
 from flag_st.gene_models.rank_values import TARGET_SUM, RankValues
@@ -161,21 +161,5 @@ class GeneformerMini(GeneModel):
         return self._ranks([genes[i] for i in chosen], medians)
 
     def _config(self) -> "BertConfig":
-        from flag_st.core.torchvision_guard import ensure_torchvision
-
-        ensure_torchvision()
-        from transformers import BertConfig
-
-        return BertConfig(
-            vocab_size=len(self.ranks.tokens),
-            hidden_size=self.width,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.inner,
-            max_position_embeddings=self.context,
-            hidden_act="relu",
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            type_vocab_size=2,
-            pad_token_id=0,
-        )
+        sizes = self.width, self.layers, self.heads, self.inner, self.context
+        return bert_config(published_config(len(self.ranks.tokens), *sizes))

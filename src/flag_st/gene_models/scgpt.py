@@ -1,13 +1,14 @@
 """scGPT (Cui et al., Nature Methods 2024), read from its whole-human checkpoint.
 
-The package itself cannot be imported beside a current torch, so its encoder is written here, with
-the names of the published keys.
+Its encoder is written here with the names of the published keys, so that it runs beside the
+versions of all other models.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,16 +16,18 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import read_json
 from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.columns import positions, report_unknown
-from flag_st.gene_models.files import Files
+from flag_st.gene_models.files import Files, check_sizes, read_object
 from flag_st.gene_models.token_states import contextual, pad
 from flag_st.transfer.weights import fill, read_state
 
 ADDRESS = "https://github.com/bowang-lab/scGPT (pre-trained models, whole-human)"
-ARGUMENTS = ("embsize", "nheads", "d_hid", "nlayers", "pad_token", "pad_value")
+CLS = "<cls>"
+SIZES = ("embsize", "nheads", "d_hid", "nlayers", "n_bins")
+#: What the published file holds beside the encoder: decoders, and a table that nothing uses.
+UNUSED = ("decoder.", "cls_decoder.", "mvc_decoder.", "flag_encoder.")
 #: How other versions of the package spelled the keys of the attention.
 SPELLINGS = ((r"self_attn\._impl\.", "self_attn."), (r"self_attn\.in_proj_", "self_attn.Wqkv."))
 
@@ -107,19 +110,23 @@ class Encoder(nn.Module):
 class ScGPT(GeneModel):
     """Contextual gene embeddings: the encoder's output at each panel gene's position.
 
-    A sequence is the spot's expressed genes without ``<cls>``; values are binned within the spot.
+    With ``scope: panel``, every spot is read as ``<cls>`` and then the whole panel in its order,
+    unexpressed genes included (FLAG, Appendix F.2.2). Expressed genes have their bin as value, the
+    others 0, and so has ``<cls>``, as in the package's ``tokenize_batch``. With
+    ``scope: transcriptome``, a spot is read as ``<cls>``, whose value is then ``pad_value``, and its
+    expressed genes, as in the package's ``embed_data``.
 
     Args:
         weights: folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, or None to fetch
             them from the hub.
         repo, revision: hub repository and commit; None if only ``weights`` is used.
         sha256: file name → digest that it must have.
-        scope: ``panel`` reads the genes of the panel alone; ``transcriptome`` all expressed genes.
-            If these are too many, those of the panel and a random sample of the others are kept.
+        scope: ``panel`` or ``transcriptome``, as above.
         ties: most counts are ties, and the published code spreads tied genes over their bins at
             random. ``middle`` takes the expected bin; ``spread`` draws as published, from a stream
             that only depends on the counts of the spot.
-        length: largest number of genes in a sequence.
+        length: tokens in a sequence of ``transcriptome``, at most. If more genes are expressed,
+            those of the panel and a random sample of the others are kept.
         batch_tokens: tokens per forward pass, padding included.
     """
 
@@ -145,16 +152,14 @@ class ScGPT(GeneModel):
         Raises:
             FlagError: a file is missing, damaged or of another model.
         """
-        path = self.files["args.json"]
-        self.arguments = read_arguments(path)
-        self.vocabulary = read_json(self.files["vocab.json"])
-        padding = self.vocabulary.get(self.arguments["pad_token"])
-        if padding is None:
-            raise FlagError(f"vocab.json has no {self.arguments['pad_token']}, which {path} names")
+        self.arguments = read_arguments(self.files["args.json"])
+        special = (self.arguments["pad_token"], CLS)
+        self.vocabulary = read_vocabulary(self.files["vocab.json"], special)
+        self.padding, self.cls = (self.vocabulary[token] for token in special)
         with torch.device("meta"):
-            model = Encoder(self.arguments, len(self.vocabulary), padding)
-        self.padding, self.device = padding, device
-        self.model = load_encoder(model, self.files["best_model.pt"]).to(device)
+            empty = Encoder(self.arguments, len(self.vocabulary), self.padding)
+        self.model = load_encoder(empty, self.files["best_model.pt"]).to(device)
+        self.device = device
 
     def embed(
         self,
@@ -164,52 +169,74 @@ class ScGPT(GeneModel):
         panel: Sequence[str],
         progress: Callable[..., Iterable] = lambda items, **_: items,
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield (rows, (n, G, K) float32, (n, G) mask of the genes expressed and known)."""
+        """Yield (rows, (n, G, K) float32, (n, G) mask of the genes expressed and known).
+
+        A masked vector is zero, although with ``scope: panel`` the network reads its gene.
+        """
+        from scipy import sparse
+
         columns = positions(genes, panel, "the slide")
-        wanted = np.array([self.vocabulary.get(gene, -1) for gene in panel])  # (G,)
+        wanted = self._tokens(panel)  # (G,)
         report_unknown(panel, wanted >= 0, "the vocabulary of scGPT")
+        counts = sparse.csr_matrix(counts, dtype=np.float64)
+        here = counts[:, columns]  # (N, G)
         if self.scope == "panel":
-            counts, genes = counts[:, columns], list(panel)
-        sequences, values = self._sequences(counts, genes, set(wanted.tolist()))
-        yield from contextual(
-            sequences,
+            spots = list(self._whole_panel(here, wanted))
+        else:
+            spots = list(self._expressed_genes(counts, self._tokens(genes), wanted))
+        for rows, block, mask in contextual(
+            [tokens for tokens, _ in spots],
             wanted,
             self.arguments["embsize"],
-            lambda tokens, present, rows: self._states(tokens, present, [values[i] for i in rows]),
+            lambda tokens, present, rows: self._states(
+                tokens, present, [spots[i][1] for i in rows]
+            ),
             self.batch_tokens,
             self.padding,
             progress,
-        )
+        ):
+            mask &= here[rows].toarray() > 0
+            block[~mask] = 0
+            yield rows, block, mask
 
     def digest(self) -> str:
         return self.files.digest()
 
-    def _sequences(
-        self, counts, genes: Sequence[str], keep: set[int]
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Tokens and bins of each spot's expressed genes, at most ``length`` of them."""
-        from scipy import sparse
+    def _tokens(self, genes: Sequence[str]) -> np.ndarray:
+        """The token of each gene, -1 where there is none."""
+        return np.array([self.vocabulary.get(gene, -1) for gene in genes], dtype=np.int64)
 
-        counts = sparse.csr_matrix(counts, dtype=np.float64)
-        token = np.array([self.vocabulary.get(gene, -1) for gene in genes], dtype=np.int64)
-        tokens, bins = [], []
+    def _whole_panel(self, counts, panel: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and values, both (1 + genes with a token,), of each spot of CSR ``counts`` (N, G)."""
+        genes = panel[panel >= 0]
+        tokens = np.concatenate([[self.cls], genes])
+        for row in counts[:, panel >= 0].toarray():
+            values, here = np.zeros(len(tokens), dtype=np.float32), row > 0
+            values[1:][here] = self._bins(row[here], spot_generator(genes[here], row[here]))
+            yield tokens, values
+
+    def _expressed_genes(
+        self, counts, token: np.ndarray, panel: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and values of each spot of CSR ``counts``, whose columns have these tokens."""
         for row in np.split(np.arange(counts.nnz), counts.indptr[1:-1]):
             found, value = token[counts.indices[row]], counts.data[row]
             used = np.flatnonzero((found >= 0) & (value > 0))
             used = used[np.argsort(found[used])]
             found, value = found[used], value[used]
             rng = spot_generator(found, value)
-            binned = bin_values(
-                value, self.arguments["n_bins"], rng if self.ties == "spread" else None
-            )
-            if len(found) > self.length:
+            bins = self._bins(value, rng)
+            if len(found) >= self.length:
                 # The genes of the panel come first, then the others in random order.
-                first = ~np.isin(found, list(keep))
-                order = np.lexsort((rng.random(len(found)), first))[: self.length]
-                found, binned = found[order], binned[order]
-            tokens.append(found)
-            bins.append(binned)
-        return tokens, bins
+                order = np.lexsort((rng.random(len(found)), ~np.isin(found, panel)))
+                kept = order[: self.length - 1]
+                found, bins = found[kept], bins[kept]
+            first = np.float32(self.arguments["pad_value"])
+            yield np.concatenate([[self.cls], found]), np.concatenate([[first], bins])
+
+    def _bins(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        drawn = rng if self.ties == "spread" else None
+        return bin_values(values, self.arguments["n_bins"], drawn)
 
     def _states(self, tokens: np.ndarray, present: np.ndarray, values: list) -> np.ndarray:
         padded, _ = pad(values, self.arguments["pad_value"])
@@ -228,7 +255,7 @@ class ScGPTGenes(ScGPT):
 
     def embed(self, counts, genes, ensembl, panel, progress=lambda items, **_: items):
         """Yield the (G, K) table of the panel and the (G,) mask of the genes with a token."""
-        wanted = np.array([self.vocabulary.get(gene, -1) for gene in panel])
+        wanted = self._tokens(panel)
         report_unknown(panel, wanted >= 0, "the vocabulary of scGPT")
         with torch.inference_mode():
             ids = torch.from_numpy(np.maximum(wanted, 0)).to(self.device)
@@ -237,28 +264,64 @@ class ScGPTGenes(ScGPT):
         yield slice(0, 0), table * known[:, None], known
 
 
-def read_arguments(path) -> dict:
-    """``args.json``; the values that the encoder needs are checked."""
-    arguments = read_json(path)
-    missing = [key for key in ARGUMENTS if key not in arguments]
-    if missing:
-        raise FlagError(f"{path} lacks {missing[0]}", remedy=f"get it again from {ADDRESS}")
+def read_arguments(path: Path) -> dict[str, Any]:
+    """``args.json``; the values that the encoder needs are checked.
+
+    Raises:
+        FlagError: it is no object, or a value is missing, of the wrong type or not supported.
+    """
+    arguments = {"n_bins": 51, **read_object(path, ADDRESS)}
+    check_sizes(arguments, SIZES, path, ADDRESS)
+    width, heads = arguments["embsize"], arguments["nheads"]
+    if width % heads:
+        raise FlagError(
+            f"{path}: embsize {width} is no multiple of nheads {heads}",
+            remedy=f"get it again from {ADDRESS}",
+        )
+    for key, kinds in (("pad_token", (str,)), ("pad_value", (int, float))):
+        if type(arguments.get(key)) not in kinds:
+            raise FlagError(
+                f"{path} has no usable {key}: {arguments.get(key)!r}",
+                remedy=f"get it again from {ADDRESS}",
+            )
     style = arguments.get("input_emb_style", "continuous")
     if style != "continuous":
         raise FlagError(f"{path}: input_emb_style {style!r} is not known", choices=["continuous"])
-    return {"n_bins": 51, **arguments}
+    return arguments
 
 
-def load_encoder(model: Encoder, path) -> Encoder:
-    """Fill ``model`` from ``best_model.pt``, whichever attention wrote it, without its decoders."""
+def read_vocabulary(path: Path, special: Iterable[str]) -> dict[str, int]:
+    """``vocab.json``: the token of every gene and of the ``special`` tokens.
+
+    Raises:
+        FlagError: it is no object, does not number its tokens 0, 1, 2, …, or lacks a special one.
+    """
+    vocabulary = read_object(path, ADDRESS)
+    tokens = list(vocabulary.values())
+    if {type(t) for t in tokens} != {int} or sorted(tokens) != list(range(len(tokens))):
+        raise FlagError(
+            f"{path} does not number its {len(tokens)} tokens 0, 1, 2, …, each once",
+            remedy=f"get it again from {ADDRESS}",
+        )
+    missing = [token for token in special if token not in vocabulary]
+    if missing:
+        raise FlagError(
+            f"{path} has no {missing[0]}", remedy=f"get it and args.json again from {ADDRESS}"
+        )
+    return vocabulary
+
+
+def load_encoder(model: Encoder, path: Path) -> Encoder:
+    """Fill ``model`` from ``best_model.pt``, whichever attention wrote it, without its decoders.
+
+    Raises:
+        FlagError: the file is damaged, or lacks or has a key that the published model does not.
+    """
     state = read_state(path)
     for old, new in SPELLINGS:
         state = {re.sub(old, new, key): value for key, value in state.items()}
-    wanted = model.state_dict()
-    fill(
-        model, {k: v for k, v in state.items() if k in wanted}, path, f"best_model.pt of {ADDRESS}"
-    )
-    return model.eval().requires_grad_(False)
+    fill(model, state, path, f"best_model.pt of {ADDRESS}", ignore=UNUSED)
+    return model.float().eval().requires_grad_(False)
 
 
 def spot_generator(tokens: np.ndarray, values: np.ndarray) -> np.random.Generator:

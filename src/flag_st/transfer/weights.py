@@ -234,19 +234,32 @@ def fill(
         ignore: prefixes of keys that ``module`` does not use and the file may have.
 
     Raises:
-        FlagError: a key is missing, unknown or of another shape; the first is named.
+        FlagError: a key is missing, unknown, of another shape or kind of number, or holds a number
+            that is not finite; the first is named.
     """
     wanted = module.state_dict()
     for key, tensor in wanted.items():
         if key not in state:
             raise _misfit(path, f"lacks {key}", expected)
-        if state[key].shape != tensor.shape:
-            shapes = f"{tuple(state[key].shape)}, not {tuple(tensor.shape)}"
-            raise _misfit(path, f"has {key} of shape {shapes}", expected)
+        if fault := _unlike(state[key], tensor):
+            raise _misfit(path, f"has {key} {fault}", expected)
     unknown = [k for k in state if k not in wanted and not k.startswith(tuple(ignore))]
     if unknown:
         raise _misfit(path, f"has an unknown key {unknown[0]}", expected)
     module.load_state_dict({k: state[k] for k in wanted}, strict=True, assign=True)
+
+
+def _unlike(found: "torch.Tensor", wanted: "torch.Tensor") -> str | None:
+    """What keeps ``found`` from taking the place of ``wanted``, or None."""
+    import torch
+
+    if found.shape != wanted.shape:
+        return f"of shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+    if found.is_floating_point() != wanted.is_floating_point():
+        return f"of {found.dtype}, not {wanted.dtype}"
+    if not torch.isfinite(found).all():
+        return "with numbers that are not finite"
+    return None
 
 
 def _misfit(path: Path, fault: str, expected: str) -> FlagError:
