@@ -21,7 +21,7 @@ from flag_st.core.io import writing
 from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
-from flag_st.methods.precision import Precision, precise
+from flag_st.methods.precision import Precision, precise, repeatable
 from flag_st.nets.optimizer import AdamW
 
 log = logging.getLogger("flag_st")
@@ -46,6 +46,8 @@ class Training:
         validate_every: how many epochs lie between two validations.
         patience: stop after so many validations without a better one; 0 never stops early.
         precision: ``fp32``, ``tf32`` or ``bf16`` (autocast).
+        deterministic: on a GPU, use the forms of gathers and attention that sum up in a fixed order,
+            so that training twice gives the same bytes; a CPU always does.
         compile: use torch.compile, which falls back to eager mode where it fails.
         checkpoint_seconds: write a checkpoint at the end of the first epoch after so many seconds.
         tensorboard: write event files while training, beside the log of the job.
@@ -64,6 +66,7 @@ class Training:
     validate_every: int = 10
     patience: int = 20
     precision: Precision = "fp32"
+    deterministic: bool = True
     compile: bool = False
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
@@ -123,9 +126,10 @@ class Loop:
         )
         events = self._events()
         for self.epoch in bar:
-            row = self._train_epoch()
-            if self._due():
-                row |= self._validate()
+            with repeatable(self.run.device, self.settings.deterministic):
+                row = self._train_epoch()
+                if self._due():
+                    row |= self._validate()
             self.rows.append({"epoch": self.epoch, **row})
             if events:
                 for name, value in row.items():
