@@ -40,7 +40,8 @@ def check(config: dict[str, Any], data: bool = True) -> int:
     if found:
         print(f"{len(found)} fault{'s' * (len(found) > 1)}; nothing was run", file=sys.stderr)
         return 1
-    print(f"ok: {len(experiments)} experiments on {', '.join(cohorts)}")
+    number = f"{len(experiments)} experiment{'s' * (len(experiments) != 1)}"
+    print(f"ok: {number} on {', '.join(cohorts)}")
     return 0
 
 

@@ -30,25 +30,29 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A subcommand whose line in the list and whose own help say the same."""
+    return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+
 def _before_a_run(commands: Any) -> None:
-    check = commands.add_parser(
-        "check", help="check the configuration and its slides, and print all faults"
-    )
+    check = _add(commands, "check", "check the configuration and its slides, and print all faults")
     check.add_argument(
         "--no-data", action="store_true", help="check only the configuration, not the slides"
     )
     _config_arguments(check)
     check.set_defaults(run=run_check)
 
-    downloads = commands.add_parser(
+    downloads = _add(
+        commands,
         "downloads",
-        help="list what a run would download and whether your login may; nothing is transferred",
+        "list what a run would download and whether your login may; nothing is transferred",
     )
     _config_arguments(downloads)
     downloads.set_defaults(run=run_downloads)
 
-    plan = commands.add_parser(
-        "plan", help="estimate jobs, GPU-hours, CPU-hours and disk space of each stage"
+    plan = _add(
+        commands, "plan", "estimate jobs, GPU-hours, CPU-hours and disk space of each stage"
     )
     plan.add_argument(
         "--spots",
@@ -61,15 +65,17 @@ def _before_a_run(commands: Any) -> None:
 
 
 def _after_a_run(commands: Any) -> None:
-    summary = commands.add_parser(
-        "summary", help="print the tables of a finished run and where its figures and report are"
+    summary = _add(
+        commands,
+        "summary",
+        "print the tables of a finished run and where its figures and report are",
     )
     summary.add_argument(
         "results", nargs="?", default="results", help="folder of the results (default: results)"
     )
     summary.set_defaults(run=run_summary)
 
-    trace = commands.add_parser("trace", help="trace a result back to its slides and weights")
+    trace = _add(commands, "trace", "trace a result back to its slides and weights")
     trace.add_argument("file", help="any output, such as results/paper/tables/table_1.csv")
     trace.add_argument(
         "--only",
@@ -82,8 +88,8 @@ def _after_a_run(commands: Any) -> None:
     trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
     trace.set_defaults(run=run_trace)
 
-    score = commands.add_parser(
-        "score", help="compute every metric for two h5ad files of the same spots and genes"
+    score = _add(
+        commands, "score", "compute every metric for two h5ad files of the same spots and genes"
     )
     score.add_argument("truth", help="h5ad file with obsm['spatial']")
     score.add_argument(
@@ -98,8 +104,8 @@ def _after_a_run(commands: Any) -> None:
 
 
 def _about_methods(commands: Any) -> None:
-    describe = commands.add_parser(
-        "describe", help="print the settings and the number of parameters of a method as JSON"
+    describe = _add(
+        commands, "describe", "print the settings and the number of parameters of a method as JSON"
     )
     describe.add_argument("method", help="an entry of config/methods.yaml")
     describe.add_argument("--genes", type=_positive, default=200, help="G, genes of the panel")
@@ -115,8 +121,8 @@ def _about_methods(commands: Any) -> None:
     _config_arguments(describe)
     describe.set_defaults(run=run_describe)
 
-    benchmark = commands.add_parser(
-        "benchmark", help="measure speed and memory against the released code's computation"
+    benchmark = _add(
+        commands, "benchmark", "measure speed and memory against the released code's computation"
     )
     benchmark.add_argument(
         "--out", default="results/benchmarks", help="folder of the table and the picture"
@@ -130,10 +136,9 @@ def _about_methods(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:

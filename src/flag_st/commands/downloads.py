@@ -38,7 +38,7 @@ def list_downloads(config: dict[str, Any]) -> int:
             print(f"{name}: {str(plan).splitlines()[0]}")
     print(f"{human(total)} to download" + ", without what the faults below concern" * bool(faults))
     for message, names in faults.items():
-        print(f"fault: {', '.join(names)}: {message}", file=sys.stderr)
+        print(f"fault: {', '.join(dict.fromkeys(names))}: {message}", file=sys.stderr)
     if faults:
         number = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         print(f"{number}; what to ask for and where: config/MODELS.md", file=sys.stderr)
