@@ -212,7 +212,7 @@ def test_one_slide_has_a_difference_and_no_interval(study, scores):
 
 def test_ability_is_the_place_between_null_and_ceiling(study, scores, runs):
     columns = [{"metric": "mse"}, {"metric": "pcc"}, {"metric": "gsc_strength_truth"}]
-    scale = {"null": "ridge", "ceiling": "oracle"}
+    scale = {"zero": "ridge", "one": "oracle"}
     experiment = study.experiment(params={"columns": columns, "scale": scale})
     sheet, table = compare(experiment, scores, runs, read_reported(REPORTED, "table_1"))
     mse = table[table["metric"] == "mse"].set_index("method")
@@ -227,7 +227,7 @@ def test_ability_is_the_place_between_null_and_ceiling(study, scores, runs):
         "Made up. Percentages place a value between ridge (0 %) and oracle (100 %)."
     )
     assert "Nobody is marked best on HER2ST (2)" in sheet.caption
-    without = study.experiment(params={"columns": columns, "scale": {**scale, "null": "absent"}})
+    without = study.experiment(params={"columns": columns, "scale": {**scale, "zero": "absent"}})
     _, table = compare(without, scores, runs, read_reported(REPORTED, "table_1"))
     assert table["ability"].isna().all()
 
@@ -576,7 +576,7 @@ def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores
 def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     style.use()
     experiment, table = numbers(study, scores, runs, STRUCTURE)
-    experiment.params["scale"] = {"null": "ridge", "ceiling": "oracle"}
+    experiment.params["scale"] = {"zero": "ridge", "one": "oracle"}
     table = add_ability(table, experiment, {("HER2ST", "gsc"): 0.9})
     figure = charts.structure_against_accuracy(table, experiment)
     (axes,) = figure.axes
@@ -690,3 +690,16 @@ def test_moran_needs_no_more_than_the_section(tissue, study):
     )[2]
     table = moran.moran_table(tissue, shown)
     assert len(table) == len(shown) * len(GENES)
+
+
+def test_scales_of_the_configuration_name_methods():
+    loaded = config.load()
+    scales = [
+        e["params"]["scale"]
+        for e in loaded["experiments"].values()
+        if "scale" in e.get("params", {})
+    ]
+    assert scales
+    for scale in scales:
+        assert set(scale) == {"zero", "one"}
+        assert set(scale.values()) <= set(loaded["methods"])

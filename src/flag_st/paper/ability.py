@@ -22,12 +22,12 @@ class Scale:
     """The two ends of the scale, which are methods of the experiment.
 
     Attributes:
-        null: what is reached without the image.
-        ceiling: what is reached by knowing the truth.
+        zero: the null: what is reached without the image.
+        one: the ceiling: what is reached by knowing the truth.
     """
 
-    null: str
-    ceiling: str
+    zero: str
+    one: str
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Scale | None":
@@ -36,7 +36,7 @@ class Scale:
         if not asked:
             return None
         scale = cls(**asked)
-        return scale if {scale.null, scale.ceiling} <= set(experiment.methods) else None
+        return scale if {scale.zero, scale.one} <= set(experiment.methods) else None
 
 
 def add_ability(
@@ -53,10 +53,10 @@ def add_ability(
             the value that a second measurement of the truth would attain.
     """
     scale, found = Scale.of(experiment), numbers.copy()
-    for name in ("null", "ceiling"):
+    for name, method in (("null", "zero"), ("ceiling", "one")):
         found[name] = float("nan")
         if scale:
-            rows = numbers[numbers["method"] == getattr(scale, name)]
+            rows = numbers[numbers["method"] == getattr(scale, method)]
             means = rows.set_index(PLACE)["mean"]
             found[name] = [means.get(tuple(key)) for key in numbers[PLACE].to_numpy()]
     if ceilings:

@@ -70,7 +70,7 @@ def compare(
 def _explained(experiment: Experiment, scores: "pandas.DataFrame") -> Iterator[str]:
     """What the caption says of percentages, and of cohorts on which nobody can be the best."""
     if scale := Scale.of(experiment):
-        null, ceiling = experiment.label(scale.null), experiment.label(scale.ceiling)
+        null, ceiling = experiment.label(scale.zero), experiment.label(scale.one)
         yield f"Percentages place a value between {null} (0 %) and {ceiling} (100 %)."
     few = []
     for cohort, part in scores[scores["slide"] != ""].groupby("cohort", sort=False):
