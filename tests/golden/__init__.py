@@ -15,8 +15,9 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
@@ -170,6 +171,38 @@ def _numbered(drops: Sequence[Drop]) -> Iterator[tuple[Drop, int]]:
         uses[drop.place] += 1
 
 
+# --- other random numbers -------------------------------------------------------------------------
+
+
+@contextmanager
+def drawing(**values: Sequence[Tensor]) -> Iterator[None]:
+    """Let functions of torch, such as ``randn``, return these values one after the other.
+
+    Raises:
+        AssertionError: a value of another shape is drawn, or another number of values.
+    """
+    queues = {name: list(queue) for name, queue in values.items()}
+
+    def draw(name: str, first: Any, *rest: Any, **_: Any) -> Tensor:
+        assert queues[name], f"more values are drawn by {name} than expected"
+        value = queues[name].pop(0)
+        if name == "randint":
+            shape = rest[-1]
+        elif name.endswith("_like"):
+            shape = first.shape
+        else:
+            shape = first if isinstance(first, Sequence) else (first, *rest)
+        assert tuple(shape) == tuple(value.shape), f"{name} of {tuple(shape)} is drawn"
+        return value.clone()
+
+    with ExitStack() as stack:
+        for name in queues:
+            stack.enter_context(patch.object(torch, name, partial(draw, name)))
+        yield
+    left = {name: len(queue) for name, queue in queues.items() if queue}
+    assert not left, f"these values were not drawn: {left}"
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -228,5 +261,11 @@ class Golden:
             AssertionError: a value differs by more than ``atol + rtol * |value|``, or an output is
                 missing or not in the file.
         """
-        found = {name: value.detach() for name, value in found.items()}
-        torch.testing.assert_close(found, self.outputs, rtol=rtol, atol=atol)
+        apart = {}
+        assert found.keys() == self.outputs.keys()
+        for name, value in found.items():
+            one, other = value.detach(), self.outputs[name]
+            assert one.shape == other.shape, f"{name}: {one.shape} here, {other.shape} in the file"
+            if not torch.allclose(one, other, rtol=rtol, atol=atol):
+                apart[name] = (one - other).abs().max().item()
+        assert not apart, f"largest differences from the authors' code: {apart}"

@@ -121,7 +121,11 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 class Gated(nn.Module):
-    """SwiGLU with a normalised hidden layer; ``packed`` is the width of gate and value together."""
+    """SwiGLU with a normalised hidden layer; ``packed`` is the width of gate and value together.
+
+    Dropout falls on the hidden layer and on the output, as in timm's ``SwiGLUPacked``, which the
+    authors use.
+    """
 
     def __init__(self, inputs: int, packed: int, outputs: int, dropout: float = 0.0):
         super().__init__()
@@ -130,7 +134,8 @@ class Gated(nn.Module):
 
     def gate(self, packed: Tensor) -> Tensor:
         gate, value = packed.chunk(2, -1)  # 2 × (..., h)
-        return self.down(self.norm(self.dropout(F.silu(gate) * value)))  # (..., outputs)
+        hidden = self.norm(self.dropout(F.silu(gate) * value))  # (..., h)
+        return self.dropout(self.down(hidden))  # (..., outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(self.up(x))  # (..., outputs)
