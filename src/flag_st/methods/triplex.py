@@ -103,8 +103,8 @@ class Triplex(NetworkMethod):
         batch: spots per step, all of one slide.
         as_released: all heads are cut at zero expression in training, which stops the gradient of
             genes that start below zero; missing neighbours count in their branch's mean; positions
-            replace the global tokens instead of being added; dropout stays on in the global
-            branch's attention, so that predictions are random.
+            replace the global tokens instead of being added; dropout of the weights and of
+            the output stays on in the global branch's attention, so that predictions are random.
         centre, training: as in ``flag_st.methods.network.NetworkMethod``.
     """
 

@@ -13,9 +13,17 @@ class Layer(nn.Module):
     Args:
         ratio: hidden units of the MLP per unit of width.
         dropout: after the attention's output and after both linear maps of the MLP.
+        attention_dropout: on the weights of the attention.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        ratio: float = 4.0,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
         super().__init__()
         hidden = int(width * ratio)
         self.heads = heads
@@ -23,6 +31,7 @@ class Layer(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out, self.drop = nn.Linear(width, width), nn.Dropout(dropout)
+        self.drop_weights = nn.Dropout(attention_dropout)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
             nn.GELU(),
@@ -45,5 +54,6 @@ class Layer(nn.Module):
         q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, H, T, d/H)
         kv = self.key_value(source).view(b, source.shape[1], 2, self.heads, -1)  # (B, S, 2, H, d/H)
         k, v = kv.permute(2, 0, 3, 1, 4)  # 2 × (B, H, S, d/H)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, H, T, d/H)
+        p = self.drop_weights.p if self.drop_weights.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, bias, dropout_p=p)  # (B, H, T, d/H)
         return x.transpose(1, 2).reshape(b, t, d)  # (B, T, d)

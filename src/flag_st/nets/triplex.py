@@ -21,9 +21,9 @@ class Branch:
     ratio: float
     dropout: float
 
-    def layers(self, width: int) -> nn.ModuleList:
-        made = (Layer(width, self.heads, self.ratio, self.dropout) for _ in range(self.depth))
-        return nn.ModuleList(made)
+    def layers(self, width: int, attention_dropout: float = 0.0) -> nn.ModuleList:
+        sizes = (width, self.heads, self.ratio, self.dropout, attention_dropout)
+        return nn.ModuleList(Layer(*sizes) for _ in range(self.depth))
 
 
 class PositionGenerator(nn.Module):
@@ -51,12 +51,15 @@ class PositionGenerator(nn.Module):
 
 
 class GlobalEncoder(nn.Module):
-    """All spots of a slide attend to each other; positions come in after the first layer."""
+    """All spots of a slide attend to each other; positions come in after the first layer.
+
+    Of the three transformers this one alone also drops weights of its attention.
+    """
 
     def __init__(self, features: int, width: int, sizes: Branch, as_released: bool):
         super().__init__()
         self.input = nn.Linear(features, width) if features != width else nn.Identity()
-        self.layers = sizes.layers(width)
+        self.layers = sizes.layers(width, attention_dropout=sizes.dropout)
         self.position = PositionGenerator(width, residual=not as_released)
         self.norm, self.as_released = nn.LayerNorm(width), as_released
 
@@ -64,7 +67,8 @@ class GlobalEncoder(nn.Module):
         super().train(mode)
         if self.as_released:  # the release's attention never leaves training mode
             for layer in self.layers:
-                layer.get_submodule("drop").train()
+                for name in ("drop", "drop_weights"):
+                    layer.get_submodule(name).train()
         return self
 
     def forward(self, u: Tensor, around: Tensor) -> Tensor:

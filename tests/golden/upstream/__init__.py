@@ -5,12 +5,12 @@ it, and returns a ``golden.Golden``. None of the authors' code is copied here.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 
-def renaming(*pairs: tuple[str, str]) -> Callable[[str], str]:
+def renaming(*pairs: tuple[str, str | Callable[[re.Match], str]]) -> Callable[[str], str]:
     """From the authors' names of modules and parameters to ours, by regular expressions in turn."""
 
     def rename(name: str) -> str:
@@ -21,7 +21,7 @@ def renaming(*pairs: tuple[str, str]) -> Callable[[str], str]:
     return rename
 
 
-def give(theirs: nn.Module, state: dict[str, Tensor], rename: Callable[[str], str]) -> None:
+def give(theirs: nn.Module, state: Mapping[str, Tensor], rename: Callable[[str], str]) -> None:
     """Load our weights ``state`` into the authors' network.
 
     Raises:
