@@ -33,15 +33,16 @@ def cohort(*names: str, patient: str = "p1") -> Cohort:
     return Cohort([slide(n, patient) for n in names], [f"g{i}" for i in range(GENES)])
 
 
-def with_targets(one: Slide, directory: Path, width: int = 6) -> Slide:
-    """The slide with static gene vectors on disk."""
+def with_targets(one: Slide, directory: Path, width: int = 6, kind: str = "static") -> Slide:
+    """The slide with vectors of a gene model on disk: per gene, per spot and gene, or per spot."""
     from dataclasses import replace
 
     genes = [f"g{i}" for i in range(GENES)]
-    vectors = np.random.default_rng(3).normal(size=(GENES, width))
+    of_all = {"contextual": (len(one), GENES, width), "spot": (len(one), width)}
+    vectors = np.random.default_rng(3).normal(size=of_all.get(kind, (GENES, width)))
     path = directory / f"{one.id}.h5"
-    with writing_targets(path, "static", one.spots, genes, width) as put:
-        put(slice(0, 0), vectors)
+    with writing_targets(path, kind, one.spots, genes, width) as put:
+        put(slice(0, len(one)), vectors)
     return replace(one, targets=Targets.open(path, one.spots, genes))
 
 

@@ -118,6 +118,33 @@ def test_alignment_pulls_tokens_to_the_gene_model(tmp_path):
     assert not any("projector" in name for name in method.arrays())
 
 
+@pytest.mark.parametrize("kind", ["static", "contextual", "spot"])
+def test_alignment_reads_every_kind_of_gene_model(tmp_path, kind):
+    """The loss of alignment is that of numpy: per gene, or of the mean token of a spot."""
+    slides = [toy.with_targets(toy.slide(n), tmp_path, kind=kind) for n in "ab"]
+    method = toy.made(Flag, **SIZE, tiling={"per_step": 2})
+    train = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
+    method._statistics(train)
+    torch.manual_seed(0)
+    method.net = method.build(toy.GENES, toy.WIDTH, targets=6).eval()
+    task = method.task(train, toy.cohort("v"), Run())
+    ((tiles, cuts),) = task.batches(torch_generator(0))
+    found: list[torch.Tensor] = []
+    method.net.projector.register_forward_hook(lambda _, __, out: found.append(out.detach()))
+    _, parts = task.loss((tiles, cuts), torch_generator(1))
+    cosines = []
+    order = [(slide, spot) for slide, index in cuts for spot in index]
+    for tokens, (slide, spot) in zip(found[0].numpy(), order, strict=True):
+        vectors, _ = slide.targets.read(np.array([spot]))
+        vectors = vectors if kind == "static" else vectors[0]
+        expressed = slide.truth[spot] > 0
+        rows = [(tokens.mean(0), vectors)]
+        if kind != "spot":
+            rows = list(zip(tokens[expressed], vectors[expressed], strict=True))
+        cosines += [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in rows]
+    assert parts["align"] == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+
+
 def test_expression_of_the_test_slide_changes_nothing(tmp_path):
     method, _ = trained(tmp_path, epochs=2)
     slide = toy.slide("t")

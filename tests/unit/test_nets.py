@@ -170,3 +170,20 @@ def test_alignment_counts_expressed_genes_only():
     assert alignment_loss(projected, target, mask).item() == pytest.approx(0, abs=1e-6)
     mask[:, 0] = True
     assert alignment_loss(projected, target, mask).item() == pytest.approx(2 / G, abs=1e-5)
+
+
+def test_one_vector_per_spot_is_aligned_to_the_mean_of_its_tokens():
+    """Tokens that are the spot's vector plus noise: the mean loses the noise, a token does not."""
+    rng = torch.Generator().manual_seed(0)
+    spot = torch.randn(40, 1, 512, generator=rng)
+    tokens = spot + 3 * torch.randn(40, 50, 512, generator=rng)
+    mask = torch.ones(40, 50, dtype=torch.bool)
+    assert 1 - alignment_loss(tokens, spot, mask).item() == pytest.approx(0.92, abs=0.01)
+    each = spot.expand_as(tokens)
+    assert 1 - alignment_loss(tokens, each, mask).item() == pytest.approx(0.316, abs=0.01)
+    # Which genes are expressed does not matter, as long as there is one.
+    mask[:, 1:] = False
+    assert 1 - alignment_loss(tokens, spot, mask).item() == pytest.approx(0.92, abs=0.01)
+    mask[1:] = False
+    alone = alignment_loss(tokens[:1], spot[:1], mask[:1])
+    assert alignment_loss(tokens, spot, mask).item() == pytest.approx(alone.item())

@@ -116,11 +116,18 @@ class Projector(nn.Module):
 
 
 def alignment_loss(projected: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 − mean cosine between projected tokens and gene vectors over expressed genes (Eq. 8).
+    """1 − mean cosine between projected tokens and the vectors of a gene model (Eq. 8).
+
+    A gene model that has one vector per spot is compared with the mean of the spot's tokens over all
+    genes (App. F.3), and not with each token: a single token is not supposed to know the whole spot.
 
     Args:
-        projected, target: (M, G, K); target may broadcast over M.
-        mask: (M, G), True where the gene is expressed in the spot.
+        projected: (M, G, K).
+        target: (G, K) or (M, G, K), or (M, 1, K) for one vector per spot.
+        mask: (M, G), True where the gene is expressed in the spot. Other genes do not count, nor do
+            spots that express none.
     """
-    cosine = F.cosine_similarity(projected, target, dim=-1)  # (M, G)
+    if target.ndim == 3 and target.shape[1] == 1:
+        projected, mask = projected.mean(1, keepdim=True), mask.any(1, keepdim=True)
+    cosine = F.cosine_similarity(projected, target, dim=-1)  # (M, G) or (M, 1)
     return 1 - (cosine * mask).sum() / mask.sum().clamp(min=1)

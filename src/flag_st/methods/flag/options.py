@@ -128,6 +128,8 @@ class Sampling:
 class Alignment:
     """How gene tokens are pulled towards the embeddings of a gene model, in training only (Eq. 8).
 
+    What a token is compared with depends on the gene model (``alignment_loss``).
+
     Attributes:
         blocks: the aligned block of the gene transformer, counted from 1, or the first and the
             last block of a range (Table 7).

@@ -96,9 +96,10 @@ class FlagTask(Task[Net]):
         return real[order.sort().values].to(mask.device)
 
     def _targets(self, chosen: Tensor, mask: Tensor, cuts: list[Cut]) -> tuple[Tensor, Tensor]:
-        """Gene vectors (M, G, K) and masks (M, G) of the chosen spots, which alone are read.
+        """Targets and masks (M, G) of the chosen spots, which alone are read.
 
-        The mask is True where the gene has a vector and is expressed.
+        Targets are (M, G, K), or (M, 1, K) of a gene model that has one vector per spot. The mask is
+        True where the gene has a vector and is expressed.
         """
         n, vectors, masks = mask.shape[1], [], []
         flat = chosen.cpu().numpy()
@@ -107,7 +108,7 @@ class FlagTask(Task[Net]):
             rows = index[flat[flat // n == b] % n]
             embedded, known = slide.targets.read(rows)
             if slide.targets.kind == "spot":
-                embedded = embedded[:, None]  # (n, 1, K): one vector for all genes of a spot
+                embedded = embedded[:, None]  # (n, 1, K)
             vectors.append(np.broadcast_to(embedded, (len(rows), *embedded.shape[-2:])))
             masks.append(known & (slide.truth[rows] > 0))
         target = torch.as_tensor(np.concatenate(vectors)).to(self.device)
