@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flag_st.nets.edge_graph import EdgeGraph
+from flag_st.nets.edge_graph import EdgeGraph, HeadAttention
 
 G, D, C, N = 5, 7, 2, 6
 SMALL = dict(width=16, depth=2, heads=4)
@@ -137,6 +137,43 @@ def test_the_edge_state_changes_the_nodes_if_and_only_if_carried(logits, kept):
     graph = net(logits, edge_state=kept)
     assert moves(graph, "state") == kept
     assert (graph(**tile())[1] is not None) == kept
+
+
+@pytest.mark.parametrize("logits", FORMS)
+def test_a_state_between_a_spot_and_itself_is_not_read(logits):
+    """Noise lies there in the training of the release, which sets it to zero as well."""
+    graph, given = net(logits), tile()
+    own = torch.eye(N, dtype=torch.bool).view(1, N, N, 1)
+    wild = graph(**{**given, "state": given["state"].masked_fill(own, 7.0)})
+    assert all(torch.equal(*pair) for pair in zip(graph(**given), wild, strict=True))
+
+
+def test_logits_of_a_head_are_those_of_the_paper():
+    """Eq. 26 by hand: static edges are weighed by α and γ, which are learned and start at 0.1."""
+    torch.manual_seed(0)
+    attention, given = HeadAttention(D, 16, 4, 16, C), tile()
+    x, e, edges = torch.randn(2, N, 16), torch.randn(2, N, N, 16), given["edges"]
+    assert attention.weights.tolist() == pytest.approx([0.1, 0.1])
+    with torch.no_grad():
+        attention.weights.copy_(torch.tensor([0.3, -0.7]))
+    s = attention(x, e, given["u"], edges, torch.ones(2, N, N, dtype=torch.bool))[1]
+    s.square().sum().backward()
+    assert attention.weights.grad.abs().min() > 0
+    b, i, j, h = 1, 2, 4, 3
+    q, k = (m(x)[b, n, 4 * h : 4 * h + 4] for m, n in ((attention.q, i), (attention.k, j)))
+    gate = 1 + attention.state.multiply(e)[b, i, j, h]
+    gate = gate + 0.3 * attention.static.multiply(edges)[b, i, j, h]
+    bias = attention.state.add(e)[b, i, j, h] - 0.7 * attention.static.add(edges)[b, i, j, h]
+    assert s[b, i, j, h].item() == pytest.approx((gate * (q @ k) / 2 + bias).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("logits", FORMS)
+def test_adaptive_norms_read_the_context_through_silu_in_the_release_alone(logits):
+    """SiLU is never below -0.279."""
+    context = net(logits).blocks[0].context
+    z = context(10 * torch.randn(50, 16), torch.randn(50, D), torch.randn(50, C))
+    assert (z.min() > -0.279) == (logits == "channel")
+    assert z.max() > 1
 
 
 @pytest.mark.parametrize("logits", FORMS)

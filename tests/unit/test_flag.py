@@ -272,6 +272,15 @@ def test_parameters_of_the_release_as_counted():
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_page_on_methods_states_the_parameters(name):
+    """G = 200, 1024 features that are z-scored twice by ours, Geneformer's 1152."""
+    with torch.device("meta"):
+        net = toy.made(Flag, **PRESETS[name]).build(200, 1024, 1152)
+    count = sum(p.numel() for p in net.parameters())
+    assert f" {count:,}" in Path("docs/methods.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_the_three_networks_keep_one_contract(name):
     """Noisy x and σ → clean x, whatever the chunk; chosen spots get what all spots get."""
     method, slide = preset(name, tiling={"edge_px": 1e5}), toy.slide("a")
@@ -292,7 +301,8 @@ def test_the_three_networks_keep_one_contract(name):
 def test_edges_reach_the_output_of_all_but_the_release(name, sees):
     """Spots of one tile move, none leaves it: only what an edge knows has changed."""
     slide = toy.slide("a")
-    method = preset(name, **({} if name == "flag" else {"tiling": {"edge_px": 1e5}}))
+    wide = {"tiling": {"edge_px": 1e5}, "graph": {"sigma_px": 1000}}  # the pitch is 667 px
+    method = preset(name, **({} if name == "flag" else wide))
     moved = replace(slide, position=slide.position[::-1].copy())
     change = (cleaned(method, slide) - cleaned(method, moved)).abs().max()
     assert (change > 1e-4) if sees else (change < 1e-6)

@@ -5,7 +5,7 @@ logit per head, the released code has one logit per channel; ``EdgeGraph`` can d
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -16,8 +16,9 @@ from flag_st.nets.dit import NoiseEmbedding
 
 #: What an attention logit is made for: a head, or a single channel.
 Logits = Literal["head", "channel"]
-#: Angular frequencies of the release's time features: 1 to e⁶ cycles over t in [0, 1].
-FREQUENCIES = (2 * math.pi, 2 * math.pi * math.exp(6))
+#: Angular frequencies of the release's time features: 1 to e⁶ cycles over t in [0, 1]. It writes π
+#: with five decimals, which shifts the fastest feature by 0.002 radians.
+FREQUENCIES = (2 * 3.14159, 2 * 3.14159 * math.exp(6))
 
 
 def plain(inputs: int, outputs: int) -> nn.Linear:
@@ -33,7 +34,7 @@ def head(width: int, outputs: int) -> nn.Sequential:
 
 
 class Modulation(nn.Module):
-    """S ← (1 + multiply(e)) ⊙ S + add(e): how edges gate and bias logits (Eq. 26)."""
+    """What edges multiply logits by and add to them."""
 
     def __init__(self, inputs: int, logits: int):
         super().__init__()
@@ -56,13 +57,39 @@ class Pairwise(nn.Module):
         self.state = Modulation(state, logits) if state else None
         self.static = Modulation(static, logits) if static else None
 
+    def modulated(
+        self,
+        s: Tensor,
+        e: Tensor | None,
+        edges: Tensor,
+        weights: Iterable[Tensor] | None,
+        gate: Tensor | float = 1.0,
+        bias: Tensor | float = 0.0,
+    ) -> Tensor:
+        """S ← (gate + multiply(e) + α multiply(C)) ⊙ S + bias + add(e) + γ add(C) (Eq. 26).
+
+        Args:
+            s: (B, N, N, L). e: (B, N, N, d) dynamic edges. edges: (B, N, N, C) static ones, C.
+            weights: α and γ, if there are static edges.
+        """
+        if self.state is not None:
+            multiply, add = self.state(e)  # 2 × (B, N, N, L)
+            gate, bias = gate + multiply, bias + add  # 2 × (B, N, N, L)
+        if self.static is not None and weights is not None:
+            alpha, gamma = weights
+            multiply, add = self.static(edges)  # 2 × (B, N, N, L)
+            gate, bias = gate + alpha * multiply, bias + gamma * add  # 2 × (B, N, N, L)
+        return gate * s + bias  # (B, N, N, L)
+
 
 class HeadAttention(Pairwise):
-    """One logit per head, the dot product of query and key (Eq. 26); L = H."""
+    """One logit per head, the dot product of query and key (Eq. 26 and 60); L = H."""
 
     def __init__(self, features: int, width: int, heads: int, state: int, static: int):
         super().__init__(width, heads, state, static)
         self.heads = heads
+        # α and γ
+        self.weights = nn.Parameter(torch.full((2,), 0.1)) if static else None
 
     def forward(
         self, x: Tensor, e: Tensor | None, u: Tensor, edges: Tensor, allowed: Tensor
@@ -71,12 +98,7 @@ class HeadAttention(Pairwise):
         → (B, N, d) and logits (B, N, N, H)."""
         q, k, v = (m(x).unflatten(-1, (self.heads, -1)) for m in (self.q, self.k, self.v))
         s = torch.einsum("bihc,bjhc->bijh", q, k) / math.sqrt(q.shape[-1])  # (B, N, N, H)
-        gate, bias = 1.0, 0.0
-        for modulation, values in ((self.state, e), (self.static, edges)):
-            if modulation is not None:
-                multiply, add = modulation(values)  # 2 × (B, N, N, H)
-                gate, bias = gate + multiply, bias + add  # (B, N, N, H)
-        s = gate * s + bias  # (B, N, N, H)
+        s = self.modulated(s, e, edges, self.weights)  # (B, N, N, H)
         weight = attention(s, allowed)  # (B, N, N, H)
         return torch.einsum("bijh,bjhc->bihc", weight, v).flatten(2), s  # (B, N, d), (B, N, N, H)
 
@@ -104,13 +126,7 @@ class ChannelAttention(Pairwise):
         s = q.unsqueeze(2) * k.unsqueeze(1)  # (B, N, N, d)
         gate = 1 + beta * self.q_m(u).unsqueeze(2) * self.k_m(u).unsqueeze(1)  # (B, N, N, d)
         bias = delta * (self.q_a(u).unsqueeze(2) + self.k_a(u).unsqueeze(1))  # (B, N, N, d)
-        if self.state is not None:
-            multiply, add = self.state(e)  # 2 × (B, N, N, d)
-            gate, bias = gate + multiply, bias + add  # (B, N, N, d)
-        if self.static is not None:
-            multiply, add = self.static(edges)  # 2 × (B, N, N, d)
-            gate, bias = gate + alpha * multiply, bias + gamma * add  # (B, N, N, d)
-        s = gate * s + bias  # (B, N, N, d)
+        s = self.modulated(s, e, edges, (alpha, gamma), gate, bias)  # (B, N, N, d)
         x = (attention(s, allowed) * v.unsqueeze(1)).sum(2)  # (B, N, d)
         return (1 + self.out_m(u)) * x + self.out_a(u), s  # (B, N, d), (B, N, N, d)
 
@@ -164,9 +180,12 @@ class Context(nn.Module):
     """[time, pooled image features, pooled edges] → one vector per tile (Eq. 23).
 
     The pooling maps start at zero, so that at first the context knows the time only.
+
+    Args:
+        activated: the vector passes another SiLU, which in the release opens each adaptive norm.
     """
 
-    def __init__(self, features: int, static: int, width: int):
+    def __init__(self, features: int, static: int, width: int, activated: bool):
         super().__init__()
         self.pool_u = plain(features, width)
         self.pool_edges = plain(static, width) if static else None
@@ -174,6 +193,8 @@ class Context(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(parts * width, width), nn.SiLU(), nn.Linear(width, width)
         )
+        if activated:
+            self.mlp.append(nn.SiLU())
         for pool in (self.pool_u, self.pool_edges):
             if pool is not None:
                 nn.init.zeros_(pool.weight)
@@ -220,9 +241,10 @@ class EdgeBlock(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        self.context = Context(features, static, width) if context else None
+        released = logits == "channel"
+        self.context = Context(features, static, width, released) if context else None
         # The release has this map even without a context. It does nothing, but is counted.
-        self.idle = plain(features, width) if logits == "channel" and not context else None
+        self.idle = plain(features, width) if released and not context else None
         self.before, self.after = Norm(width, context), Norm(width, context)
         state, size = width if edge_state else 0, heads if logits == "head" else width
         self.attention = ATTENTION[logits](features, width, heads, state, static)
@@ -310,7 +332,8 @@ class EdgeGraph(nn.Module):
         Args:
             x: (B, N, G). u: (B, N, D). edges: (B, N, N, C), static. mask: (B, N), True where real.
             time: (B,) scalar feature of the noise level, if there is a context.
-            state: (B, N, N, 1) noisy edges; None is the zero state.
+            state: (B, N, N, 1) noisy edges, of which none joins a spot with itself: the diagonal is
+                not read. None is the zero state.
 
         Returns:
             nodes (B, N, G); edges (B, N, N, 1), symmetric with zero diagonal, or None.
@@ -326,7 +349,7 @@ class EdgeGraph(nn.Module):
             h = h + self.u_in(u)  # (B, N, d)
         if self.e_in is not None:
             state = x.new_zeros(*pairs.shape, 1) if state is None else state  # (B, N, N, 1)
-            e = self.e_in(state)  # (B, N, N, d)
+            e = self.e_in(state.masked_fill(own.unsqueeze(-1), 0))  # (B, N, N, d)
         for block in self.blocks:
             h, e = block(h, e, u, edges, allowed, pooled)  # (B, N, d), (B, N, N, d)
         nodes = self.x_out(h) * mask.unsqueeze(-1)  # (B, N, G)
