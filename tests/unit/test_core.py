@@ -17,7 +17,13 @@ import toy
 
 from flag_st.core import io, registry, seeds
 from flag_st.core.errors import Faults, FlagError
-from flag_st.data.slide import read_expression, read_slide, write_prediction
+from flag_st.data.slide import (
+    TRANSFORMS,
+    in_logarithm,
+    read_expression,
+    read_slide,
+    write_prediction,
+)
 from flag_st.data.targets import Targets, writing_targets
 
 
@@ -206,6 +212,21 @@ def test_units_of_expression(tmp_path):
     assert np.allclose(read("log2p1"), np.log2(counts + 1))
     depth = counts.sum(1, keepdims=True)
     assert np.allclose(read("log1p_cp10k"), np.log1p(counts / depth * 1e4), atol=1e-5)
+    files = (tmp_path / "features.h5ad", tmp_path / "spots.h5ad", ["A"])
+    assert {read_slide(*files, unit).unit for unit in TRANSFORMS} == set(TRANSFORMS)
+
+
+@pytest.mark.parametrize("unit", sorted(TRANSFORMS))
+def test_a_logarithm_is_taken_once_whatever_the_unit(unit):
+    """Seven counts of ten thousand are 3 in log2, and ln 8 in natural logarithm."""
+    counts = np.array([[7.0]])
+    value = TRANSFORMS[unit](counts, np.array([[1e4]])).item()
+    for wanted, log in (("log1p", np.log(8)), ("log2", 3.0)):
+        if unit == "counts":
+            with pytest.raises(FlagError, match=r"in counts\. Valid: log1p, .*scaling"):
+                in_logarithm(unit, wanted)
+        else:
+            assert value / in_logarithm(unit, wanted) == pytest.approx(log)
 
 
 def test_missing_spots_genes_and_nan_are_named(tmp_path):

@@ -9,9 +9,10 @@ import pytest
 import torch
 import toy
 
+from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
-from flag_st.data.slide import Cohort
+from flag_st.data.slide import TRANSFORMS, Cohort
 from flag_st.methods import training
 from flag_st.methods.base import Run, load
 from flag_st.methods.flag import Flag
@@ -295,6 +296,21 @@ def test_the_three_networks_keep_one_contract(name):
     assert (few.readout is not None) == (name == "flag")
     # With almost no noise, clean is what came in.
     assert torch.allclose(net(x, torch.full((1, 1, 1), 1e-4), tiles), x, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["flag_paper", "flag_released", "joint", "joint_released"])
+@pytest.mark.parametrize("unit", ["log1p", "log2p1", "log1p_cp10k"])
+def test_networks_see_the_logarithm_of_their_entry_whatever_the_unit_of_the_panel(name, unit):
+    """A count of 7 is log2 8 = 3 as released, and ln 8 as written; the prediction is converted back."""
+    entry = config.load()["methods"][name]
+    method = registry.build(entry["use"], entry["params"])
+    counts = np.full((40, toy.GENES), 7.0)
+    values = TRANSFORMS[unit](counts, np.full((40, 1), 1e4)).astype(np.float32)
+    slide = replace(toy.slide("a"), expression=values, unit=unit)
+    method._statistics(Cohort([slide], [f"g{i}" for i in range(toy.GENES)]))
+    seen = method.expression_of(slide)
+    assert seen == pytest.approx(3.0 if name.endswith("released") else np.log(8))
+    assert method.in_unit(torch.as_tensor(seen)) == pytest.approx(values)
 
 
 @pytest.mark.parametrize(("name", "sees"), [("flag", 1), ("flag_paper", 1), ("flag_released", 0)])

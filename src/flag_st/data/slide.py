@@ -26,8 +26,28 @@ TRANSFORMS = {
     "counts": lambda counts, depth: counts,
 }
 
-#: Logarithm → the number by which natural log1p is divided to be in its unit.
-UNITS = {"log1p": 1.0, "log2": float(np.log(2))}
+#: Logarithm → natural logarithm of its base.
+LOGARITHMS = {"log1p": 1.0, "log2": float(np.log(2))}
+#: Unit of a panel → its logarithm; counts have none.
+LOGARITHM_OF = {"log1p": "log1p", "log2p1": "log2", "log1p_cp10k": "log1p"}
+
+
+def in_logarithm(unit: str, wanted: str) -> float:
+    """The number that values in ``unit`` are divided by to be in the logarithm ``wanted``.
+
+    Args:
+        unit: a key of ``TRANSFORMS``. wanted: a key of ``LOGARITHMS``.
+
+    Raises:
+        FlagError: the unit is no logarithm.
+    """
+    if unit not in LOGARITHM_OF:
+        raise FlagError(
+            f"a method wants {wanted} of the expression, but the panel is in {unit}",
+            choices=LOGARITHM_OF,
+            remedy="set the panel's transform to one of these, or the method's scaling to standard",
+        )
+    return LOGARITHMS[wanted] / LOGARITHMS[LOGARITHM_OF[unit]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,7 @@ class Slide:
         pixel_um: µm per pixel of level 0, for settings that the paper gives in pixels; NaN if it
             is unknown.
         patches: path of the (N, 224, 224, 3) patch file, for methods that read pixels.
+        unit: the panel's unit, a key of ``TRANSFORMS``.
     """
 
     id: str
@@ -56,6 +77,7 @@ class Slide:
     targets: Targets | None = None
     pixel_um: float = float("nan")
     patches: Path | None = None
+    unit: str = "log1p"
 
     def __len__(self) -> int:
         return len(self.spots)
@@ -117,6 +139,11 @@ class Cohort(Sequence):
         return iter(self.slides)
 
     @property
+    def unit(self) -> str:
+        """The unit of the expression, which is the same on all slides."""
+        return self.slides[0].unit
+
+    @property
     def expression(self) -> np.ndarray:
         """(sum of N, G) of all slides, in slide order."""
         return np.concatenate([s.truth for s in self.slides])  # (M, G)
@@ -163,6 +190,7 @@ def read_slide(
         targets=None if targets is None else Targets.open(targets, names, genes),
         pixel_um=float(table.uns.get("pixel_size_um", np.nan)),
         patches=None if patches is None else Path(patches),
+        unit=transform,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flag_st.core.seeds import entropy
-from flag_st.data.slide import UNITS, Cohort, Slide
+from flag_st.data.slide import LOGARITHMS, Cohort, Slide, in_logarithm
 from flag_st.data.tiling import Seen
 from flag_st.methods.base import Method, Run
 from flag_st.methods.training import Loop, Task, Training
@@ -34,8 +34,8 @@ class NetworkMethod(Method):
     Class attributes:
         scaling: what the network sees of the expression: ``none`` (the panel's unit), ``centred``
             (minus the training mean, which spares a regression head from learning it),
-            ``standard`` (also divided by each gene's standard deviation), or that of another
-            logarithm, a key of ``UNITS`` (given a panel in natural log1p).
+            ``standard`` (also divided by each gene's standard deviation), or a logarithm, which
+            is a key of ``LOGARITHMS``, whatever the panel's logarithm is.
     """
 
     scaling: str = "centred"
@@ -81,12 +81,14 @@ class NetworkMethod(Method):
         Loop(self.task(train, valid, run), self.training, run)()
 
     def _statistics(self, train: Cohort) -> None:
-        y, u = train.expression, train.features
-        unit, double = {"none": 1.0, **UNITS}.get(self.scaling), np.float64
-        genes, wide = y.shape[1], self.scaling == "standard"
-        self.mean = y.mean(0, dtype=double) if unit is None else np.zeros(genes)  # (G,)
-        self.scale = np.maximum(y.std(0, dtype=double), 1e-3) if wide else np.ones(genes)  # (G,)
-        self.scale *= unit or 1.0  # (G,)
+        y, u, double = train.expression, train.features, np.float64
+        self.mean, self.scale = np.zeros(y.shape[1]), np.ones(y.shape[1])  # 2 × (G,)
+        if self.scaling in ("centred", "standard"):
+            self.mean = y.mean(0, dtype=double)  # (G,)
+        if self.scaling == "standard":
+            self.scale = np.maximum(y.std(0, dtype=double), 1e-3)  # (G,)
+        if self.scaling in LOGARITHMS:
+            self.scale = self.scale * in_logarithm(train.unit, self.scaling)  # (G,)
         self.feature_mean = u.mean(0, dtype=double)  # (D,)
         self.feature_scale = np.maximum(u.std(0, dtype=double), 1e-6)  # (D,)
 

@@ -58,7 +58,7 @@ class Flag(NetworkMethod):
         centre: how features are z-scored, as in ``flag_st.methods.network.NetworkMethod``; the
             paper takes them as they are (``none``).
         scaling: scale of the expression: ``standard`` z-scores it with training statistics;
-            ``log1p`` and ``log2`` take the logarithm itself (given a panel in natural log1p).
+            ``log1p`` and ``log2`` take that logarithm itself, whatever the panel's is.
         backbone: the graph network.
         graph: which spots are joined and what edges know. ``neighbours`` and ``far`` are for
             ``fused`` only; the other backbones join all spots of a tile.

@@ -47,8 +47,8 @@ class Joint(NetworkMethod):
         head: ``raw``: the network emits the score of log expression, as the paper does, through its
             ``width`` channels and without a skip from x; ``edm``: behind the EDM preconditioner.
         scaling: scale of the expression: ``standard`` z-scores it with training statistics, as
-            ``edm`` supposes; ``log1p`` and ``log2`` take the logarithm itself (given a panel in
-            natural log1p); null chooses by the head.
+            ``edm`` supposes; ``log1p`` and ``log2`` take that logarithm itself, whatever the
+            panel's is; null chooses by the head.
         edges: ``none`` (node-only), ``pearson``, or ``constant``, which is what the release
             computes for a correlation (``flag_st.nets.joint.constant``).
         oracle: true edges condition the nodes in training and in prediction, and are not diffused
