@@ -125,6 +125,17 @@ def test_ema_warms_up_and_converges():
     assert average.module.weight.item() == pytest.approx(5.0, abs=1e-4)
 
 
+def test_ema_without_a_warm_up_keeps_the_random_start():
+    layer = torch.nn.Linear(1, 1)
+    start, average = layer.weight.item(), Ema(layer, decay=0.9, warmup=False)
+    with torch.no_grad():
+        layer.weight.fill_(5.0)
+    for step in range(1, 4):
+        average.update(layer)
+        wanted = 0.9**step * start + (1 - 0.9**step) * 5
+        assert average.module.weight.item() == pytest.approx(wanted, rel=1e-5)
+
+
 def covariance_edm():
     """A preconditioner fitted on 6 correlated genes, and their covariance."""
     generator = torch.Generator().manual_seed(4)

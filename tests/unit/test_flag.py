@@ -209,6 +209,7 @@ def test_tensorboard_gets_what_the_history_gets(tmp_path):
         ({"sampling": {"solver": "euler"}}, "heun"),
         ({"sampling": {"steps": 0}}, "at least 1 step"),
         ({"noise": {"sigma_min": 90.0}}, "sigma_min < sigma_max"),
+        ({"noise": {"t_min": 1.0}}, "t_min < 1"),
         ({"tiling": {"spots": 0}}, "spots must be positive"),
         ({"alignment": {"blocks": 13}}, "from 1 to 12"),
         ({"alignment": {"blocks": [8, 1]}}, "the first and the last"),
@@ -346,7 +347,14 @@ def test_presets_of_the_paper_sample_as_it_does(name):
     method.predict(slide.without_truth(), 1, Draws(0, "a"))
     assert len(calls) == 201 * len(opened(method, slide))
     assert calls[0] == pytest.approx(10)
-    assert calls[-1] == pytest.approx(0.0107 if name == "flag_released" else 0.01, rel=0.01)
+    low, last = (0.010715, 0.01) if name == "flag_released" else (0.01, 0.0)
+    assert calls[-1] == pytest.approx(low, rel=1e-4)
+    # The release sees the times 1 to 0.01 of its SDE, whose σ at t = 0 would be 0.01.
+    times = method.net.decoder.precond.noise(torch.tensor([calls[0], calls[-1]]))
+    assert times.tolist() == pytest.approx([1.0, last], abs=1e-5)
+    drawn = method.options.noise.draw((20000,), torch_generator(0))
+    assert drawn.min().item() == pytest.approx(low, rel=0.01)
+    assert drawn.min() >= low * (1 - 1e-5)
 
 
 def test_squares_of_the_grid_do_not_see_each_other():

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, with warm-up."""
+"""Exponential moving average of weights."""
 
 import copy
 
@@ -9,18 +9,21 @@ from torch import Tensor, nn
 class Ema:
     """Keeps a second set of weights: w̄ ← d w̄ + (1 − d) w after every optimiser step.
 
-    The decay rises with the step, min(decay, (1 + t) / (10 + t)), so that the random start is
-    forgotten soon, and not only after 1 / (1 − decay) steps.
+    Args:
+        warmup: the decay rises with the step, min(decay, (1 + t) / (10 + t)), so that the random
+            start is forgotten soon, and not only after 1 / (1 − decay) steps.
     """
 
-    def __init__(self, module: nn.Module, decay: float):
-        self.decay, self.step = decay, 0
+    def __init__(self, module: nn.Module, decay: float, warmup: bool = True):
+        self.decay, self.warmup, self.step = decay, warmup, 0
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         self.step += 1
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.step) / (10 + self.step))
         averaged: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)

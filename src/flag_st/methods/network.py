@@ -16,8 +16,9 @@ from flag_st.methods.training import Loop, Task, Training
 Inputs = Literal["features", "patches"]
 #: How features are z-scored.
 Centre = Literal["training", "slide", "both", "none"]
-#: What the authors of the baselines leave out: warm-up, schedule, averaging and clipping.
-PLAIN = Training(weight_decay=0.0, warmup=0, schedule="constant", ema=0.0, clip=1e9)
+#: What the authors of the baselines leave out: warm-up, schedule, averaging, clipping, and sparing
+#: biases and norms from the decay of weights.
+PLAIN = Training(weight_decay=0.0, decay="all", warmup=0, schedule="constant", ema=0.0, clip=1e9)
 STATISTICS = ("mean", "scale", "feature_mean", "feature_scale")
 
 

@@ -35,9 +35,12 @@ class Training:
     Attributes:
         epochs: the largest number of passes over the training slides.
         lr, weight_decay: learning rate and weight decay of AdamW.
+        decay: which parameters weight decay shrinks: ``matrices`` spares biases, norms and other
+            vectors; ``all`` is what AdamW does if it is not told otherwise.
         warmup: how many optimiser steps the linear warm-up takes.
         schedule: ``constant`` or ``cosine`` (to 0 at the last epoch).
         ema: decay of the averaged weights, which are the ones validated, kept and used.
+        ema_warmup: averaging starts with a smaller decay (``flag_st.diffusion.ema.Ema``).
         clip: gradients are clipped to this norm.
         accumulate: batches per optimiser step; the loss is their mean.
         validate_every: how many epochs lie between two validations.
@@ -51,9 +54,11 @@ class Training:
     epochs: int = 1000
     lr: float = 3e-4
     weight_decay: float = 0.01
+    decay: Literal["matrices", "all"] = "matrices"
     warmup: int = 100
     schedule: Literal["constant", "cosine"] = "cosine"
     ema: float = 0.999
+    ema_warmup: bool = True
     clip: float = 1.0
     accumulate: int = 1
     validate_every: int = 10
@@ -94,12 +99,13 @@ class Loop:
     def __init__(self, task: Task, settings: Training, run: Run):
         self.task, self.settings, self.run = task, settings, run
         self.module = task.module.to(run.device)
-        self.ema = Ema(self.module, settings.ema)
-        decay = [p for p in self.module.parameters() if p.ndim > 1]
-        plain = [p for p in self.module.parameters() if p.ndim <= 1]
+        self.ema = Ema(self.module, settings.ema, settings.ema_warmup)
+        spare = settings.decay == "matrices"
+        shrunk = [p for p in self.module.parameters() if p.ndim > 1 or not spare]
+        spared = [p for p in self.module.parameters() if p.ndim <= 1 and spare]
         groups = [
-            {"params": decay, "weight_decay": settings.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": shrunk, "weight_decay": settings.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
         ]
         self.optimizer = AdamW([g for g in groups if g["params"]], lr=settings.lr)
         self.epoch = self.step = self.stale = 0

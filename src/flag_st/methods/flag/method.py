@@ -164,7 +164,7 @@ class Flag(NetworkMethod):
 
         if not self.options.diffusion:
             return Prediction(self._counts(denoise(torch.zeros(shape, device=self.device), high)))
-        grid = GRIDS[sampling.grid](sampling.steps, noise.sigma_min, noise.sigma_max)
+        grid = GRIDS[sampling.grid](sampling.steps, noise.sigma_low, noise.sigma_max)
         solve = SAMPLERS[sampling.solver]
         samples_ = torch.cat([solve(denoise, start(k), grid) for k in range(samples)])  # (S, N, G)
         if not sampling.point_draws:

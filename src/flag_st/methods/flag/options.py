@@ -53,13 +53,15 @@ class Noise:
 
     Attributes:
         levels: ``log_normal`` draws ln σ from N(mean, std²); ``log_uniform`` is the paper's VE-SDE
-            from ``sigma_min`` to ``sigma_max`` (App. D).
+            σ(t) = sigma_min (sigma_max / sigma_min)^t with t uniform from ``t_min`` to 1 (App. D).
         mean, std: of ln σ. They lie far above the usual −1.2 and 1.2 of images, because what
             hundreds of genes have in common outlives the noise of a single gene.
         sigma_min, sigma_max: the range of σ; sampling starts at ``sigma_max``.
+        t_min: the VE-SDE ends at this time and not at 0, in training and in sampling; the network
+            still sees the time t.
 
     Raises:
-        FlagError: the range is empty or does not lie above 0.
+        FlagError: the range is empty or does not lie above 0, or ``t_min`` is not in [0, 1).
     """
 
     levels: Literal["log_normal", "log_uniform"] = "log_normal"
@@ -67,6 +69,7 @@ class Noise:
     std: float = 2.0
     sigma_min: float = 0.02
     sigma_max: float = 80.0
+    t_min: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
@@ -74,12 +77,19 @@ class Noise:
                 f"flag: noise.sigma_min {self.sigma_min:g} and noise.sigma_max {self.sigma_max:g}",
                 remedy="give 0 < sigma_min < sigma_max",
             )
+        if not 0 <= self.t_min < 1:
+            raise FlagError(f"flag: noise.t_min {self.t_min:g}", remedy="give 0 <= t_min < 1")
+
+    @property
+    def sigma_low(self) -> float:
+        """σ at ``t_min``: the lowest level of sampling, and of training with the VE-SDE."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** self.t_min
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Levels of training, of the given shape."""
         if self.levels == "log_normal":
             return log_normal(shape, self.mean, self.std, generator)
-        return log_uniform(shape, self.sigma_min, self.sigma_max, generator)
+        return log_uniform(shape, self.sigma_low, self.sigma_max, generator)
 
     def validation_levels(self) -> Tensor:
         """(4,): a low, middle and high level of training, and the level where sampling starts."""
@@ -87,7 +97,7 @@ class Noise:
         if self.levels == "log_normal":
             log = self.mean + self.std * third
         else:
-            low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+            low, high = math.log(self.sigma_low), math.log(self.sigma_max)
             log = (low + high) / 2 + (high - low) / 3 * third
         return torch.cat([log.exp(), torch.tensor([self.sigma_max])])
 

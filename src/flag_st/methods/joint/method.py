@@ -32,7 +32,7 @@ Scaling = Literal["standard", "log1p", "log2"]
 LOSSES, KERNEL, SDE = Losses(), Kernel(), Sde()
 TILING = Tiling(shape="compact", spots=64, per_step=1)
 #: The settings of training that its authors state.
-TRAINING = Training(epochs=2000, lr=1e-4, warmup=0, schedule="constant", accumulate=16)
+TRAINING = Training(epochs=2000, lr=1e-4, decay="all", warmup=0, schedule="constant", accumulate=16)
 
 
 class Joint(NetworkMethod):
