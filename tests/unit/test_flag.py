@@ -357,6 +357,24 @@ def test_presets_of_the_paper_sample_as_it_does(name):
     assert drawn.min() >= low * (1 - 1e-5)
 
 
+@pytest.mark.parametrize(
+    "entry", ["flag", "flag_paper", "flag_released", "joint", "joint_released"]
+)
+def test_draws_are_clipped_by_ours_and_by_the_release_alone(entry):
+    """The paper names no clipping. Random networks draw values below zero counts."""
+    chosen = config.load()["methods"][entry]
+    small = {"steps": 2, "point_draws": 1} if "flag" in entry else {"steps": 2}
+    sizes = (
+        {**SIZE, "sampling": small} if "flag" in entry else {"width": 16, "depth": 1, "sde": small}
+    )
+    method = registry.build(chosen["use"], config.merge(chosen["params"], sizes))
+    method._statistics(toy.cohort("a"))
+    torch.manual_seed(0)
+    method.net, method.device = method.build(toy.GENES, toy.WIDTH).eval(), "cpu"
+    drawn = method.predict(toy.slide("a", spots=9).without_truth(), 2, Draws(0, "a")).samples
+    assert (drawn.min() < 0) == (entry in ("flag_paper", "joint"))
+
+
 def test_squares_of_the_grid_do_not_see_each_other():
     slide = toy.slide("a", spots=60)
     method = preset("flag_paper", tiling={"edge_px": 2000.0})

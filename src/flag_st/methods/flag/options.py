@@ -114,7 +114,7 @@ class Sampling:
             with one Tweedie step at the end (``flag_st.diffusion.samplers``).
         point_draws: the point estimate is the mean of so many single evaluations at
             ``noise.sigma_max``, which is the posterior mean; 0 takes the mean of the draws.
-        clip: set expression below zero counts to zero.
+        clip: set expression below zero counts to zero in each draw, as the release does.
 
     Raises:
         FlagError: there is no step, or a negative number of evaluations.

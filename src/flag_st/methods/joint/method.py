@@ -151,5 +151,5 @@ class Joint(NetworkMethod):
         opened = open_slide(seen, self.tiling, self.builder, self.device)
         with precise(self.device, self.training.precision):
             drawn = [draw(self.net, opened, self.sde, draws.torch(k)) for k in range(samples)]
-        # Counts are never below 0; the release, too, clips draws before it takes their mean.
-        return Prediction(np.maximum(self.in_unit(torch.stack(drawn)), 0))  # (S, N, G)
+        y = self.in_unit(torch.stack(drawn))  # (S, N, G)
+        return Prediction(np.maximum(y, 0) if self.sde.clip else y)

@@ -15,6 +15,7 @@ class Sde:
     Attributes:
         sigma_min, sigma_max: σ at t = 0 and t = 1, in units of the scaled expression.
         steps: steps of Heun's method in t, from 1 to ``LAST_T``; one Tweedie step follows.
+        clip: set expression below zero counts to zero in each draw, as the release does.
 
     Raises:
         FlagError: the range of σ is empty or does not lie above 0, or there is no step.
@@ -23,6 +24,7 @@ class Sde:
     sigma_min: float = 0.01
     sigma_max: float = 10.0
     steps: int = 100
+    clip: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max or self.steps < 1:
