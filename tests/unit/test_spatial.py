@@ -19,11 +19,43 @@ def test_grid_tiles_part_the_slide():
         assert len(np.unique(np.floor(position[part] / 1000.0), axis=0)) == 1
 
 
+@pytest.mark.parametrize("pixel", [0.757, 0.2738, 0.5, 1.1])
+def test_a_spot_on_a_border_is_in_the_square_that_begins_there(pixel):
+    """As in pixels, although a multiple of 2,048 px is seldom one of its µm."""
+    at = np.arange(1, 40) * 2048.0
+    spots = np.stack([np.concatenate([at - 1, at]), np.full(78, 5.0)], 1)  # just before, and on
+    parts = grid_tiles(spots * pixel, 2048.0 * pixel)
+    wanted = [{0}, *({39 + i, i + 1} for i in range(38)), {77}]
+    assert [set(part.tolist()) for part in parts] == wanted
+
+
 def test_nearest_is_right_and_survives_duplicates():
     position = np.array([[0, 0], [0, 0], [1, 0], [5, 0]], dtype=float)
     assert nearest(position, 1)[:3, 0].tolist() == [1, 0, 0]
     assert nearest(position, 9).shape == (4, 3)
     assert all(i not in row for i, row in enumerate(nearest(position, 3)))
+
+
+@pytest.mark.parametrize("copies", [8, 25, 60])
+def test_spots_at_the_same_place_are_ordered_by_index_however_many(copies):
+    rng = np.random.default_rng(2)
+    position = np.concatenate([np.zeros((copies, 2)), rng.integers(1, 9, (300, 2))]).astype(float)
+    position = position[rng.permutation(len(position))]
+    apart = np.linalg.norm(position[:, None] - position, axis=-1)
+    np.fill_diagonal(apart, -1)
+    order = np.stack([np.lexsort((np.arange(len(a)), a)) for a in apart])[:, 1:]
+    np.testing.assert_array_equal(nearest(position, 6), order[:, :6])
+    # No spot is returned twice, and none is its own neighbour.
+    for i, row in enumerate(around(position, near=6, far=8)):
+        assert len({i, *row}) == 1 + len(row)
+
+
+def test_no_spot_of_an_array_is_seen_twice():
+    """At the border of a hexagonal array, the 16th and the 22nd spot may be equally far."""
+    row, column = np.divmod(np.arange(60 * 60), 60)
+    position = np.stack([100 * (column + 0.5 * (row % 2)), 100 * np.sqrt(0.75) * row], 1)
+    for i, seen in enumerate(around(position, near=16, far=12)):
+        assert len({i, *seen}) == 29
 
 
 def test_farther_spots_come_by_rank_and_threads_change_nothing():

@@ -22,17 +22,30 @@ def nearest(position: np.ndarray, k: int) -> np.ndarray:
 
     Spots at the same distance are ordered by index.
     """
-    k = min(k, len(position) - 1)
-    # The spot itself is removed by its index, because a spot with the same coordinates is a
-    # neighbour. A few candidates beyond k are asked for so that spots of a square or hexagonal
-    # array that lie at the same distance can be ordered by index.
-    candidates = min(k + 9, len(position))
-    distance, index = cKDTree(position).query(position, k=candidates)
-    distance, index = distance.reshape(len(position), -1), index.reshape(len(position), -1)
-    own = index == np.arange(len(position))[:, None]
-    distance = np.where(own, np.inf, distance)
-    order = np.lexsort((index, np.round(distance, 6)), axis=1)[:, :k]
-    return np.take_along_axis(index, order, axis=1)
+    return _nearest(position, np.arange(len(position)), k)
+
+
+def _nearest(position: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """(R, min(k, N − 1)): ``nearest`` of the spots ``rows`` (R,) alone."""
+    k, tree = min(k, len(position) - 1), cKDTree(position)
+    found = np.empty((len(rows), k), dtype=np.int64)
+    # A few candidates beyond k are asked for, so that spots of a square or hexagonal array that lie at
+    # the same distance can be ordered by index. Where the farthest candidate is as near as the k-th
+    # spot, there may be more of these, and twice as many candidates are asked for.
+    candidates, open_ = k + 9, np.arange(len(rows) if k else 0)
+    while len(open_):
+        candidates = min(candidates, len(position))
+        distance, index = tree.query(position[rows[open_]], k=candidates)
+        distance, index = (v.reshape(len(open_), -1) for v in (np.round(distance, 6), index))
+        # The spot itself is removed by its index, because a spot with the same coordinates is a
+        # neighbour.
+        others = np.where(index == rows[open_, None], np.inf, distance)
+        order = np.lexsort((index, others), axis=1)[:, :k]
+        found[open_] = np.take_along_axis(index, order, axis=1)
+        last = np.take_along_axis(others, order[:, -1:], axis=1)  # (R, 1)
+        more = (distance[:, -1:] <= last).ravel() & (candidates < len(position))
+        open_, candidates = open_[more], 2 * candidates
+    return found
 
 
 def around(position: np.ndarray, near: int, far: int, workers: int = 1) -> np.ndarray:
@@ -55,6 +68,11 @@ def around(position: np.ndarray, near: int, far: int, workers: int = 1) -> np.nd
     # The tree returns these ranks alone, since returning all nearer spots as well would take most
     # of the time of building a graph. It counts the spot itself as rank 1.
     _, beyond = cKDTree(position).query(position, k=(ranks + 1).tolist(), workers=workers)
+    # It orders spots at the same distance in its own way. Where that repeats a spot, which takes many
+    # at the same place, the ranks are those of ``nearest``.
+    known = np.concatenate([np.arange(len(position))[:, None], close], axis=1)  # (N, 1 + near)
+    repeats = (beyond[:, :, None] == known[:, None]).any((1, 2)).nonzero()[0]
+    beyond[repeats] = _nearest(position, repeats, int(ranks[-1]))[:, ranks - 1]
     return np.concatenate([close, beyond], axis=1)
 
 
@@ -63,9 +81,12 @@ def grid_tiles(position: np.ndarray, edge_um: float) -> list[np.ndarray]:
 
     Args:
         position: (N, 2) in µm.
-        edge_um: edge of a square in µm. Squares without spots are left out.
+        edge_um: edge of a square in µm. Squares without spots are left out. A spot on a border
+            belongs to the square that begins there.
     """
-    cells = np.floor(position / edge_um).astype(np.int64)  # (N, 2)
+    # A whole number of edges in pixels is no whole number in µm. Nine decimals of an edge are far
+    # below a pixel.
+    cells = np.floor(np.round(position / edge_um, 9)).astype(np.int64)  # (N, 2)
     _, member = np.unique(cells, axis=0, return_inverse=True)
     order = np.argsort(member.ravel(), kind="stable")
     return np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
