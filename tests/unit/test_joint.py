@@ -8,14 +8,18 @@ import pytest
 import torch
 import toy
 
+from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, torch_generator
 from flag_st.data.spatial import compact_tiles
+from flag_st.diffusion.schedules import log_uniform
 from flag_st.methods.base import Run, load
 from flag_st.methods.joint import Joint
+from flag_st.methods.joint.options import Losses
 from flag_st.methods.joint.sampling import draw, open_slide
 from flag_st.methods.joint.task import JointTask
 from flag_st.nets.joint import average, constant, pairs_of, pearson, symmetric_noise
+from flag_st.planning import config
 
 SIZE = dict(
     width=32,
@@ -25,7 +29,13 @@ SIZE = dict(
     tiling={"spots": 20, "per_step": 4},
     sde={"steps": 12},
 )
-RELEASED = dict(edges="constant", as_released=True, centre="none", scaling="log2")
+RELEASED = dict(
+    edges="constant",
+    as_released=True,
+    centre="none",
+    scaling="log2",
+    losses={"stop_gradient": True},
+)
 #: The kinds of entries: what is diffused, and behind which head.
 KINDS = {
     "node_only": dict(edges="none"),
@@ -179,6 +189,28 @@ def test_consistency_moves_the_nodes_without_stop_gradient_alone(stop):
     nodes, edges = method.net.split(z.grad)
     assert edges.any()
     assert bool(nodes.any()) is not stop
+
+
+@pytest.mark.parametrize("kind", ["joint", "joint_edm", "joint_released"])
+def test_consistency_has_one_weight_at_all_noise_levels(kind):
+    """The paper's mean over levels, of |edges - correlations of the nodes| over pairs."""
+    method, task = ready(**KINDS[kind])
+    net, (_, tiles) = method.net, with_truth(method, toy.slide("a"))[0]
+    for seed in range(3):
+        found = task.loss(tiles, torch_generator(seed))[1]["consistency"]
+        generator, sde = torch_generator(seed), method.sde
+        sigma = log_uniform((len(tiles.x), 1, 1), sde.sigma_low, sde.sigma_max, generator)
+        z = net.clean(tiles) + sigma * net.noise(tiles.mask, generator)
+        gap = net.disagreement(net(z, sigma, tiles), True)
+        wanted = average(gap, pairs_of(tiles.mask)).item()
+        assert found == pytest.approx(wanted, rel=1e-5), sigma
+
+
+def test_consistency_moves_the_nodes_as_written_and_not_as_released():
+    entries = config.load()["methods"]
+    for name, stop in (("joint", False), ("joint_stop_gradient", True), ("joint_released", True)):
+        made = registry.build(entries[name]["use"], entries[name]["params"])
+        assert made.losses == Losses(edges=1.0, consistency=0.1, stop_gradient=stop)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

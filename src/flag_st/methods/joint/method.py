@@ -57,8 +57,7 @@ class Joint(NetworkMethod):
             otherwise it has the σ of the nodes, which drowns edges over most of the range.
         losses: weights of the losses.
         as_released: logits per channel, with the release's time features; edge noise that is not
-            symmetric in training and has half the variance in sampling; consistency with the same
-            weight at all σ.
+            symmetric in training and has half the variance in sampling.
         kernel: width of the distance kernel.
         tiling: how slides are cut.
         sde: range of the noise, and steps of sampling.

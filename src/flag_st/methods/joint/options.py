@@ -47,9 +47,10 @@ class Losses:
     Attributes:
         edges: weight λ of the loss of the edges.
         consistency: weight λ of the disagreement between edges and nodes.
-        stop_gradient: whether consistency moves the edges alone.
+        stop_gradient: consistency moves the edges alone, as in the release; the paper names no
+            stop-gradient (§3.2).
     """
 
     edges: float = 1.0
     consistency: float = 0.1
-    stop_gradient: bool = True
+    stop_gradient: bool = False

@@ -59,8 +59,6 @@ class JointTask(Task[JointNet]):
         loss = parts["nodes"]
         if net.joint:
             gap = net.disagreement(estimate, self.losses.stop_gradient)  # (B, N, N)
-            # At high noise both estimates are mostly error, which nothing can make consistent.
-            gap = gap if net.as_released else gap / (1 + sigma**2)  # (B, N, N)
             parts["consistency"] = average(gap, pairs_of(tiles.mask))
             loss = loss + self.losses.edges * parts["edges"]
             loss = loss + self.losses.consistency * parts["consistency"]
