@@ -1,6 +1,7 @@
 """FLAG as released, beside its authors' code."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,16 +16,24 @@ from golden.upstream.flag_released import UNIT, ours
 PIXEL_UM = 0.5
 
 
-def slide_of(golden: Golden, directory: Path | None = None) -> Slide:
-    """The tile as a slide of ours, with targets if there is a folder for them."""
+def slide_of(
+    golden: Golden,
+    directory: Path | None = None,
+    kind: Literal["contextual", "spot"] = "contextual",
+) -> Slide:
+    """The tile as a slide of ours, with targets if there is a folder for them.
+
+    The first vector of each spot serves as its only one where there is one per spot.
+    """
     values = {name: value.numpy() for name, value in golden.inputs.items()}
     spots = [f"s{i}" for i in range(len(values["features"]))]
     genes = [f"g{i}" for i in range(values["expression"].shape[1])]
     targets = None
     if directory:
-        path, width = directory / "targets.h5", values["vectors"].shape[-1]
-        with writing_targets(path, "contextual", spots, genes, width) as put:
-            put(slice(0, len(spots)), values["vectors"])
+        vectors = values["vectors"][:, 0] if kind == "spot" else values["vectors"]
+        path = directory / f"{kind}.h5"
+        with writing_targets(path, kind, spots, genes, vectors.shape[-1]) as put:
+            put(slice(0, len(spots)), vectors)
         targets = Targets.open(path, spots, genes)
     return Slide(
         id="golden",
@@ -66,6 +75,13 @@ def test_as_released(tmp_path):
         # Ours is 1 - cosine, so that it ends at 0; the authors' is - cosine. Both have the weight .5.
         found |= {f"{mode}_loss": loss - 0.5, f"{mode}_gradient": features.grad[0]}
     method.net.eval()
+    slide = slide_of(golden, tmp_path, "spot")  # as of CellPLM
+    task = method.task(Cohort([slide], cohort.genes), cohort, Run())
+    with torch.no_grad(), drawing(**draws):
+        found["loss_of_spots"] = task.loss(
+            next(task.batches(torch.Generator())), torch.Generator()
+        )[0]
+    found["loss_of_spots"] -= 0.5
     with drawing(randn=[golden.inputs["start"]]):
         drawn = method.predict(slide.without_truth(), 1, Draws(0, "golden")).samples[0]
     golden.compare(found | {"draw": torch.from_numpy(drawn) / UNIT})

@@ -101,7 +101,10 @@ def make() -> Golden:
         loss.backward()
         outputs |= {mode: scores[0][0], f"{mode}_tokens": scores[0][1][0]}
         outputs |= {f"{mode}_loss": loss, f"{mode}_gradient": leaf.grad[0]}
-    outputs["draw"] = draw(theirs.eval(), batch, inputs["start"])
+    with torch.no_grad(), drawing(**draws):
+        cells = import_module("losses").repa_cell_graph_fixed_loss
+        outputs["loss_of_spots"], _, _ = cells(theirs.eval(), sde(), batch, CONFIG)
+    outputs["draw"] = draw(theirs, batch, inputs["start"])
     return Golden(REPOSITORY, COMMIT, SIZE, inputs, outputs, drops)
 
 
@@ -130,6 +133,7 @@ def tile() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         "mask": known,
         "llm_gene_level_embeddings": vectors[None],
         "llm_gene_level_mask": (y > 0).float()[None],
+        "llm_cell_level_embeddings": vectors[None, :, 0],
     }
     inputs = {"position": place, "features": u, "expression": y, "vectors": vectors}
     inputs["noise"] = normal(1, SPOTS, GENES, name="noise")
