@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from golden import Drop, Golden, dropping, fill, normal
+from golden import Drop, Golden, drawing, dropping, fill, normal
 
 
 def layer(p: float = 0.3) -> nn.Module:
@@ -70,6 +70,21 @@ def test_masks_of_another_layout():
     net = nn.ModuleDict({"drop": ours})
     with dropping(net, like=drops, layout=lambda place, mask: mask.T):
         assert torch.equal(ours(x), theirs.T)
+
+
+def test_drawn_values_are_given_back():
+    x = normal(2, 3, name="x")
+    with drawing(randn=[x, x[:1]], randint=[x[0]], randn_like=[x]):
+        assert torch.equal(torch.randn(2, 3), x)
+        assert torch.equal(torch.randn((1, 3), device="cpu"), x[:1])
+        assert torch.equal(torch.randint(9, (3,)), x[0])
+        assert torch.equal(torch.randn_like(x), x)
+    with pytest.raises(AssertionError, match=r"randn of \(3, 2\)"), drawing(randn=[x]):
+        torch.randn(3, 2)
+    with pytest.raises(AssertionError, match="more values"), drawing(randn=[]):
+        torch.randn(3, 2)
+    with pytest.raises(AssertionError, match="not drawn"), drawing(randn=[x]):
+        pass
 
 
 def test_files(tmp_path, monkeypatch):

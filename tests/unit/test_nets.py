@@ -175,11 +175,11 @@ def test_alignment_counts_expressed_genes_only():
 def test_one_vector_per_spot_is_aligned_to_the_mean_of_its_tokens():
     """Tokens that are the spot's vector plus noise: the mean loses the noise, a token does not."""
     rng = torch.Generator().manual_seed(0)
-    spot = torch.randn(40, 512, generator=rng)
-    tokens = spot.unsqueeze(1) + 3 * torch.randn(40, 50, 512, generator=rng)
+    spot = torch.randn(40, 1, 512, generator=rng)
+    tokens = spot + 3 * torch.randn(40, 50, 512, generator=rng)
     mask = torch.ones(40, 50, dtype=torch.bool)
     assert 1 - alignment_loss(tokens, spot, mask).item() == pytest.approx(0.92, abs=0.01)
-    each = spot.unsqueeze(1).expand_as(tokens)
+    each = spot.expand_as(tokens)
     assert 1 - alignment_loss(tokens, each, mask).item() == pytest.approx(0.316, abs=0.01)
     # Which genes are expressed does not matter, as long as there is one.
     mask[:, 1:] = False

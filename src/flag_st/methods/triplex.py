@@ -98,7 +98,8 @@ class Triplex(NetworkMethod):
         network, weights: timm's name of that ResNet and a file of its pretrained weights, without
             which it starts at random.
         width: width of all branches; inputs of another width pass a linear map first.
-        fusion, slide, neighbour: depth, heads, ratio and dropout of each transformer.
+        fusion, slide, neighbour: depth, heads, ratio and dropout of each transformer; the dropout
+            of ``slide`` also falls on the weights of its attention.
         alpha: weight of the distillation against that of the branches' own errors.
         batch: spots per step, all of one slide.
         as_released: all heads are cut at zero expression in training, which stops the gradient of

@@ -123,11 +123,11 @@ def alignment_loss(projected: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         projected: (M, G, K).
-        target: (M, G, K), or (M, K) for one vector per spot.
+        target: (G, K) or (M, G, K), or (M, 1, K) for one vector per spot.
         mask: (M, G), True where the gene is expressed in the spot. Other genes do not count, nor do
             spots that express none.
     """
-    if target.ndim == 2:
-        projected, mask = projected.mean(1), mask.any(1)  # (M, K), (M,)
-    cosine = F.cosine_similarity(projected, target, dim=-1)  # (M, G) or (M,)
+    if target.ndim == 3 and target.shape[1] == 1:
+        projected, mask = projected.mean(1, keepdim=True), mask.any(1, keepdim=True)
+    cosine = F.cosine_similarity(projected, target, dim=-1)  # (M, G) or (M, 1)
     return 1 - (cosine * mask).sum() / mask.sum().clamp(min=1)

@@ -208,7 +208,8 @@ class StFlowNet(nn.Module):
     """x_t (B, N, G) at t (B,) → clean expression (B, N, G).
 
     Args:
-        dropout: in all layers; on the estimates of the blocks only if ``as_released``.
+        dropout: of all gated layers, of the attention's weights, and of the heads; on the estimates
+            of the heads only if ``as_released``.
         as_released: see ``flag_st.methods.stflow.StFlow``.
     """
 

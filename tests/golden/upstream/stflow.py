@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from flag_st.core.torchvision_guard import ensure_torchvision
 from flag_st.nets.stflow import StFlowNet
@@ -41,39 +42,35 @@ RENAME = renaming(
 )
 
 
+#: Columns of what a region has.
+COLUMNS = {"position": 2, "features": FEATURES, "expression": 50}
+
+
 def make() -> Golden:
     regions = [
-        {name: normal(n, width, name=f"{name} {n}") for name, width in WIDTHS.items()}
+        {name: normal(n, width, name=f"{name} {n}") for name, width in COLUMNS.items()}
         for n in SPOTS
     ]
     for region in regions:
-        region["position"] = 1000 * region["position"]
+        region["position"] *= 1000
     ours = fill(StFlowNet(**SIZE, as_released=True))
     theirs = network(ours.state_dict())
     noise, t = normal(2, SPOTS[0], 50, name="noise"), torch.tensor([0.3, 0.8])
-    padded = [torch.nn.utils.rnn.pad_sequence([r[name] for r in regions], True) for name in WIDTHS]
-    position, u, y = padded
-    position[:] = 0
-    for i, region in enumerate(regions):
-        position[i, : SPOTS[i]] = region["position"] - region["position"].mean(0)
+    # As the authors' loader does, which places the padding at the centre of a region.
+    centred = [{**r, "position": r["position"] - r["position"].mean(0)} for r in regions]
+    position, u, y = (pad_sequence([r[name] for r in centred], True) for name in COLUMNS)
     outputs, axes, drops = passes(theirs, position, u, y, noise, t)
     start = normal(1, SPOTS[0], 50, name="start")
-    outputs |= {"axes": axes.abs()}
-    outputs["draw"] = draw(theirs.eval(), position[:1], u[:1], start)
+    drawn = draw(theirs.eval(), position[:1], u[:1], start)
+    inputs = {f"{name}{i}": value for i, r in enumerate(regions) for name, value in r.items()}
     return Golden(
         REPOSITORY,
         COMMIT,
         {**SIZE, "neighbours": NEIGHBOURS, "steps": STEPS},
-        {
-            **{f"{name}{i}": value for i, r in enumerate(regions) for name, value in r.items()},
-            **{"noise": noise, "t": t, "start": start, "axes": axes},
-        },
-        outputs,
+        {**inputs, "noise": noise, "t": t, "start": start, "axes": axes},
+        {**outputs, "axes": axes.abs(), "draw": drawn},
         drops,
     )
-
-
-WIDTHS = {"position": 2, "features": FEATURES, "expression": 50}
 
 
 def network(state: dict[str, Tensor]):

@@ -98,7 +98,7 @@ class FlagTask(Task[Net]):
     def _targets(self, chosen: Tensor, mask: Tensor, cuts: list[Cut]) -> tuple[Tensor, Tensor]:
         """Targets and masks (M, G) of the chosen spots, which alone are read.
 
-        Targets are (M, G, K), or (M, K) of a gene model that has one vector per spot. The mask is
+        Targets are (M, G, K), or (M, 1, K) of a gene model that has one vector per spot. The mask is
         True where the gene has a vector and is expressed.
         """
         n, vectors, masks = mask.shape[1], [], []
@@ -107,9 +107,9 @@ class FlagTask(Task[Net]):
             assert slide.targets is not None
             rows = index[flat[flat // n == b] % n]
             embedded, known = slide.targets.read(rows)
-            if slide.targets.kind == "static":
-                embedded = np.broadcast_to(embedded, (len(rows), *embedded.shape))  # (n, G, K)
-            vectors.append(embedded)
+            if slide.targets.kind == "spot":
+                embedded = embedded[:, None]  # (n, 1, K)
+            vectors.append(np.broadcast_to(embedded, (len(rows), *embedded.shape[-2:])))
             masks.append(known & (slide.truth[rows] > 0))
         target = torch.as_tensor(np.concatenate(vectors)).to(self.device)
         return target, torch.as_tensor(np.concatenate(masks)).to(self.device)
