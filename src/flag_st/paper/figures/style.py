@@ -46,7 +46,7 @@ SETTINGS: dict[Any, Any] = {
 def use() -> None:
     """Set the style of figures in this process; no display is needed."""
     import matplotlib
-    from matplotlib import cycler
+    from matplotlib.rcsetup import cycler
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({**SETTINGS, "axes.prop_cycle": cycler(color=COLOURS)})
