@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 # Modules are compiled once, on all cores: where PYTHONDONTWRITEBYTECODE is set, every job would compile what
 # it imports again. Large parts that no job imports are left out.
-UNUSED := /(tests|testing|_inductor|transformers/models/(?!auto|bert)\w+|mypyc?|networkx|numba|pip|setuptools|statsmodels)/
+UNUSED := /(tests|testing|_inductor|transformers/models/(?!auto|bert)\w+|mypyc?|networkx|pip|setuptools)/
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' .venv/lib src
 
 .PHONY: help setup demo demo-all test test-slurm test-kills lint speed pictures format clean

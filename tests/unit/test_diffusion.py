@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flag_st.diffusion import losses, precond, samplers, schedules
 from flag_st.diffusion.ema import Ema
@@ -134,6 +135,20 @@ def test_ema_without_a_warm_up_keeps_the_random_start():
         average.update(layer)
         wanted = 0.9**step * start + (1 - 0.9**step) * 5
         assert average.module.weight.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_ema_after_its_warm_up_is_torchs():
+    """At this decay, the warm-up is over before the first step."""
+    layer, generator = torch.nn.Linear(3, 2), torch.Generator().manual_seed(1)
+    ours = Ema(layer, decay=0.1)
+    theirs = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.1))
+    theirs.update_parameters(layer)  # its first call takes the weights as they are
+    for _ in range(5):
+        with torch.no_grad():
+            layer.weight.normal_(generator=generator)
+        ours.update(layer)
+        theirs.update_parameters(layer)
+    torch.testing.assert_close(ours.module.weight, theirs.module.weight)
 
 
 def covariance_edm():

@@ -180,8 +180,10 @@ def test_curves_are_those_of_methods_trained_in_epochs(study):
 def test_curves_mark_the_best_validation(study):
     table, _ = curves.read_histories(study.keys, study.files("history.csv"))
     figure = curves.draw(table, study.experiment())
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(3, 1.5)] * 2
+    (axes,) = figure.axes
+    dots = [tuple(p) for found in axes.collections for p in found.get_offsets().tolist()]
+    assert dots == [(3, 1.5)] * 2
+    assert len(axes.lines) == 4  # training and validation of two seeds
 
 
 def test_training_curves_say_so_when_there_are_none(study, tmp_path):

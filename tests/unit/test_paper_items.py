@@ -1,12 +1,14 @@
 """Every further table and figure: its numbers against an independent computation."""
 
 import json
+from functools import partial
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.colors import to_hex
 from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, load
 
 from flag_st.core import code, registry
@@ -15,7 +17,7 @@ from flag_st.paper import predictions, rescore
 from flag_st.paper.ability import add_ability
 from flag_st.paper.collect import read_scores
 from flag_st.paper.experiment import Experiment
-from flag_st.paper.figures import charts, clusters, matrices, moran, style
+from flag_st.paper.figures import calibration, charts, clusters, matrices, moran, style
 from flag_st.paper.reported import read_reported
 from flag_st.paper.summary import numbers_of
 from flag_st.paper.tables import claims
@@ -563,14 +565,51 @@ def numbers(study, scores, runs, columns):
     return experiment, numbers_of(experiment, scores, runs, read_reported(REPORTED, "table_1"))
 
 
+def points(axes):
+    """Places of all symbols that are no part of a line."""
+    return {tuple(place) for found in axes.collections for place in found.get_offsets().tolist()}
+
+
+def lines(axes, marker):
+    """x and y of the lines with a marker, by their colour."""
+    return {
+        to_hex(line.get_color()).upper(): (line.get_xdata().tolist(), line.get_ydata().tolist())
+        for line in axes.lines
+        if line.get_marker() == marker
+    }
+
+
 def test_bars_are_as_long_as_the_means_and_diamonds_are_the_papers(study, scores, runs):
     style.use()
     experiment, table = numbers(study, scores, runs, STRUCTURE)
+    table["std"] = 0.01
     axes = charts.bars(table, experiment).axes[3]
     means = table[table["column"] == 3].set_index("method")["mean"]
     assert [bar.get_width() for bar in axes.patches] == [means[m] for m in METHODS]
-    diamonds = next(line for line in axes.lines if line.get_marker() == "D")
-    assert diamonds.get_xdata()[0] == 0.8926
+    assert (0.8926, 0) in points(axes)  # FLAG is at the top
+    ends = [set(ends[:, 0]) for ends in axes.collections[0].get_segments()]
+    assert ends == [{means[m] - 0.01, means[m] + 0.01} for m in METHODS]
+
+
+def test_methods_are_in_order_whatever_the_number_of_cohorts(study, scores, runs):
+    experiment, table = numbers(study, scores, runs, STRUCTURE[:2])
+    two = pd.concat([table, table.assign(cohort="KIDNEY")], ignore_index=True)
+    figure = charts.bars(two, experiment)
+    figure.canvas.draw()
+    for axes in figure.axes[::2]:
+        assert [text.get_text() for text in axes.get_yticklabels()] == list(METHODS)
+        bottom, top = axes.get_ylim()
+        assert bottom > top  # the first is at the top
+    assert [axes.get_title() for axes in figure.axes[1:3]] == [
+        "HER2ST: PCC ↑\none draw",
+        "KIDNEY: PCC ↑\nmean of draws",
+    ]
+
+
+def test_methods_of_one_label_are_told_apart(study):
+    methods = {name: {"label": label} for name, label in zip("abc", "FGF", strict=True)}
+    names = charts.names_of(study.experiment(methods=methods))
+    assert names == {"a": "F (a)", "b": "G", "c": "F (c)"}
 
 
 def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
@@ -581,12 +620,14 @@ def test_structure_figure_leads_from_mean_to_draw(study, scores, runs):
     figure = charts.structure_against_accuracy(table, experiment)
     (axes,) = figure.axes
     flag = table[table["method"] == "flag"].set_index("column")["mean"]
-    points = {
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_ls() == "None"
-    }
-    assert {(flag[0], flag[2]), (flag[1], flag[3])} <= points
+    mean, draw = (flag[0], flag[2]), (flag[1], flag[3])
+    assert {mean, draw} <= points(axes)
+    x, y = lines(axes, "")[style.colour(0)]
+    assert set(zip(x, y, strict=True)) == {mean, draw}
     levels = [line.get_ydata()[0] for line in axes.lines if line.get_ls() == ":"]
     assert levels == [table.set_index(["method", "column"])["mean"]["ridge", 3], 0.9]
+    # The draws of the others are their means: one symbol for each.
+    assert len(points(axes)) == 2 + len(METHODS) - 1
 
 
 def test_panel_size_figure_has_a_line_per_method_over_the_sizes(study, scores, runs):
@@ -596,18 +637,21 @@ def test_panel_size_figure_has_a_line_per_method_over_the_sizes(study, scores, r
     used = pd.concat([runs, runs.assign(panel="hmhvg400", genes=24)])
     experiment, table = numbers(study, both, used, STRUCTURE[:1])
     table["size"] = table["panel"].map({"hmhvg200": 12, "hmhvg400": 24})
+    table["paper"] = table["mean"] + 0.1
     axes = charts.against_size(table, experiment).axes[0]
-    flag = axes.containers[0].lines[0]
-    assert flag.get_xdata().tolist() == [12, 24]
-    assert flag.get_ydata()[1] == pytest.approx(flag.get_ydata()[0] / 2)
+    x, y = lines(axes, "o")[style.colour(0)]
+    assert x == pytest.approx([12, 24])
+    assert y[1] == pytest.approx(y[0] / 2)
+    assert lines(axes, "D")[style.colour(0)] == (x, [value + 0.1 for value in y])
 
 
 def test_curse_figure_has_a_row_per_head_over_genes_per_width(study):
+    style.use()
     traits = {
         f"{head}_{edges}_{width}": {"head": head, "edges": edges, "width": width}
         for head in ("raw", "edm")
         for edges in ("none", "pearson")
-        for width in (10, 40)
+        for width in (40, 10)
     }
     methods = {name: {"label": name, "params": params} for name, params in traits.items()}
     experiment = study.experiment(params={"columns": STRUCTURE[:1]}, methods=methods)
@@ -620,9 +664,44 @@ def test_curse_figure_has_a_row_per_head_over_genes_per_width(study):
     raw, edm = figure.axes
     assert "raw" in raw.get_title()
     assert "edm" in edm.get_title()
-    drawn = {box.get_label(): box.lines[0].get_xdata().tolist() for box in raw.containers}
-    assert drawn["edges none, width 10"] == [2, 8]
-    assert drawn["edges pearson, width 40"] == [0.5, 2]
+    circles, squares = lines(raw, "o"), lines(raw, "s")
+    for edges in (0, 1):
+        assert circles[style.colour(edges)][0] == [2, 8]  # width 10
+        assert squares[style.colour(edges)][0] == [0.5, 2]  # width 40
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == ["edges none, width 10", "edges none, width 40"]
+
+
+def test_charts_of_nothing_are_drawn(study, scores, runs):
+    """No seed to spread over, no printed number, and at last no value at all."""
+    style.use()
+    experiment, table = numbers(study, scores, runs, STRUCTURE)
+    table = table.assign(size=12, seconds=1.0, std=np.nan, paper=np.nan)
+    for values in (table, table.assign(mean=np.nan)):
+        assert len(charts.bars(values, experiment).axes) == 4
+        assert len(charts.against_size(values, experiment).axes) == 4
+        assert len(charts.structure_against_accuracy(values, experiment, {}).axes) == 1
+        assert len(charts.against_time(values, "SSC", experiment).axes) == 1
+    unknown = table[["cohort", "method"]].assign(metric="coverage_50", value=np.nan)
+    assert len(calibration.draw(unknown.drop_duplicates(), experiment).axes) == 2
+
+
+def test_charts_are_the_same_bytes_again(study, scores, runs, tmp_path):
+    style.use()
+    experiment, table = numbers(study, scores, runs, STRUCTURE)
+    table["size"] = 12
+    charted = (
+        charts.bars,
+        charts.against_size,
+        partial(charts.structure_against_accuracy, ceilings={}),
+    )
+    for chart in charted:
+        for name in "ab":
+            output = {kind: str(tmp_path / f"{name}.{kind}") for kind in ("csv", "png", "pdf")}
+            style.save(chart(table, experiment), table, output)
+        for kind in ("png", "pdf"):
+            one, two = ((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")
+            assert one == two, f"{chart} {kind}"
 
 
 @pytest.mark.parametrize("name", ["structure_accuracy", "bars", "panel_size", "runtime_quality"])

@@ -1,17 +1,24 @@
 """Environments, pins, rules and the table of rules agree."""
 
 import re
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from running import ROOT, TINY
 
+from flag_st.core import code
 from flag_st.planning import config
+from flag_st.planning.grid import Plan
 from flag_st.planning.rules import RULES
 
 #: conda's name → the name on the Python index.
 ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
+#: What ``flag_st.core`` needs in any job: it checks and writes the files of all of them.
+PLUMBING = {"h5py", "pyarrow", "anndata"}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
@@ -87,6 +94,66 @@ def test_a_rule_is_made_of_its_own_row_and_its_own_script(name, parsed):
             assert rule.resources[key].evaluate({}, attempt=2).value == 2 * getattr(row, key)
     else:
         assert callable(rule.conda_env)
+
+
+#: (environment, package) → why modules that its rules import may name a package that it lacks.
+ELSEWHERE = {("torch", "scanpy"): "highly variable genes are found by select_panel alone"}
+
+
+def sources() -> Iterator[tuple[str, list[str | Path]]]:
+    """Environment, script and plug-in of every job that the shipped configuration can have."""
+    found = config.load()
+    for name, row in RULES.items():
+        scripts = [ROOT / "scripts" / f"{name}.py"]
+        if not scripts[0].exists():  # tables and figures have one script per item
+            scripts = sorted((ROOT / "scripts" / f"{name}s").glob("*.py"))
+        layer = {"retrieve": "cohorts"}.get(name) or (row.entry and row.entry.layer)
+        if layer:
+            for entry in found[layer].values():
+                yield entry.get("env", row.env), [*scripts, *used(entry)]
+        elif name.startswith("evaluate"):
+            metrics = Plan(found).metrics(downstream=name != "evaluate")
+            yield row.env, [*scripts, *(found["metrics"][metric]["use"] for metric in metrics)]
+        else:
+            yield row.env, scripts
+
+
+def used(entry: Any) -> list[str]:
+    """The classes that an entry and its params name."""
+    if not isinstance(entry, dict):
+        return [use for value in entry for use in used(value)] if isinstance(entry, list) else []
+    own = [entry["use"]] if isinstance(entry.get("use"), str) else []
+    return own + [use for value in entry.values() for use in used(value)]
+
+
+def imports(sources: list[str | Path]) -> set[str]:
+    """Packages that sources and what they import of the project import, apart from the plumbing."""
+    todo, seen, found = [code.locate(source) for source in sources], set(), set()
+    while todo:
+        path = todo.pop()
+        if path is None or path in seen or path.is_relative_to(ROOT / "src/flag_st/core"):
+            continue
+        seen.add(path)
+        names = code.imports_of(path)
+        todo += [code.locate(name) for name in names]
+        found |= {name.split(".")[0] for name in names}
+    owners = packages_distributions()
+    return {key(owners[name][0]) for name in found if name in owners} - {"flag-st"}
+
+
+def test_every_environment_has_what_its_jobs_import_and_nothing_else():
+    needed: dict[str, set[str]] = {}
+    for env, given in sources():
+        needed.setdefault(env, set()).update(imports(given))
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    runtime = set(re.findall(r"^\| `([a-z-]+)` \|", page.partition("not imported\n")[2], re.M))
+    for env in ENVS:
+        lines = yaml.safe_load(env.read_text())["dependencies"]
+        have = {key(ALIAS.get(n, n)) for n in (line.partition("=")[0] for line in lines)}
+        lacks = needed[env.stem] - have - {p for e, p in ELSEWHERE if e == env.stem}
+        assert not lacks, f"{env.name} lacks {', '.join(sorted(lacks))}"
+        more = have - needed[env.stem] - runtime - PLUMBING - {"python"}
+        assert not more, f"nothing needs {', '.join(sorted(more))} of {env.name}"
 
 
 def test_environments_are_those_that_rules_and_entries_name():

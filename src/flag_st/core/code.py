@@ -77,6 +77,11 @@ def _own_folders() -> tuple[Path, ...]:
     return tuple(p for p in found if p != SRC and not any(p.is_relative_to(i) for i in installed))
 
 
+def imports_of(path: Path) -> tuple[str, ...]:
+    """Dotted names of everything that a module imports at run time, inside functions too."""
+    return _parsed(path)[1]
+
+
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
     """(digest of the code without docstrings, dotted names of the modules that it imports)."""

@@ -1,14 +1,13 @@
 """Whether the spread of draws is right: coverage of their intervals, and ranks of the truth."""
 
-from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import style
+from flag_st.paper.figures.charts import names_of
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LEVELS, BINS = (50, 80, 90), 10
@@ -29,34 +28,47 @@ def calibration_numbers(scores: "pandas.DataFrame") -> "pandas.DataFrame":
 def draw(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """One row per cohort: coverage against the nominal level, and the histogram of the PIT."""
     import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.lines import Line2D
 
-    cohorts = list(dict.fromkeys(numbers["cohort"]))
+    cohorts, names = list(dict.fromkeys(numbers["cohort"])), names_of(experiment)
     size = (style.WIDTH, 2.6 * len(cohorts) + 0.4)
     figure, grid = plt.subplots(len(cohorts), 2, figsize=size, squeeze=False)
+    palette = {name: style.colour(place) for place, name in enumerate(names.values())}
     for (left, right), cohort in zip(grid, cohorts, strict=True):
         part = numbers[numbers["cohort"] == cohort]
-        for place, (method, facts) in enumerate(experiment.methods.items()):
-            values = part[part["method"] == method].set_index("metric")["value"]
-            _coverage(left, values, style.colour(place), facts.label)
-            _ranks(right, values, style.colour(place), facts.label)
+        part = part.assign(name=part["method"].map(names))
+        same = {"hue": "name", "hue_order": palette, "palette": palette, "legend": False}
+        sns.lineplot(covered(part), x="nominal", y="covered", marker="o", ms=4, mew=0, ax=left,
+                     estimator=None, **same)  # fmt: skip
+        sns.histplot(ranks(part), x="rank", weights="share", bins=BINS, binrange=(0, 1), ax=right,
+                     stat="density", common_norm=False, element="step", fill=False, **same)  # fmt: skip
         left.plot([40, 100], [40, 100], color="black", lw=0.6, ls=":")
         left.set(xlabel="nominal %", ylabel="covered %", title=f"{cohort}: central intervals")
         right.axhline(1, color="black", lw=0.6, ls=":")
-        right.set(xlabel="rank of the truth", ylabel="density", title=f"{cohort}: PIT")
-    style.legend(figure, grid[0, 1])
+        right.set(
+            ylim=(0, None), xlabel="rank of the truth", ylabel="density", title=f"{cohort}: PIT"
+        )
+    handles = [Line2D([], [], color=colour) for colour in palette.values()]
+    style.legend(figure, handles, list(palette))
     return figure
 
 
-def _coverage(axes: "Axes", values: "pandas.Series", colour: str, label: str) -> None:
-    known = [(n, values.get(f"coverage_{n}", nan)) for n in LEVELS]
-    nominal, found = (values.get(f"coverage_range{end}", nan) for end in ("_nominal", ""))
-    known = sorted((n, 100 * v) for n, v in [*known, (100 * nominal, found)] if isfinite(n + v))
-    if known:
-        axes.plot(*zip(*known, strict=True), "o-", color=colour, label=label, ms=4)
+def covered(numbers: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Coverage of each method: name, nominal and covered, in %."""
+    import pandas as pd
+
+    wide = numbers.pivot(index="name", columns="metric", values="value").reindex(columns=NAMES)
+    levels = [pd.DataFrame({"nominal": n / 100, "covered": wide[f"coverage_{n}"]}) for n in LEVELS]
+    extremes = wide[["coverage_range_nominal", "coverage_range"]]
+    levels.append(extremes.set_axis(["nominal", "covered"], axis=1))
+    return (100 * pd.concat(levels)).dropna().reset_index()
 
 
-def _ranks(axes: "Axes", values: "pandas.Series", colour: str, label: str) -> None:
-    shares = [values.get(f"pit_{i}", nan) for i in range(1, BINS + 1)]
-    if all(map(isfinite, shares)):
-        edges = [i / BINS for i in range(BINS + 1)]
-        axes.stairs([s * BINS for s in shares], edges, color=colour, label=label, lw=1.2)
+def ranks(numbers: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The PIT of each method whose bins are all known: name, the middle of a bin as rank, share."""
+    wide = numbers.pivot(index="name", columns="metric", values="value").reindex(columns=NAMES)
+    wide = wide[[f"pit_{i}" for i in range(1, BINS + 1)]].dropna()
+    middles = [(i + 0.5) / BINS for i in range(BINS)]
+    wide = wide.set_axis(middles, axis=1).rename_axis(columns="rank")
+    return wide.stack().rename("share").reset_index()

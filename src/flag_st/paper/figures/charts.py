@@ -1,7 +1,6 @@
 """Charts of scores: methods as bars, metrics against panel size, structure against accuracy."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,21 +13,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: With eight colours, enough to distinguish 64 methods.
-MARKERS = "osD^v<>P"
+
+#: Genes per unit of width that an axis names; all others would crowd it.
+RATIOS = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64)
 
 
 def _title(experiment: Experiment, place: int) -> str:
-    """Label and direction of the metric in column ``place``."""
-    label, direction = experiment.labels[experiment.columns[place].metric]
-    return label + ARROWS[direction]
+    """Label and direction of the metric in column ``place``, and what it has apart from others."""
+    columns, column = experiment.columns, experiment.columns[place]
+    label, direction = experiment.labels[column.metric]
+    several = sum(other.metric == column.metric for other in columns) > 1
+    return label + ARROWS[direction] + f"\n{column.words(columns)}" * several
 
 
-def _grid(rows: int, columns: int, height: float, **sharing) -> tuple["Figure", np.ndarray]:
-    import matplotlib.pyplot as plt
+def names_of(experiment: Experiment) -> dict[str, str]:
+    """Method → its label, followed by its name where several methods have the same label."""
+    labels = [facts.label for facts in experiment.methods.values()]
+    return {
+        method: label if labels.count(label) == 1 else f"{label} ({method})"
+        for method, label in zip(experiment.methods, labels, strict=True)
+    }
 
-    size = (style.WIDTH, height)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, **sharing)
+
+def _drawn(numbers: "pandas.DataFrame", experiment: Experiment) -> "pandas.DataFrame":
+    """``numbers`` with the names of methods and columns, and the ends of mean ± standard deviation."""
+    return numbers.assign(
+        name=numbers["method"].map(names_of(experiment)),
+        title=[_title(experiment, place) for place in numbers["column"]],
+        low=numbers["mean"] - numbers["std"],
+        high=numbers["mean"] + numbers["std"],
+    )
 
 
 def bars(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
@@ -38,30 +52,28 @@ def bars(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
         numbers: as ``summary.numbers_of`` returns them.
         experiment: whose columns and methods are drawn.
     """
-    cohorts = list(dict.fromkeys(numbers["cohort"]))
-    methods = [m for m in experiment.methods if m in set(numbers["method"])]
-    height = (0.22 * len(methods) + 0.75) * len(cohorts) + 0.2
-    figure, grid = _grid(len(cohorts), len(experiment.columns), height, sharey=True)
-    for row, cohort in zip(grid, cohorts, strict=True):
-        for place, axes in enumerate(row):
-            part = numbers[(numbers["cohort"] == cohort) & (numbers["column"] == place)]
-            _bars(axes, part.set_index("method").reindex(methods))
-            axes.set_title(_title(experiment, place))
-        row[0].set_yticks(range(len(methods)), [experiment.label(m) for m in methods])
-        row[0].invert_yaxis()
-        row[0].set_ylabel(cohort)
+    import seaborn.objects as so
+
+    table = _drawn(numbers, experiment)
+    table["panel"] = table["cohort"] + ": " + table["title"]
+    names = [name for name in names_of(experiment).values() if name in set(table["name"])]
+    plot = (
+        so.Plot(table, x="mean", y="name", color="name")
+        .facet("panel", wrap=len(experiment.columns))
+        .share(x=False)
+        .add(so.Bar(alpha=0.85, edgewidth=0, width=0.7), legend=False)
+        .add(so.Range(color="black"), xmin="low", xmax="high", legend=False)
+        .add(so.Dots(marker="D", color="black", fillcolor="white", pointsize=4, fillalpha=1),
+             x="paper", legend=False)
+        .scale(y=so.Nominal(order=names), color=style.colours(names))
+        .label(x="", y="")
+    )  # fmt: skip
+    rows = table["cohort"].nunique()
+    figure = style.draw(plot, style.blank((0.22 * len(names) + 0.75) * rows + 0.2))
+    for axes in figure.axes:
+        axes.axvline(0, color="black", lw=0.5)
+        axes.tick_params(axis="y", length=0)
     return figure
-
-
-def _bars(axes: "Axes", part: "pandas.DataFrame") -> None:
-    places = np.arange(len(part))
-    colours = [style.colour(i) for i in range(len(part))]
-    axes.barh(
-        places, part["mean"], xerr=part["std"].fillna(0), color=colours, alpha=0.85, height=0.7
-    )
-    axes.plot(part["paper"], places, "D", mfc="white", mec="black", ms=4, ls="none")
-    axes.axvline(0, color="black", lw=0.5)
-    axes.tick_params(axis="y", length=0)
 
 
 def against_size(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
@@ -73,44 +85,23 @@ def against_size(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure
         numbers: as ``summary.numbers_of`` returns them, with the number of genes as ``size``.
         experiment: whose columns and methods are drawn.
     """
-    cohorts = list(dict.fromkeys(numbers["cohort"]))
-    figure, grid = _grid(len(cohorts), len(experiment.columns), 1.9 * len(cohorts) + 0.3)
-    for row, cohort in zip(grid, cohorts, strict=True):
-        for place, axes in enumerate(row):
-            part = numbers[(numbers["cohort"] == cohort) & (numbers["column"] == place)]
-            _lines(axes, part, experiment)
-            axes.set_title(f"{cohort}: {_title(experiment, place)}")
-            axes.set_xlabel("genes of the panel")
-    style.legend(figure, grid[0, 0])
-    return figure
+    import seaborn.objects as so
 
-
-def _lines(axes: "Axes", part: "pandas.DataFrame", experiment: Experiment) -> None:
-    for place, method in enumerate(experiment.methods):
-        rows = part[part["method"] == method].sort_values("size")
-        if rows.empty:
-            continue
-        colour, name = style.colour(place), experiment.label(method)
-        error = rows["std"].fillna(0)
-        axes.errorbar(rows["size"], rows["mean"], error, color=colour, marker="o", ms=3, label=name)
-        paper = rows.dropna(subset="paper")
-        if len(paper):
-            axes.plot(
-                paper["size"], paper["paper"], "--D", color=colour, mfc="white", ms=3, lw=0.8,
-                label=f"{name}, paper",
-            )  # fmt: skip
-    axes.set_xscale("log")
-    sizes = sorted(part["size"].unique())
-    axes.set_xticks(sizes, [f"{s:g}" for s in sizes])
-    axes.minorticks_off()
-
-
-class _Network(NamedTuple):
-    """The arguments of a method by which ``against_ratio`` arranges its line."""
-
-    head: str
-    edges: str
-    width: int
+    table = _drawn(numbers, experiment)
+    table["panel"] = table["cohort"] + ": " + table["title"]
+    sizes = so.Continuous(trans="log").tick(at=sorted(table["size"].unique()), minor=0)
+    plot = (
+        so.Plot(table, x="size", y="mean", color="name")
+        .facet("panel", wrap=len(experiment.columns))
+        .share(y=False)
+        .add(so.Line(marker="o", pointsize=3))
+        .add(so.Range(), ymin="low", ymax="high", legend=False)
+        .add(so.Line(marker="D", fillcolor="white", pointsize=3, linestyle="--", linewidth=0.8),
+             y="paper", legend=False)
+        .scale(x=sizes.label(like="{x:g}"), color=style.colours(names_of(experiment).values()))
+        .label(x="genes of the panel", y="", color="")
+    )  # fmt: skip
+    return style.draw(plot, style.blank(1.9 * table["cohort"].nunique() + 0.3))
 
 
 def against_ratio(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
@@ -123,42 +114,48 @@ def against_ratio(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figur
         numbers: as for ``against_size``.
         experiment: the params of its methods give their head, edges and width.
     """
-    networks = {
-        name: _Network(*(method.params[key] for key in _Network._fields))
-        for name, method in experiment.methods.items()
-    }
-    heads = list(dict.fromkeys(network.head for network in networks.values()))
-    height = 1.9 * len(heads) + 0.4
-    columns = len(experiment.columns)
-    figure, grid = _grid(len(heads), columns, height, sharex=True, sharey="col")
-    for row, head in zip(grid, heads, strict=True):
-        for place, axes in enumerate(row):
-            _ratios(axes, numbers[numbers["column"] == place], networks, head)
-            axes.set_title(f"head {head}: {_title(experiment, place)}")
-    for axes in grid[-1]:
-        axes.set_xlabel("genes / width")
-    style.legend(figure, grid[0, 0])
+    import seaborn.objects as so
+
+    heads, edges, widths = (
+        numbers["method"].map(lambda method, key=key: experiment.methods[method].params[key])
+        for key in ("head", "edges", "width")
+    )
+    table = _drawn(numbers, experiment).assign(edges=edges, width=widths)
+    table["panel"] = "head " + heads + ": " + table["title"]
+    table["ratio"] = table["size"] / widths
+    table["network"] = "edges " + edges + ", width " + widths.astype(str)
+    plot = (
+        so.Plot(table, x="ratio", y="mean", color="network", marker="network")
+        .facet("panel", wrap=len(experiment.columns))
+        .share(y="col")
+        .add(so.Line(pointsize=3.5, linewidth=0.9))
+        .add(so.Range(linewidth=0.9), ymin="low", ymax="high", legend=False)
+        .scale(
+            x=so.Continuous(trans="log2").tick(at=RATIOS).label(like="{x:g}"), **_networks(table)
+        )
+        .label(x="genes / width", y="", color="", marker="")
+    )
+    figure = style.draw(plot, style.blank(1.9 * heads.nunique() + 0.4))
+    for axes in figure.axes:
+        axes.axvline(1, color="0.6", lw=0.6, ls=":")
     return figure
 
 
-def _ratios(
-    axes: "Axes", part: "pandas.DataFrame", networks: Mapping[str, _Network], head: str
-) -> None:
-    edges = list(dict.fromkeys(network.edges for network in networks.values()))
-    widths = sorted({network.width for network in networks.values()})
-    for method, network in networks.items():
-        rows = part[part["method"] == method].sort_values("size")
-        if network.head != head or rows.empty:
-            continue
-        axes.errorbar(
-            rows["size"] / network.width, rows["mean"], rows["std"].fillna(0),
-            color=style.colour(edges.index(network.edges)),
-            marker=MARKERS[widths.index(network.width)], ms=3.5, lw=0.9,
-            label=f"edges {network.edges}, width {network.width}",
-        )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.axvline(1, color="0.6", lw=0.6, ls=":")
+def _networks(table: "pandas.DataFrame") -> dict[str, Any]:
+    """Scales of ``against_ratio``: the colour of a network says its edges, the marker its width."""
+    from seaborn.objects import Nominal
+
+    edges, widths = list(table["edges"].unique()), sorted(table["width"].unique())
+    kinds = table[["network", "edges", "width"]].drop_duplicates()
+    kinds = kinds.assign(
+        edges=kinds["edges"].map(edges.index), width=kinds["width"].map(widths.index)
+    )
+    kinds = kinds.sort_values(["edges", "width"])
+    order = list(kinds["network"])
+    return {
+        "color": Nominal([style.colour(place) for place in kinds["edges"]], order=order),
+        "marker": Nominal([style.MARKERS[place] for place in kinds["width"]], order=order),
+    }
 
 
 #: Value of ``params.over`` → what draws panels of growing size over it.
@@ -168,48 +165,61 @@ OVER = {"genes": against_size, "width": against_ratio}
 def structure_against_accuracy(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """One row per cohort and one panel per structure metric.
 
-    Arrows lead from the mean of draws to single draws.
+    Lines lead from the mean of draws (open symbols) to single draws.
 
     Args:
         numbers: as ``ability.add_ability`` returns them.
         experiment: its columns come in pairs (mean of draws, one draw): first accuracy, then each
             structure metric.
     """
-    columns = experiment.columns
-    cohorts, structures = list(dict.fromkeys(numbers["cohort"])), range(2, len(columns), 2)
-    figure, grid = _grid(len(cohorts), len(structures), 2.9 * len(cohorts) + 0.5)
-    for row, cohort in zip(grid, cohorts, strict=True):
-        wide = numbers[numbers["cohort"] == cohort].pivot_table(
-            index="method", columns="column", values="mean", dropna=False
-        )
-        for axes, place in zip(row, structures, strict=True):
-            metric = columns[place].metric
-            _points(axes, wide, place, experiment)
-            place_of = (numbers["cohort"] == cohort) & (numbers["column"] == place + 1)
-            for end in ("null", "ceiling"):
-                _level(axes, end, float(numbers.loc[place_of, end].mean()))
-            x_label, y_label = (experiment.labels[m][0] for m in (columns[0].metric, metric))
-            axes.set(xlabel=x_label, ylabel=y_label, title=cohort)
-    style.legend(figure, grid[0, 0])
+    import seaborn.objects as so
+
+    table = structure_pairs(numbers, experiment)
+    accuracy = experiment.labels[experiment.columns[0].metric][0]
+    panels = table[["cohort", "metric", "panel"]].drop_duplicates()
+    plot = (
+        so.Plot(table, x="x", y="y", color="name", marker="name")
+        .facet("panel", wrap=len(experiment.columns) // 2 - 1)
+        .share(x=False, y=False)
+        .add(so.Line(linewidth=0.8, marker=""), legend=False)
+        .add(so.Dot(), data=table[table["kind"] == "draw"])
+        .add(so.Dot(fill=False), data=table[table["kind"] == "mean"], legend=False)
+        .scale(**style.symbols(names_of(experiment).values()))
+        .label(x=accuracy, y="", color="", marker="")
+    )
+    figure = style.draw(plot, style.blank(2.9 * table["cohort"].nunique() + 0.5))
+    for axes, panel in zip(figure.axes, panels.itertuples(), strict=True):
+        rows = numbers[(numbers["cohort"] == panel.cohort) & (numbers["metric"] == panel.metric)]
+        of_draws = rows[rows["column"] == rows["column"].max()]
+        for end in ("null", "ceiling"):
+            _level(axes, end, float(of_draws[end].mean()))
     return figure
 
 
-def _points(axes: "Axes", wide: "pandas.DataFrame", y: int, experiment: Experiment) -> None:
-    for place, (method, facts) in enumerate(experiment.methods.items()):
-        if method not in wide.index:
-            continue
-        values = wide.loc[method].reindex([0, 1, y, y + 1]).to_numpy(float)
-        mean, draw = values[[0, 2]], values[[1, 3]]
-        colour, marker = style.colour(place), _marker(place)
-        axes.plot(*draw, marker, color=colour, ls="none", label=facts.label)
-        if np.isfinite(values).all() and np.abs(mean - draw).max() > 1e-9:
-            axes.plot(*mean, marker, color=colour, mfc="white", ls="none")
-            arrow = {"arrowstyle": "->", "color": colour, "lw": 0.8}
-            axes.annotate("", draw, mean, arrowprops=arrow)
+def structure_pairs(numbers: "pandas.DataFrame", experiment: Experiment) -> "pandas.DataFrame":
+    """The points of ``structure_against_accuracy``.
 
+    Returns:
+        cohort, metric, panel, method, name, kind (``mean`` or ``draw``), x and y, NaN where undefined.
+        Where draws equal their mean, there is no ``mean``.
+    """
+    import pandas as pd
 
-def _marker(place: int) -> str:
-    return MARKERS[place // len(style.COLOURS) % len(MARKERS)]
+    columns, labels, names = experiment.columns, experiment.labels, names_of(experiment)
+    parts = []
+    for cohort, of in numbers.groupby("cohort", sort=False):
+        wide = of.pivot_table(index="method", columns="column", values="mean", dropna=False)
+        wide = wide.reindex([method for method in names if method in wide.index])
+        for y in range(2, len(columns), 2):
+            metric = columns[y].metric
+            mean, draw = (wide[[k, y + k]].set_axis(["x", "y"], axis=1) for k in (0, 1))
+            differ = (mean - draw).abs().max(axis=1) > 1e-9
+            panel = f"{cohort}: {labels[metric][0]}"
+            facts = {"cohort": cohort, "metric": metric, "panel": panel}
+            for kind, points in (("mean", mean[differ]), ("draw", draw)):
+                parts.append(points.reset_index().assign(kind=kind, **facts))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(name=table["method"].map(names))
 
 
 def _level(axes: "Axes", name: str, level: float) -> None:
@@ -226,20 +236,19 @@ def against_time(table: "pandas.DataFrame", label: str, experiment: Experiment) 
     """Quality over the seconds that it takes to predict a slide, one panel per cohort.
 
     Args:
-        table: cohort, method, seconds, mean and std.
+        table: cohort, method, column, seconds, mean and std.
         label: of the metric.
         experiment: whose methods are drawn.
     """
-    cohorts = list(dict.fromkeys(table["cohort"]))
-    figure, grid = _grid(1, len(cohorts), 3.2)
-    for axes, cohort in zip(grid[0], cohorts, strict=True):
-        part = table[table["cohort"] == cohort]
-        for place, (method, facts) in enumerate(experiment.methods.items()):
-            rows = part[part["method"] == method]
-            axes.errorbar(
-                rows["seconds"], rows["mean"], rows["std"].fillna(0), fmt=_marker(place),
-                color=style.colour(place), label=facts.label,
-            )  # fmt: skip
-        axes.set(xscale="log", xlabel="seconds to predict a slide", ylabel=label, title=cohort)
-    style.legend(figure, grid[0, 0])
-    return figure
+    import seaborn.objects as so
+
+    plot = (
+        so.Plot(_drawn(table, experiment), x="seconds", y="mean", color="name", marker="name")
+        .facet("cohort")
+        .share(x=False, y=False)
+        .add(so.Dot(pointsize=5))
+        .add(so.Range(), ymin="low", ymax="high", legend=False)
+        .scale(x="log", **style.symbols(names_of(experiment).values()))
+        .label(x="seconds to predict a slide", y=label, color="", marker="")
+    )
+    return style.draw(plot, style.blank(3.2))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+#: The quantiles that are ends of bands; the other columns are lines with these names.
+BANDS = (0.05, 0.25, 0.75, 0.95)
+LINES = {"0.5": "median, 50 %, 90 %", "sd": "sd", "sd_shuffled": "sd, shuffled"}
 
 
 def spot_correlations(
@@ -55,24 +58,27 @@ def between_spots(y: np.ndarray) -> np.ndarray:
 
 def draw(table: "pandas.DataFrame") -> "Figure":
     """One panel per cohort: the median over slides of each quantile and standard deviation."""
-    import matplotlib.pyplot as plt
+    import seaborn.objects as so
 
-    cohorts = list(dict.fromkeys(table["cohort"]))
-    figure, grid = plt.subplots(
-        1, len(cohorts), figsize=(min(style.WIDTH, 2.6 * len(cohorts) + 0.8), 2.4), squeeze=False
+    middle = table.drop(columns="slide").groupby(["cohort", "genes"], sort=False).median()
+    long = middle.rename(columns=LINES).melt(list(map(str, BANDS)), ignore_index=False)
+    bands = long[long["variable"] == "median, 50 %, 90 %"]
+    sizes = so.Continuous(trans="log").tick(at=sorted(table["genes"].unique()), minor=0)
+    lines = list(LINES.values())
+    plot = (
+        so.Plot(long.reset_index(), x="genes", y="value", color="variable")
+        .facet("cohort")
+        .share(y=False)
+        .add(so.Band(alpha=0.15), data=bands.reset_index(), ymin="0.05", ymax="0.95", legend=False)
+        .add(so.Band(alpha=0.3), data=bands.reset_index(), ymin="0.25", ymax="0.75", legend=False)
+        .add(so.Line(pointsize=3), marker="variable", linestyle="variable")
+        .scale(
+            x=sizes.label(like="{x:g}"),
+            color=style.colours(lines),
+            marker=so.Nominal(["o", "s", "d"], order=lines),
+            linestyle=so.Nominal(["-", "--", ":"], order=lines),
+        )
+        .label(y="correlation of spots", color="", marker="", linestyle="")
     )
-    for axes, cohort in zip(grid[0], cohorts, strict=True):
-        part = table[table["cohort"] == cohort].drop(columns=["cohort", "slide"])
-        middle = part.groupby("genes").median()
-        colour = style.colour(0)
-        axes.fill_between(middle.index, middle["0.05"], middle["0.95"], color=colour, alpha=0.15)
-        axes.fill_between(middle.index, middle["0.25"], middle["0.75"], color=colour, alpha=0.3)
-        axes.plot(middle.index, middle["0.5"], "o-", ms=3, color=colour, label="median, 50 %, 90 %")
-        axes.plot(middle.index, middle["sd"], "s--", ms=3, color=style.colour(1), label="sd")
-        shuffled = middle["sd_shuffled"]
-        axes.plot(shuffled.index, shuffled, "d:", ms=3, color=style.colour(2), label="sd, shuffled")
-        axes.set(xscale="log", xlabel="genes", title=cohort, ylabel="correlation of spots")
-        axes.set_xticks(list(middle.index), [f"{g:g}" for g in middle.index])
-        axes.minorticks_off()
-    grid[0, 0].legend()
-    return figure
+    width = min(style.WIDTH, 2.6 * table["cohort"].nunique() + 0.8)
+    return style.draw(plot, style.blank(2.6, width))

@@ -1,17 +1,16 @@
 """Training histories: how the losses fall, and where validation was best."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import style
+from flag_st.paper.figures.charts import names_of
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Columns of the history → how the figure calls them; ``loss`` is the training loss.
@@ -41,61 +40,67 @@ def read_histories(
     return table, sorted(set(without) - set(table["method"]))
 
 
+#: The columns that tell runs of one cohort and method apart.
+RUN = ["split", "panel", "seed"]
+
+
 def draw(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """One panel per cohort and method, one thin line per run, with a dot at its best validation."""
-    import matplotlib.pyplot as plt
+    import seaborn.objects as so
 
-    cohorts, methods = list(table["cohort"].unique()), list(table["method"].unique())
-    size = (max(3.6, min(style.WIDTH, 2.6 * len(methods) + 0.6)), 2.1 * len(cohorts) + 0.3)
-    figure, grid = plt.subplots(len(cohorts), len(methods), figsize=size, squeeze=False)
-    for axes, (cohort, method) in zip(grid.flat, product(cohorts, methods), strict=True):
-        part = table[(table["cohort"] == cohort) & (table["method"] == method)]
-        for place, (name, label) in enumerate(LINES.items()):
-            _lines(axes, part[part["curve"] == name], style.colour(place), label)
-        if len(part) and part["value"].min() > 0 and _wide(part):
+    names = names_of(experiment)
+    table = table[table["curve"].isin(LINES)]
+    table = table.assign(
+        panel=table["method"].map(names) + " · " + table["cohort"],
+        curve=table["curve"].map(LINES),
+        run=table[RUN].astype(str).agg(" ".join, axis=1),
+    )
+    plot = (
+        so.Plot(table, x="epoch", y="value", color="curve", group="run")
+        .facet("panel", wrap=table["method"].nunique())
+        .share(x=False, y=False)
+        .add(so.Line(alpha=0.75))
+        .add(so.Dot(pointsize=4), data=best(table), legend=False)
+        .scale(color=style.colours(LINES.values()))
+        .label(y="loss", color="")
+    )
+    width = max(3.6, min(style.WIDTH, 2.6 * table["method"].nunique() + 0.6))
+    figure = style.draw(plot, style.blank(2.1 * table["cohort"].nunique() + 0.5, width))
+    for axes, (_, part) in zip(figure.axes, table.groupby("panel", sort=False), strict=True):
+        if part["value"].min() > 0 and np.log10(part["value"].max() / part["value"].min()) > 1:
             axes.set_yscale("log")
-        axes.set_title(f"{experiment.label(method)} · {cohort}")
-        axes.set_xlabel("epoch")
-    grid[0, 0].legend(loc="best")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("loss")
     return figure
+
+
+def best(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The row of the best validation loss of every run."""
+    valid = table[table["curve"] == LINES["valid_loss"]]
+    return valid.loc[valid.groupby(["panel", "run"], sort=False)["value"].idxmin()]
 
 
 def dynamics(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """One row per cohort and method, one panel per curve of the history, one thin line per run."""
-    import matplotlib.pyplot as plt
+    import seaborn.objects as so
 
-    groups = list(table.groupby(["cohort", "method"], sort=False))
-    names = list(dict.fromkeys(table["curve"]))
-    size = (style.WIDTH, 1.7 * len(groups) + 0.2)
-    figure, grid = plt.subplots(len(groups), len(names), figsize=size, squeeze=False, sharex="row")
-    for row, ((cohort, method), part) in zip(grid, groups, strict=True):
-        for axes, name in zip(row, names, strict=True):
-            for place, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
-                line = run[run["curve"] == name]
-                label = f"seed {run['seed'].iloc[0]}"
-                axes.plot(
-                    line["epoch"], line["value"], color=style.colour(place), alpha=0.8, label=label
-                )
-            axes.set_title(name.replace("_", " "), fontsize=7)
-            axes.set_xlabel("epoch")
-        row[0].set_ylabel(f"{experiment.label(method)}\n{cohort}")
-    style.legend(figure, grid[0, 0])
+    of = table["method"].map(names_of(experiment)) + "\n" + table["cohort"]
+    seeds = [f"seed {seed}" for seed in sorted(table["seed"].unique())]
+    table = table.assign(
+        of=of, curve=table["curve"].str.replace("_", " "), seed="seed " + table["seed"].astype(str),
+        run=table[["split", "panel"]].agg(" ".join, axis=1),
+    )  # fmt: skip
+    plot = (
+        so.Plot(table, x="epoch", y="value", color="seed", group="run")
+        .facet(col="curve", row="of")
+        .share(x="row", y=False)
+        .add(so.Line(alpha=0.8))
+        .scale(color=style.colours(seeds))
+        .label(y="", color="")
+    )
+    figure = style.draw(plot, style.blank(1.7 * of.nunique() + 0.4))
+    curves = table["curve"].nunique()
+    for place, axes in enumerate(figure.axes):
+        curve, row = axes.get_title().split(" | ")
+        axes.set_title(curve, fontsize=7)
+        if place % curves == 0:
+            axes.set_ylabel(row)
     return figure
-
-
-def _lines(axes: "Axes", part: "pandas.DataFrame", colour: str, label: str) -> None:
-    for i, (_, run) in enumerate(part.groupby(["split", "panel", "seed"], sort=False)):
-        axes.plot(
-            run["epoch"], run["value"], color=colour, alpha=0.75, label=label if i == 0 else None
-        )
-        if label == LINES["valid_loss"]:
-            best = run.loc[run["value"].idxmin()]
-            axes.plot(best["epoch"], best["value"], "o", color=colour, markersize=4)
-
-
-def _wide(part: "pandas.DataFrame") -> bool:
-    """Whether the curves span more than a factor of ten."""
-    values = part.loc[part["curve"].isin(LINES), "value"]
-    return len(values) > 0 and bool(np.log10(values.max() / values.min()) > 1)

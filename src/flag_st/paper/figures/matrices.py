@@ -96,13 +96,15 @@ def _row(
 ) -> "pandas.DataFrame":
     """Draw the matrices of one pathway; below each is its agreement with the first, the truth."""
     import pandas as pd
+    import seaborn as sns
 
     axes_row = figure.subplots(1, len(made), squeeze=False)[0]
     upper, tables = np.triu_indices(len(names), 1), []
     for axes, (name, matrix) in zip(axes_row, made, strict=True):
-        picture = axes.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        shown = names if axes is axes_row[0] and len(names) <= 24 else False
+        sns.heatmap(matrix, vmin=-1, vmax=1, cmap=DIVERGING, cbar=False, square=True, ax=axes,
+                    xticklabels=False, yticklabels=shown, rasterized=True)  # fmt: skip
+        axes.tick_params(axis="y", labelsize=4.5, rotation=0)
         axes.set_title(heading(*name.split("\n")), fontsize=7)
         if name != "truth":
             r = pearson(made[0][1][upper], matrix[upper])
@@ -110,9 +112,7 @@ def _row(
         pairs = {"panel": name.replace("\n", ", "), "gene": np.array(names)[upper[0]]}
         pairs |= {"other": np.array(names)[upper[1]], "correlation": matrix[upper]}
         tables.append(pd.DataFrame(pairs))
-    if len(names) <= 24:
-        axes_row[0].set_yticks(range(len(names)), names, fontsize=4.5)
-    figure.colorbar(picture, ax=axes_row.tolist(), shrink=0.6, aspect=12)
+    figure.colorbar(axes_row[0].collections[0], ax=axes_row.tolist(), shrink=0.6, aspect=12)
     return pd.concat(tables, ignore_index=True)
 
 

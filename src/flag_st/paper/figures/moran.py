@@ -44,26 +44,35 @@ def height(panels: int) -> float:
 
 def draw(figure: "SubFigure", table: "pandas.DataFrame", title: str) -> None:
     """Draw one panel per prediction; genes below the line are predicted rougher than they are."""
+    import seaborn.objects as so
+
     figure.suptitle(title, fontsize=9, x=0.01, ha="left", weight="bold")
-    groups = list(table.groupby(["method", "kind"], sort=False))
-    rows = style.rows_of(groups, COLUMNS)
-    grid = figure.subplots(len(rows), len(rows[-1]), squeeze=False, sharex=True, sharey=True)
-    low, high = (
-        table[["truth", "prediction"]].min().min(),
-        table[["truth", "prediction"]].max().max(),
+    groups = table.groupby(["method", "kind"], sort=False)
+    panels = {(method, kind): _heading(method, kind, part) for (method, kind), part in groups}
+    shown = table.assign(
+        panel=[panels[of] for of in zip(table["method"], table["kind"], strict=True)]
     )
-    for axes in grid.flat:
-        axes.set_axis_off()
-    places = [axes for line, row in zip(grid, rows, strict=True) for axes in line[: len(row)]]
-    for axes, ((method, kind), part) in zip(places, groups, strict=True):
-        axes.set_axis_on()
-        y, p = part["truth"].to_numpy(), part["prediction"].to_numpy()
-        axes.plot([low, high], [low, high], color="black", lw=0.6, ls=":")
-        axes.plot(y, p, "o", ms=2.5, alpha=0.6, color=style.colour(0), mec="none")
-        r = pearson(y, p)
-        ssc = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
-        bias = f"bias {(p - y).mean():+.2f}"
-        axes.set_title(f"{style.heading(method, kind)}\n{ssc}\n{bias}", fontsize=7)
+    rows = style.rows_of(list(panels), COLUMNS)
+    plot = (
+        so.Plot(shown, x="truth", y="prediction")
+        .facet("panel", wrap=len(rows[-1]))
+        .add(so.Dots(pointsize=2.5, alpha=0.6, fillalpha=0.6, stroke=0, color=style.colour(0)))
+        .label(x="", y="")
+    )
+    style.draw(plot, figure)
+    values = table[["truth", "prediction"]].to_numpy()
+    ends = (values.min(), values.max())
+    for axes in figure.axes:
+        axes.plot(ends, ends, color="black", lw=0.6, ls=":")
         axes.set_aspect("equal", adjustable="box")
+        axes.title.set_fontsize(7)
     figure.supxlabel("Moran's I, truth", fontsize=8)
     figure.supylabel("Moran's I, prediction", fontsize=8)
+
+
+def _heading(method: str, kind: str, part: "pandas.DataFrame") -> str:
+    """The title of a panel: what it shows, SSC and bias."""
+    y, p = part["truth"].to_numpy(), part["prediction"].to_numpy()
+    r = pearson(y, p)
+    ssc = f"SSC {r:.2f}" if np.isfinite(r) else "SSC undefined"
+    return f"{style.heading(method, kind)}\n{ssc}\nbias {(p - y).mean():+.2f}"

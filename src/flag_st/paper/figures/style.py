@@ -2,19 +2,22 @@
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flag_st.core.io import writing
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from seaborn.objects import Nominal, Plot
 
 T = TypeVar("T")
+AnyFigure = TypeVar("AnyFigure", bound="Figure | SubFigure")
 #: Okabe and Ito's colours, which people with any common colour vision can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+#: With eight colours, enough to distinguish 64 methods.
+MARKERS = "osD^v<>P"
 #: Sequential and diverging colour maps, both even in lightness.
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 #: The largest width of a figure in inches: two columns of a paper.
@@ -43,7 +46,7 @@ SETTINGS: dict[Any, Any] = {
 def use() -> None:
     """Set the style of figures in this process; no display is needed."""
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({**SETTINGS, "axes.prop_cycle": cycler(color=COLOURS)})
@@ -96,15 +99,51 @@ def rows_of(items: Sequence[T], most: int) -> list[list[T]]:
     return [list(items[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
-def legend(figure: "Figure", axes: "Axes") -> None:
-    """Put the entries of ``axes`` below the whole figure, in as many columns as fit."""
-    handles, names = axes.get_legend_handles_labels()
+def blank(height: float, width: float = WIDTH) -> "Figure":
+    """A new figure; sizes are in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=(width, height))
+
+
+def draw(plot: "Plot", figure: AnyFigure) -> AnyFigure:
+    """Draw a plot of seaborn in the style of this process, and put its legend below the figure."""
+    from matplotlib import rcParams
+    from seaborn.objects import Plot
+
+    # Plots of seaborn have a theme of their own, which takes no notice of the process.
+    plot.theme({key: rcParams[key] for key in Plot.config.theme}).on(figure).plot()
+    if figure.legends:
+        drawn = figure.legends.pop()  # seaborn puts it beside the figure, where it covers panels
+        legend(figure, drawn.legend_handles, [text.get_text() for text in drawn.get_texts()])
+    return figure
+
+
+def legend(figure: "Figure | SubFigure", handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Put a legend below the whole figure, in as many columns as fit."""
     if names:
         letters = max(map(len, names)) + 6
-        columns = max(1, min(len(names), int(figure.get_figwidth() * 16 / letters)))
+        columns = max(1, min(len(names), int(figure.figure.get_figwidth() * 16 / letters)))
         figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
 def colour(index: int) -> str:
     """The colour of the method at place ``index``; colours repeat after the last."""
     return COLOURS[index % len(COLOURS)]
+
+
+def colours(names: Iterable[str]) -> "Nominal":
+    """One colour for each of ``names``, as a scale of seaborn."""
+    from seaborn.objects import Nominal
+
+    order = list(names)
+    return Nominal([colour(i) for i in range(len(order))], order=order)
+
+
+def symbols(names: Iterable[str]) -> dict[str, "Nominal"]:
+    """The scales ``color`` and ``marker`` that distinguish up to 64 ``names`` of methods."""
+    from seaborn.objects import Nominal
+
+    order = list(names)
+    markers = [MARKERS[i // len(COLOURS) % len(MARKERS)] for i in range(len(order))]
+    return {"color": colours(order), "marker": Nominal(markers, order=order)}
