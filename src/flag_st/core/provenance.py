@@ -25,6 +25,9 @@ PACKAGES = [
     "anndata",
     "scanpy",
     "snakemake",
+    "scgpt",
+    "cellplm",
+    "geneformer",
 ]
 
 
