@@ -1,6 +1,7 @@
 """CellPLM on tiny checkpoints with the official file and key names."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -322,3 +323,14 @@ def test_the_pinned_configuration_binds_the_order_of_the_genes(tmp_path):
     root = make(tmp_path, tensors(), CONFIG | {"gene_list": IDS[::-1]})
     with pytest.raises(FlagError, match=r"config\.json has sha256 .*, expected 949ae2ba0e09"):
         opened(root, sha256=pins)
+
+
+@pytest.mark.skipif(
+    find_spec("CellPLM") is not None, reason="the package CellPLM is installed here"
+)
+def test_a_missing_package_is_told_with_its_environment(tmp_path):
+    root = make(tmp_path, tensors())
+    with pytest.raises(
+        FlagError, match=r"CellPLM.*--sdm conda.*envs/cellplm\.yaml.*backend to own"
+    ):
+        opened(root, backend="package")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from flag_st.gene_models.geneformer import (  # noqa: E402
     check_medians,
     check_tokens,
 )
+from flag_st.gene_models.packages import official  # noqa: E402
 
 V2, V1 = "Geneformer-V2-316M", "Geneformer-V1-10M"
 SYMBOLS = [f"SYM{i}" for i in range(30)]
@@ -575,3 +577,26 @@ def test_arguments_are_checked(release):
     for layer in (0, -4, 1):
         with pytest.raises(FlagError, match=f"layer is {layer}"):
             opened(release, layer=layer)
+
+
+@pytest.mark.skipif(find_spec("geneformer") is not None, reason="geneformer is installed here")
+def test_a_missing_package_is_told_with_its_environment(release):
+    with pytest.raises(FlagError, match=r"geneformer.*--sdm conda.*envs/geneformer\.yaml.*to own"):
+        opened(release, backend="package")
+
+
+def test_cuda_in_the_code_of_the_package_means_the_device_of_the_job():
+    from flag_st.gene_models.geneformer_package import CudaMeans
+
+    with CudaMeans(torch.device("cpu")):
+        lengths = torch.tensor([3], device="cuda")
+        assert lengths.to("cuda").device == torch.device("cpu")
+    with pytest.raises((AssertionError, RuntimeError)):  # without a GPU, as everywhere else
+        torch.tensor([3], device="cuda:99")
+
+
+def test_a_package_that_breaks_while_it_is_imported_is_told(tmp_path, monkeypatch):
+    (tmp_path / "brokenpackage.py").write_text("raise OSError('libtorchtext.so: undefined symbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FlagError, match=r"brokenpackage.*OSError: libtorchtext\.so.*envs/brokenp"):
+        official("brokenpackage")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -373,6 +374,12 @@ def test_half_precision_weights_are_computed_in_full(tmp_path, folder, published
     found, _ = embedded(opened(make(tmp_path, half)))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, embedded(opened(folder))[0], atol=0.05)
+
+
+@pytest.mark.skipif(find_spec("scgpt") is not None, reason="the package scgpt is installed here")
+def test_a_missing_package_is_told_with_its_environment(folder):
+    with pytest.raises(FlagError, match=r"scgpt.*--sdm conda.*envs/scgpt\.yaml.*backend to own"):
+        opened(folder, backend="package")
 
 
 def test_damaged_missing_and_code_bearing_files_are_refused(tmp_path, published):

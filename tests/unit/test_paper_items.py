@@ -690,12 +690,8 @@ def test_charts_are_the_same_bytes_again(study, scores, runs, tmp_path):
     style.use()
     experiment, table = numbers(study, scores, runs, STRUCTURE)
     table["size"] = 12
-    charted = (
-        charts.bars,
-        charts.against_size,
-        partial(charts.structure_against_accuracy, ceilings={}),
-    )
-    for chart in charted:
+    table = add_ability(table, experiment)
+    for chart in (charts.bars, charts.against_size, charts.structure_against_accuracy):
         for name in "ab":
             output = {kind: str(tmp_path / f"{name}.{kind}") for kind in ("csv", "png", "pdf")}
             style.save(chart(table, experiment), table, output)

@@ -20,6 +20,12 @@ ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
 #: What ``flag_st.core`` needs in any job: it checks and writes the files of all of them.
 PLUMBING = {"h5py", "pyarrow", "anndata"}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
+#: Those of official packages, which bring versions of their own: entries with `backend: package` name them.
+OFFICIAL = {
+    entry["env"]
+    for entry in config.load()["gene_models"].values()
+    if entry.get("params", {}).get("backend") == "package"
+}
 
 
 def key(name: str) -> str:
@@ -32,7 +38,42 @@ def pins() -> dict[str, str]:
     return {key(name): version for name, version in pairs}
 
 
-@pytest.mark.parametrize("env", ENVS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("env", sorted(OFFICIAL))
+def test_environment_of_an_official_package_pins_everything(env):
+    """The package and all that it was compared with, by exact version or commit."""
+    spec = yaml.safe_load((ROOT / "envs" / f"{env}.yaml").read_text())
+    assert spec["channels"] == ["conda-forge", "nodefaults"]
+    *conda, pip = spec["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    names = []
+    for line in pip["pip"]:
+        match = re.fullmatch(
+            r"([A-Za-z0-9_-]+)(==[0-9][\w.]*| @ git\+https://\S+@[0-9a-f]{40})", line
+        )
+        assert match, line
+        names.append(key(match[1]))
+    assert len(set(names)) == len(names)
+    more = (
+        ROOT / "envs" / f"{env}.post-deploy.sh"
+    )  # run by Snakemake once it has made the environment
+    if more.exists():
+        names += re.findall(r"pip install --no-deps (\w+)==[0-9][\w.]*\n", more.read_text())
+    assert env in names
+
+
+@pytest.mark.parametrize("env", sorted(OFFICIAL))
+def test_an_official_package_runs_in_its_own_environment(env):
+    for rule in ("fit_gene_model", "embed_genes"):
+        named = {
+            name: RULES[rule].environment(config.load(), {"gene_model": name})
+            for name in (env, f"{env}_package")
+        }
+        assert named == {env: "torch", f"{env}_package": env}
+
+
+@pytest.mark.parametrize(
+    "env", [e for e in ENVS if e.stem not in OFFICIAL], ids=lambda path: path.stem
+)
 def test_environment_agrees_with_the_pins(env):
     spec = yaml.safe_load(env.read_text())
     assert spec["channels"] == ["conda-forge", "nodefaults"]

@@ -27,6 +27,9 @@ PACKAGES = [
     "igraph",
     "umap-learn",
     "snakemake",
+    "scgpt",
+    "cellplm",
+    "geneformer",
 ]
 
 

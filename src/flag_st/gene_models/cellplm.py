@@ -1,8 +1,9 @@
 """CellPLM (Wen et al., ICLR 2024), read from its 85M checkpoint: one embedding per spot.
 
-The layers are written here with the names of the published keys. Attention runs over the spots of
-a slide, so that the embedding of a spot depends on its whole slide. Coordinates are not used,
-because the published inference sets the positional term to zero.
+The layers are written here with the names of the published keys; ``cellplm_package.py`` is the
+pipeline of the official package. Attention runs over the spots of a slide, so that the embedding of
+a spot depends on its whole slide. Coordinates are not used, because the published inference sets
+the positional term to zero.
 
 ``20230926_85M.best.ckpt`` is read only by the restricted unpickler of torch. If your copy holds
 more than tensors and numbers, convert it once, where nothing can be harmed::
@@ -13,6 +14,7 @@ more than tensors and numbers, convert it once, where nothing can be harmed::
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +24,10 @@ from torch import Tensor, nn
 
 from flag_st.core.errors import FlagError
 from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.cellplm_package import Pipeline
 from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
 from flag_st.gene_models.files import Files, check_sizes, read_object
+from flag_st.gene_models.packages import Backend
 from flag_st.transfer.weights import fill
 
 ADDRESS = "https://github.com/OmicsML/CellPLM (ckpt)"
@@ -157,6 +161,7 @@ class CellPLM(GeneModel):
         symbols: table (columns symbol, ensembl) for slides without ids.
         scope: ``panel`` reads the panel's genes alone ("the selected gene expression profile",
             FLAG, Appendix F.3); ``slide`` reads all genes of the slide.
+        backend: ``own``, or ``package`` for the pipeline of the official package.
     """
 
     kind: str = "spot"
@@ -168,15 +173,16 @@ class CellPLM(GeneModel):
         sha256: Mapping[str, str] | None = None,
         symbols: str | None = None,
         scope: Literal["panel", "slide"] = "panel",
+        backend: Backend = "own",
     ):
         self.files = Files(weights, ADDRESS, sha256=sha256 or {})
-        self.prefix, self.symbols, self.scope = prefix, symbols, scope
+        self.prefix, self.symbols, self.scope, self.backend = prefix, symbols, scope, backend
 
     def open(self, device: str) -> None:
         """Load configuration and weights.
 
         Raises:
-            FlagError: a file is missing, damaged or of another model.
+            FlagError: a file is missing, damaged or of another model, or the package is missing.
         """
         self.by_symbol = read_symbols(self.symbols) if self.symbols else {}
         config = read_config(self.files[f"{self.prefix}.config.json"])
@@ -184,8 +190,14 @@ class CellPLM(GeneModel):
         with torch.device("meta"):
             model = CellPLMEncoder(config)
         path = self.files[f"{self.prefix}.best.ckpt"]
+        # The file is checked key by key in any case, because the package skips what does not fit.
         fill(model, read_checkpoint(path), path, f"{path.name} of {ADDRESS}", ignore=UNUSED)
-        self.model = model.float().eval().requires_grad_(False).to(device)
+        model = model.float().eval().requires_grad_(False)
+        self.vectors: Callable[[Any], np.ndarray]
+        if self.backend == "package":
+            self.vectors = Pipeline(config, model, device)
+        else:
+            self.vectors = partial(encode, model.to(device))
 
     def embed(
         self,
@@ -215,7 +227,7 @@ class CellPLM(GeneModel):
         shape = (len(names), len(self.gene_index))
         collect = sparse.csr_matrix((np.ones(len(here)), (here, place[here])), shape=shape)
         (rows,) = progress([slice(0, counts.shape[0])], desc="embed")
-        yield rows, encode(self.model, counts @ collect), None
+        yield rows, self.vectors(counts @ collect), None
 
     def digest(self) -> str:
         return self.files.digest()

@@ -1,11 +1,13 @@
 """Geneformer (Theodoris et al., Nature 2023; V2: Chen et al. 2024), read from its official files.
 
-The model is a standard BERT over rank-value tokens, so it needs transformers only.
+The model is a standard BERT over rank-value tokens, so it needs transformers only;
+``geneformer_package.py`` is tokenizer and model of the official package.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.bert import bert_states, load_bert, published_config
 from flag_st.gene_models.columns import identifiers, positions, read_symbols, report_unknown
 from flag_st.gene_models.files import Files, read_object
+from flag_st.gene_models.packages import Backend
 from flag_st.gene_models.rank_values import RankValues
 from flag_st.gene_models.token_states import contextual
 
@@ -97,6 +100,7 @@ class Geneformer(GeneModel):
             dictionary that comes with the model.
         batch_tokens: tokens of one forward pass, padding included.
         dtype: ``float32``, or ``bfloat16`` for half the memory and time.
+        backend: ``own``, or ``package`` for tokenizer and model of the official package.
     """
 
     kind: str = "contextual"
@@ -113,22 +117,25 @@ class Geneformer(GeneModel):
         symbols: str | None = None,
         batch_tokens: int = 16384,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        backend: Backend = "own",
     ):
         self.name, self.release = name, RELEASES[name]
         self.files = Files(weights, f"the hub's {repo}", repo, revision, sha256 or {})
         self.scope, self.layer, self.symbols = scope, layer, symbols
-        self.batch_tokens, self.dtype = batch_tokens, dtype
+        self.batch_tokens, self.dtype, self.backend = batch_tokens, dtype, backend
 
     def open(self, device: str) -> None:
         """Load dictionaries and weights.
 
         Raises:
-            FlagError: a file is missing, damaged, of another model or of another digest.
+            FlagError: a file is missing, damaged, of another model or of another digest, or the
+                package is missing.
         """
         import torch
 
         check_config(self.files[f"{self.name}/config.json"], self.name)
         weights = self.files[f"{self.name}/model.safetensors"]
+        # The file is checked key by key in any case, because the package skips what does not fit.
         config = self.release.config()
         model = load_bert(config, weights, self.layer, f"{self.name} of {self.files.repo}")
         self.ranks = self._rank_values()
@@ -138,8 +145,15 @@ class Geneformer(GeneModel):
             if self.symbols is None
             else read_symbols(self.symbols)
         )
-        dtype = getattr(torch, self.dtype)
-        self.model = model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides self
+        if self.backend == "package":
+            from flag_st.gene_models.geneformer_package import Package
+
+            vocabulary = self.ranks, self.canonical
+            package = Package(*vocabulary, config, weights, self.layer, device, self.dtype)
+            self.encode, self.states = package.encode, package.states
+        else:
+            model = model.to(device, getattr(torch, self.dtype))  # type: ignore[arg-type]  # its wrapper hides self
+            self.encode, self.states = self.ranks.encode, partial(bert_states, model)
 
     def embed(
         self,
@@ -162,10 +176,10 @@ class Geneformer(GeneModel):
         if self.scope == "panel":
             counts, names = counts[:, columns], [names[i] for i in columns]
         yield from contextual(
-            self.ranks.encode(counts, names),
+            self.encode(counts, names),
             wanted,
             self.release.width,
-            lambda tokens, present, _: bert_states(self.model, tokens, present),
+            lambda tokens, present, _: self.states(tokens, present),
             self.batch_tokens,
             self.ranks.tokens["<pad>"],
             progress,

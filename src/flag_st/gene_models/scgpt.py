@@ -1,7 +1,7 @@
 """scGPT (Cui et al., Nature Methods 2024), read from its whole-human checkpoint.
 
 Its encoder is written here with the names of the published keys, so that it runs beside the
-versions of all other models.
+versions of all other models; ``scgpt_package.py`` is the encoder of the official package.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.base import GeneModel, Scope
 from flag_st.gene_models.columns import positions, report_unknown
 from flag_st.gene_models.files import Files, check_sizes, read_object
+from flag_st.gene_models.packages import Backend
+from flag_st.gene_models.scgpt_package import PackageEncoder, package_encoder
 from flag_st.gene_models.token_states import contextual, pad
 from flag_st.transfer.weights import fill, read_state
 
@@ -128,6 +130,7 @@ class ScGPT(GeneModel):
         length: tokens in a sequence of ``transcriptome``, at most. If more genes are expressed,
             those of the panel and a random sample of the others are kept.
         batch_tokens: tokens per forward pass, padding included.
+        backend: ``own``, or ``package`` for the network of the official package.
     """
 
     kind: str = "contextual"
@@ -142,15 +145,17 @@ class ScGPT(GeneModel):
         ties: Literal["middle", "spread"] = "middle",
         length: int = 1200,
         batch_tokens: int = 16384,
+        backend: Backend = "own",
     ):
         self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
+        self.backend = backend
 
     def open(self, device: str) -> None:
         """Load vocabulary and weights.
 
         Raises:
-            FlagError: a file is missing, damaged or of another model.
+            FlagError: a file is missing, damaged or of another model, or the package is missing.
         """
         self.arguments = read_arguments(self.files["args.json"])
         special = (self.arguments["pad_token"], CLS)
@@ -158,8 +163,12 @@ class ScGPT(GeneModel):
         self.padding, self.cls = (self.vocabulary[token] for token in special)
         with torch.device("meta"):
             empty = Encoder(self.arguments, len(self.vocabulary), self.padding)
-        self.model = load_encoder(empty, self.files["best_model.pt"]).to(device)
-        self.device = device
+        # The file is checked key by key in any case, because the package skips what does not fit.
+        own = load_encoder(empty, self.files["best_model.pt"])
+        model: Encoder | PackageEncoder = own
+        if self.backend == "package":
+            model = package_encoder(self.arguments, self.vocabulary, own)
+        self.model, self.device = model.to(device), device
 
     def embed(
         self,
