@@ -676,11 +676,11 @@ def test_charts_of_nothing_are_drawn(study, scores, runs):
     """No seed to spread over, no printed number, and at last no value at all."""
     style.use()
     experiment, table = numbers(study, scores, runs, STRUCTURE)
-    table = table.assign(size=12, seconds=1.0, std=np.nan, paper=np.nan)
+    table = add_ability(table.assign(size=12, seconds=1.0, std=np.nan, paper=np.nan), experiment)
     for values in (table, table.assign(mean=np.nan)):
         assert len(charts.bars(values, experiment).axes) == 4
         assert len(charts.against_size(values, experiment).axes) == 4
-        assert len(charts.structure_against_accuracy(values, experiment, {}).axes) == 1
+        assert len(charts.structure_against_accuracy(values, experiment).axes) == 1
         assert len(charts.against_time(values, "SSC", experiment).axes) == 1
     unknown = table[["cohort", "method"]].assign(metric="coverage_50", value=np.nan)
     assert len(calibration.draw(unknown.drop_duplicates(), experiment).axes) == 2

@@ -16,7 +16,11 @@ from flag_st.planning.grid import Plan
 from flag_st.planning.rules import RULES
 
 #: conda's name → the name on the Python index.
-ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
+ALIAS = {
+    "pytorch": "torch",
+    "pytorch_geometric": "torch_geometric",
+    "python-igraph": "igraph",
+}
 #: What ``flag_st.core`` needs in any job: it checks and writes the files of all of them.
 PLUMBING = {"h5py", "pyarrow", "anndata"}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
