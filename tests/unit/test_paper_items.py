@@ -1,7 +1,6 @@
 """Every further table and figure: its numbers against an independent computation."""
 
 import json
-from functools import partial
 
 import anndata
 import numpy as np
