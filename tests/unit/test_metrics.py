@@ -10,7 +10,7 @@ from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
-from flag_st.metrics.policy import centred, pearson, ranks
+from flag_st.metrics.policy import centred, pearson
 from flag_st.metrics.ssc import Ssc, graph_of, morans_i, neighbour_graph
 
 N, G = 60, 14
@@ -305,12 +305,6 @@ def test_returned_names_are_the_declared_ones(arrays):
     for metric in ALL:
         assert list(metric(case(*arrays))) == list(metric.columns)
         assert all(direction in (-1, 0, 1) for _, direction in metric.columns.values())
-
-
-def test_ranks_are_those_of_scipy_ties_included():
-    values = np.random.default_rng(0).integers(-4, 4, size=40) / 3
-    assert (ranks(values) == scipy.stats.rankdata(values)).all()
-    assert ranks(np.zeros(3)).tolist() == [2, 2, 2]
 
 
 def test_pearson_of_few_or_constant_values():
