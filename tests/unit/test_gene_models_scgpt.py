@@ -402,6 +402,8 @@ def test_damaged_missing_and_code_bearing_files_are_refused(tmp_path, published)
         opened(folder)
     with pytest.raises(FlagError, match=r"on no hub.*params\.weights"):
         ScGPT().open("cpu")
-    for params in ({"scope": "all"}, {"ties": "up"}):
+    for params in ({"scope": "all"}, {"ties": "up"}, {"backend": "theirs"}):
         with pytest.raises(FlagError, match="is one of"):
             toy.made(ScGPT, **params)
+    with pytest.raises(FlagError, match="length 1 has no room for a gene"):
+        toy.made(ScGPT, length=1)

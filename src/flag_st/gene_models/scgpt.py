@@ -147,6 +147,8 @@ class ScGPT(GeneModel):
         batch_tokens: int = 16384,
         backend: Backend = "own",
     ):
+        if length < 2:
+            raise FlagError(f"scgpt: length {length} has no room for a gene behind {CLS}")
         self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
         self.backend = backend
