@@ -35,6 +35,7 @@ def modules(folders: tuple[str, ...]) -> set[str]:
     """Top-level names of everything that Python files and the workflow import, except our own."""
     texts = [path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")]
     own = {"flag_st", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own |= {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     found = {name.split(".")[0] for text in texts for name in imported(ast.parse(text))}
     if "src" in folders:  # files of Snakemake are no Python, so that only their lines are read
         for path in (ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")):

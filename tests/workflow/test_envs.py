@@ -192,7 +192,7 @@ def test_every_environment_has_what_its_jobs_import_and_nothing_else():
         needed.setdefault(env, set()).update(imports(given))
     page = (ROOT / "docs" / "dependencies.md").read_text()
     runtime = set(re.findall(r"^\| `([a-z-]+)` \|", page.partition("not imported\n")[2], re.M))
-    for env in ENVS:
+    for env in (env for env in ENVS if env.stem not in OFFICIAL):
         lines = yaml.safe_load(env.read_text())["dependencies"]
         have = {key(ALIAS.get(n, n)) for n in (line.partition("=")[0] for line in lines)}
         lacks = needed[env.stem] - have - {p for e, p in ELSEWHERE if e == env.stem}
