@@ -7,6 +7,7 @@ import numpy as np
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Run, load
+from flag_st.nets.graph import SpotGraph, spot_graph
 
 GENES, FEATURES = 12, 16
 
@@ -86,3 +87,20 @@ def with_patches(slide: Slide, path: Path, side: int = 32, seed: int = 0) -> Sli
             "barcode", data=slide.spots[order].astype(object), dtype=h5py.string_dtype()
         )
     return replace(slide, patches=path)
+
+
+def toy_graphs(
+    sizes, neighbours: int | None = 6, far: int = 2, features: int = 5
+) -> list[SpotGraph]:
+    """Spot graphs with random features, of exactly regular arrays, which have many ties."""
+    rng = np.random.default_rng(0)
+    return [
+        spot_graph(
+            toy_slide(f"s{n}", n).position.round(-2),
+            rng.normal(size=(n, features)),
+            rng.normal(size=(n, 3)),
+            neighbours,
+            far,
+        )
+        for n in sizes
+    ]

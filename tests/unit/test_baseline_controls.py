@@ -31,7 +31,6 @@ def test_graph_regressor_reload_and_permutation(tmp_path):
     cohort = toy_cohort(2)
     method = fitted(toy.made(GraphRegressor, **LEARN | BRIEF), cohort, tmp_path)
     slide, use = toy_slide("B1", 30), "flag_st.methods.graph_regressor.GraphRegressor"
-    torch.nn.init.normal_(method.net.readout.weight)  # after two steps it is almost zero
     first = predict(method, slide).samples
     np.testing.assert_array_equal(
         predict(reloaded(method, use, BRIEF, tmp_path), slide).samples, first
@@ -49,8 +48,44 @@ def test_graph_regressor_tiles(tmp_path):
     )
     task = method.task(cohort, cohort, toy_run(tmp_path))
     batches = list(task.batches(torch.Generator().manual_seed(0)))
-    assert [len(b.x) for b in batches] == [3, 3, 2]
-    assert all((b.mask.sum(1) == 25).all() for b in batches)
+    assert [b.num_graphs for b in batches] == [3, 3, 2]
+    assert all((b.batch.bincount() == 25).all() for b in batches)
+
+
+@pytest.mark.parametrize("edges", ["both", "none"])
+def test_graph_regressor_reads_its_neighbours_if_there_are_edges(tmp_path, edges):
+    cohort, slide = toy_cohort(2), toy_slide("B1", 30)
+    method = fitted(toy.made(GraphRegressor, **BRIEF, graph={"edges": edges}), cohort, tmp_path)
+    half = np.arange(15)
+    alone = predict(method, slide.subset(half)).samples
+    same = np.allclose(alone, predict(method, slide).samples[:, half], atol=1e-5)
+    assert same == (edges == "none")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_graph_regressor_trained_twice_is_the_same_bytes(tmp_path, threads):
+    """Sums over edges keep their order, whatever the number of threads is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first, second = (
+            fitted(
+                toy.made(GraphRegressor, width=32, depth=2, heads=4, training={"epochs": 3}),
+                toy_cohort(2, spots=300),
+                tmp_path / name,
+            ).arrays()
+            for name in "ab"
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(second[name], values)
+
+
+def test_graph_regressor_refuses_heads_that_do_not_divide_its_width():
+    with pytest.raises(FlagError, match="width 30 is no multiple of heads 4"):
+        GraphRegressor(width=30, heads=4)
 
 
 def toy_run(tmp_path):

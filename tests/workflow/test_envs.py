@@ -11,7 +11,11 @@ from flag_st.planning import config
 from flag_st.planning.rules import RULES
 
 #: conda's name → the name on the Python index.
-ALIAS = {"pytorch": "torch", "python-igraph": "igraph"}
+ALIAS = {
+    "pytorch": "torch",
+    "pytorch_geometric": "torch_geometric",
+    "python-igraph": "igraph",
+}
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
 
 

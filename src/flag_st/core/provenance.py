@@ -18,6 +18,7 @@ from flag_st.core.io import CONTRACT, digest, write_json
 
 PACKAGES = [
     "torch",
+    "torch_geometric",
     "numpy",
     "scipy",
     "scikit-learn",

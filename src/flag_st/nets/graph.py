@@ -1,8 +1,9 @@
 """Spot graphs as tensors: edge attributes, and batches of graphs with padding."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -92,20 +93,20 @@ class GraphBuilder:
     far: int = 0
     loops: bool = True
 
+    def graph(self, seen: Seen, index: np.ndarray) -> "SpotGraph":
+        """The graph of those spots of a slide that are a tile, by their indices (n,)."""
+        return spot_graph(
+            seen.slide.position[index],
+            seen.u[index],
+            None if seen.y is None else seen.y[index],
+            self.neighbours,
+            self.far,
+            self.kernel.width(seen.slide),
+        )
+
     def tiles(self, parts: Sequence[tuple[Seen, np.ndarray]]) -> "Tiles":
         """One batch: each part is a slide and the indices (n,) of those spots that are a tile."""
-        graphs = [
-            spot_graph(
-                seen.slide.position[index],
-                seen.u[index],
-                None if seen.y is None else seen.y[index],
-                self.neighbours,
-                self.far,
-                self.kernel.width(seen.slide),
-            )
-            for seen, index in parts
-        ]
-        return collate(graphs, self.channels, self.loops)
+        return collate([self.graph(*part) for part in parts], self.channels, self.loops)
 
 
 @dataclass(frozen=True)
@@ -256,34 +257,66 @@ def edge_attributes(
         d = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")  # (B, N, N)
     else:
         d = (gather(pos, near) - pos.unsqueeze(2)).norm(dim=-1)  # (B, N, K)
-    hops = d / scale.view(-1, 1, 1)  # (B, N, K)
+    alike = partial(similarity, x, near, seen)
+    return attributes(channels, d, scale.view(-1, 1, 1), sigma.view(-1, 1, 1), alike)
+
+
+def attributes(
+    channels: Sequence[str],
+    d: Tensor,
+    scale: Tensor | float,
+    sigma: Tensor | float,
+    alike: Callable[[], Tensor],
+) -> Tensor:
+    """What the edges of length ``d`` know, by the names of ``EDGES``.
+
+    Args:
+        d: µm, of any shape. scale, sigma: µm, as in ``SpotGraph``; they broadcast with ``d``.
+        alike: gives the cosine of the two spots' features, of the shape of ``d``. It is called only
+            if an edge knows it.
+
+    Returns:
+        the shape of ``d``, and one column per channel.
+    """
+    hops = d / scale  # like d
     made = {
-        "rbf": lambda: torch.exp(-(d**2) / (2 * sigma.view(-1, 1, 1) ** 2)),
+        "rbf": lambda: torch.exp(-(d**2) / (2 * sigma**2)),
         "log_distance": lambda: torch.log1p(hops),
         "hop": lambda: ((hops > 0) & (hops < 1.5)).float(),
-        "similarity": lambda: similarity(F.normalize(x, dim=-1), near, seen),
+        "similarity": alike,
     }
     if not channels:
-        return pos.new_zeros(*d.shape, 0)  # (B, N, K, 0)
-    return torch.stack([made[c]() for c in channels], dim=-1)  # (B, N, K, C)
+        return d.new_zeros(*d.shape, 0)  # (..., 0)
+    return torch.stack([made[c]() for c in channels], dim=-1)  # (..., C)
 
 
-def similarity(unit: Tensor, near: Tensor | None, seen: Tensor) -> Tensor:
-    """Cosine of unit vectors (B, N, D) of all pairs, or of the seen (i, near i) → (B, N, K)."""
+def similarity(x: Tensor, near: Tensor | None, seen: Tensor) -> Tensor:
+    """Cosine of the features x (B, N, D) of all pairs, or of the seen (i, near i) → (B, N, K)."""
+    unit = F.normalize(x, dim=-1)  # (B, N, D)
     if near is None:
         return unit @ unit.transpose(1, 2)  # (B, N, N)
-    # Products at given places of a sparse matrix, which needs no copy of N × K × D features.
     b, n, k = near.shape
     place = near + n * torch.arange(b).view(-1, 1, 1)  # (B, N, K)
     columns, order = place.masked_fill(~seen, b * n).view(b * n, k).sort(dim=1)  # 2 × (B N, K)
     kept = columns < b * n  # (B N, K)
-    rows = F.pad(kept.sum(1).cumsum(0), (1, 0))  # (B N + 1,)
-    flat, nothing = unit.flatten(0, 1), unit.new_zeros(int(rows[-1]))
+    found = products(unit.flatten(0, 1), kept.sum(1), columns[kept])  # (M,)
+    ordered = unit.new_zeros(b * n, k).masked_scatter_(kept, found)  # (B N, K)
+    return torch.empty_like(ordered).scatter_(1, order, ordered).view(b, n, k)
+
+
+def products(rows: Tensor, counts: Tensor, columns: Tensor) -> Tensor:
+    """Inner products of rows (N, D) with each other → (M,), without a copy of M × D features.
+
+    Args:
+        counts: (N,) with how many rows each row is multiplied; their sum is M.
+        columns: (M,) with which, row after row and ascending within a row.
+    """
+    ends = F.pad(counts.cumsum(0), (1, 0))  # (N + 1,)
+    nothing = rows.new_zeros(len(columns))
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Sparse (CSR|invariant)"
         )  # torch calls them a beta feature
-        places = torch.sparse_csr_tensor(rows, columns[kept], nothing, (b * n, b * n))
-        found = torch.sparse.sampled_addmm(places, flat, flat.T, beta=0.0).values()  # (M,)
-    ordered = unit.new_zeros(b * n, k).masked_scatter_(kept, found)  # (B N, K)
-    return torch.empty_like(ordered).scatter_(1, order, ordered).view(b, n, k)
+        # Products at given places of a sparse matrix.
+        places = torch.sparse_csr_tensor(ends, columns, nothing, (len(rows), len(rows)))
+        return torch.sparse.sampled_addmm(places, rows, rows.T, beta=0.0).values()  # (M,)
