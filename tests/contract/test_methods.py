@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import toy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -61,27 +62,56 @@ def prepared(entry: dict, directory):
 
 
 #: Operations whose order of summation no setting of torch fixes on a GPU (the documentation of
-#: torch.use_deterministic_algorithms), as they are called here in the backward pass or forward.
+#: torch.use_deterministic_algorithms), as they are called here in the backward pass or forward,
+#: without the underscore of the forms that work in place.
 UNORDERED = {
     "_adaptive_avg_pool2d_backward",
     "_adaptive_avg_pool3d_backward",
     "adaptive_max_pool2d_backward",
     "avg_pool3d_backward",
+    "bincount of weights",
+    "_ctc_loss_backward",
+    "cumsum of floats",
     "_embedding_bag_backward",
+    "fractional_max_pool2d_backward",
+    "fractional_max_pool3d_backward",
     "grid_sampler_2d_backward",
     "grid_sampler_3d_backward",
     "histc",
     "kthvalue",
     "max_pool3d_with_indices_backward",
+    "max_unpool2d",
+    "max_unpool3d",
     "median",
-    "put_",
+    "nll_loss2d_forward",
+    "nll_loss_forward",
+    "put",
+    "reflection_pad1d_backward",
     "reflection_pad2d_backward",
+    "reflection_pad3d_backward",
     "replication_pad2d_backward",
-    "scatter_reduce",
+    "scatter_reduce by mean",
+    "scatter_reduce by prod",
+    "scatter_reduce by sum",
     "upsample_bicubic2d_backward",
     "upsample_bilinear2d_backward",
     "upsample_linear1d_backward",
+    "upsample_trilinear3d_backward",
 }
+
+
+def called(name: str, args: tuple) -> str:
+    """The name of an operation, and what else decides whether its sums keep their order."""
+    name = name.rstrip("_")
+    if name == "scatter_reduce":
+        # A largest or smallest value is the same in any order. Sums have an ordered form in recent
+        # versions of torch only.
+        return f"{name} by {args[4]}"
+    if name == "cumsum" and args[0].is_floating_point():
+        return f"{name} of floats"
+    if name == "bincount" and len(args) > 1 and args[1] is not None:
+        return f"{name} of weights"
+    return name
 
 
 class Recorded(TorchDispatchMode):
@@ -92,8 +122,29 @@ class Recorded(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
+        self.names.add(called(func.overloadpacket.__name__, args))
         return func(*args, **(kwargs or {}))
+
+
+def test_operations_without_an_order_are_noticed_in_place_and_by_what_they_do():
+    index, values = torch.tensor([0, 0, 1]), torch.rand(3)
+    found = {}
+    for how in ("amax", "prod", "sum"):
+        with Recorded() as recorded:
+            torch.zeros(2).scatter_reduce_(0, index, values, how)
+        found[how] = bool(recorded.names & UNORDERED)
+    assert found == {"amax": False, "prod": True, "sum": True}
+    for work, noticed in (
+        (lambda: values.cumsum(0), True),
+        (lambda: index.cumsum(0), False),
+        (lambda: index.bincount(values), True),
+        (lambda: index.bincount(), False),
+        (lambda: torch.zeros(2).put_(index, values), True),
+        (lambda: torch.zeros(2).scatter_add_(0, index, values), False),
+    ):
+        with Recorded() as recorded:
+            work()
+        assert bool(recorded.names & UNORDERED) == noticed
 
 
 @pytest.mark.parametrize("name", sorted(CONFIG["methods"]))
