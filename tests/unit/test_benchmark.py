@@ -29,6 +29,12 @@ def test_a_case_prints_its_numbers_as_json(capsys):
     assert json.loads(capsys.readouterr().out)["seconds"] > 0
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("case", ["attention", "attention_by_messages"])
+def test_attention_is_measured_with_and_without_gradients(case, training):
+    assert benchmark.run_case(case, "flag", 60, {"training": training})["seconds"] > 0
+
+
 def test_an_unknown_case_lists_the_cases(capsys):
     assert cli.main(["benchmark", "--case", "speed"]) == 1
     assert "no benchmark 'speed'. Valid: " in capsys.readouterr().err

@@ -157,6 +157,45 @@ def graph_memory(entry: str, spots: int, **more: Any) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "gib": peak() - before}
 
 
+def attention(entry: str, spots: int, training: bool = False) -> dict[str, float]:
+    """One layer of attention to neighbours: forward as in a draw, or forward and backward."""
+    import torch
+
+    one = method(entry, spots)
+    net, tiles = one.net.graph, one.builder.tiles([(one.seen(slide(spots)), np.arange(spots))])
+    x = torch.randn(1, spots, one.options.backbone.width, requires_grad=True)  # (1, N, d)
+    layer = net.blocks[0].attention
+    return _attending(lambda: layer(x, net._bias(0, tiles), tiles.near), training)
+
+
+def attention_by_messages(entry: str, spots: int, training: bool = False) -> dict[str, float]:
+    """The same layer on the same graph, edge by edge, as torch-geometric passes messages."""
+    import torch
+
+    from flag_st.nets.message_passing import MessageAttention
+    from flag_st.nets.spot_data import spot_data
+
+    one = method(entry, spots)
+    net, graph = one.net.graph, one.builder.graph(one.seen(slide(spots)), np.arange(spots))
+    data = spot_data(graph, one.builder.channels)
+    x = torch.randn(spots, one.options.backbone.width, requires_grad=True)  # (N, d)
+    layer = MessageAttention(net.blocks[0].attention, net.biases[0])
+    return _attending(lambda: layer(x, data.edge_index, data.edge_attr), training)
+
+
+def _attending(attend: Callable[[], Any], training: bool) -> dict[str, float]:
+    """Time of ``attend``, with gradients if ``training``."""
+    import torch
+
+    def step() -> None:
+        with torch.set_grad_enabled(training):
+            found = attend()
+        if training:
+            found.sum().backward()
+
+    return {"seconds": best(step, 5)}
+
+
 def construction(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """The graph of a slide."""
     one = method(entry, spots, SMALL, more)
@@ -208,6 +247,8 @@ CASES = {
         evaluation,
         train,
         graph_memory,
+        attention,
+        attention_by_messages,
         construction,
         construction_by_pairs,
         growth,
@@ -254,6 +295,16 @@ PAIRS: dict[str, tuple] = {
         ("graph_memory", "flag_released", 280, {}),
         ("graph_memory", "flag", 280, {}),
         "gib",
+    ),
+    "Attention to neighbours in a draw, 2,700 spots, against message passing": (
+        ("attention_by_messages", "flag", 2700, {"training": False}),
+        ("attention", "flag", 2700, {"training": False}),
+        "seconds",
+    ),
+    "Attention to neighbours in training, 2,700 spots, against message passing": (
+        ("attention_by_messages", "flag", 2700, {"training": True}),
+        ("attention", "flag", 2700, {"training": True}),
+        "seconds",
     ),
     "Graph of a slide with 2,700 spots, against a loop over pairs": (
         ("construction_by_pairs", "flag_released", 2700, {}),

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flag_st.nets.dit import Attention, Block, NoiseEmbedding, zero
-from flag_st.nets.graph import Tiles, gather
+from flag_st.nets.graph import Tiles
 
 
 class EdgeBias(nn.Module):
@@ -28,13 +28,25 @@ class SpotAttention(Attention):
             return super().forward(x, bias)  # (B, N, d)
         assert bias is not None, "the bias says which of the nearest spots are there"
         b, n, d = x.shape
-        shape = (b * n, near.shape[-1], 2, self.heads, d // self.heads)
-        q, kv = self.qkv(x).split([d, 2 * d], dim=-1)  # (B, N, d), (B, N, 2 d)
-        q = q.view(b * n, self.heads, 1, -1)  # (B N, H, 1, d/H)
-        k, v = gather(kv, near).view(shape).permute(2, 0, 3, 1, 4)  # 2 × (B N, H, K, d/H)
+        q, k, v = self.qkv(x).view(b * n, 3, self.heads, -1).unbind(1)  # 3 × (B N, H, d/H)
+        k, v = self._gather(k, v, near)  # 2 × (B N, H, K, d/H)
         bias = bias.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B N, H or 1, 1, K)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B N, H, 1, d/H)
+        x = F.scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=bias)
         return self.out(x.reshape(b, n, d))  # (B, N, d)
+
+    def _gather(self, k: Tensor, v: Tensor, near: Tensor) -> list[Tensor]:
+        """k and v (B N, H, d/H) of the spots near (B, N, K) → 2 × (B N, H, K, d/H).
+
+        They are gathered head by head, which is the layout of the products that follow; a copy into
+        it would take longer than the products.
+        """
+        b, n, _ = near.shape
+        tile = torch.arange(b, device=near.device).view(-1, 1, 1)  # (B, 1, 1)
+        place = (near + n * tile).view(b * n, 1, -1)  # (B N, 1, K)
+        head = torch.arange(self.heads, device=near.device).view(-1, 1)  # (H, 1)
+        row = (place * self.heads + head).flatten()  # (B N H K,)
+        shape = (b * n, self.heads, near.shape[-1], -1)
+        return [t.flatten(0, 1).index_select(0, row).view(shape) for t in (k, v)]
 
 
 class GraphTransformer(nn.Module):
