@@ -59,8 +59,9 @@ class Retention(nn.Module):
         if keep is not None:
             k = k * keep[:, None, :, None]
         o = q @ (k.transpose(-1, -2) @ v)  # (B, H, L, d)
-        # Constant factors of q, k and v would vanish in this norm, and are left out.
-        o = o / o.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)  # (B, H, L, d)
+        # Constant factors of q, k and v would vanish in this norm, and are left out. Where nothing may be
+        # read all is 0, and the root must not be taken of it, as its slope there is infinite.
+        o = o / o.square().mean(-1, keepdim=True).clamp(min=1e-24).sqrt()  # (B, H, L, d)
         return self.o_proj((o * F.silu(u)).transpose(1, 2).flatten(2))  # (B, L, D)
 
 
@@ -126,7 +127,8 @@ class CellFm(nn.Module):
 
     Args:
         sizes: of the network.
-        genes: (G,) rows of the gene table that belong to the panel.
+        genes: (G,) rows of the gene table that belong to the panel; ``genes`` can also be set to (B, G)
+            rows, if the genes of a batch differ.
         slope: of the leaky ReLUs: 0.2 as CellFM was trained (MindSpore's default), 0.01 as HINGE's
             code has it (PyTorch's).
         masked: the mask token takes the place of a hidden gene's value (``replace``, as in CellFM), or
@@ -211,10 +213,15 @@ class CellFm(nn.Module):
 
     def forward(self, values: Tensor, hidden: Tensor) -> Tensor:
         """The network as it was pre-trained: values (B, G) and which are hidden → all of them."""
+        return self.decode(self.states(values, hidden))  # (B, G)
+
+    def states(self, values: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The states of genes after the last layer, (B, G, D); by default none is hidden."""
+        hidden = torch.zeros_like(values, dtype=torch.bool) if hidden is None else hidden
         h, keep = self.tokens(values, hidden), readable(hidden)  # (B, 1 + G, D), (B, 1 + G)
         for sublayer, norm, reads_all in self.sublayers():
             h = norm(sublayer(h, None if reads_all else keep) + self.residual * h)
-        return self.decode(h[:, 1:])  # (B, G)
+        return h[:, 1:]  # (B, G, D)
 
 
 def readable(hidden: Tensor) -> Tensor:
