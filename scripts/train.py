@@ -25,7 +25,7 @@ def main(job):
     history = History(job.output.history)
     events = Path(job.log).with_suffix("")
     place, origin = Path(job.params.checkpoint), job.record.origin()
-    run_ = Run(seed, where, place, history, job.progress, events, origin)
+    run_ = Run(seed, where, place, history, job.progress, events, origin, job.input.get("backbone"))
     method = registry.build(plugin["use"], plugin["params"])
     check_traits("methods", plugin["name"], job.params.traits, method)
     method.fit(train, valid, run_)

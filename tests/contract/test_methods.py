@@ -1,9 +1,12 @@
 """Every shipped method entry: fits two steps, predicts, follows its spots, saves and reloads."""
 
+from dataclasses import is_dataclass
+
 import numpy as np
 import pytest
 import torch
 import toy
+from scipy import sparse
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flag_st.commands.describe import describe
@@ -33,18 +36,44 @@ SMALL = {
     "neighbour": {"depth": 1, "heads": 2},
     "regions": 2,
     "point_draws": 2,
+    "masking": {"horizon": 5},
     "training": {"epochs": 2, "validate_every": 1, "warmup": 1},
 }
+
+
+BACKBONE = {"width": 16, "layers": 2, "heads": 2, "bins": 8, "pretraining": {"epochs": 1}}
+
+
+def fitting(value, default):
+    """Of a group, the options that this plug-in's group of the same name has."""
+    if isinstance(value, dict) and is_dataclass(default):
+        return {k: v for k, v in value.items() if hasattr(default, k)}
+    return value
 
 
 def small(entry: dict) -> dict:
     """The entry's own arguments, shrunk; a wrapper's are those of the method it wraps."""
     params = dict(entry.get("params", {}))
     known = registry.defaults(entry["use"])
-    shrunk = {k: v for k, v in SMALL.items() if k in known}
+    shrunk = {k: fitting(v, known[k]) for k, v in SMALL.items() if k in known}
+    if "use" in params.get("backbone", {}):
+        shrunk["backbone"] = {"params": BACKBONE}
     if "base" in params:
         shrunk["base"] = {**params["base"], "params": small(params["base"])}
     return config.merge(params, shrunk)
+
+
+def fitted_backbone(params: dict, path):
+    """The file of a method's backbone, pre-trained for a moment; None if it has none to be fitted."""
+    if "backbone" not in params or "use" not in params["backbone"]:
+        return None
+    model = registry.build(params["backbone"]["use"], params["backbone"]["params"])
+    model.open("cpu")
+    genes = [f"g{i}" for i in range(toy.GENES)]
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, toy.GENES)))
+    model.fit([counts], genes, genes, seed=0)
+    model.save(path)
+    return path
 
 
 def prepared(entry: dict, directory):
@@ -155,8 +184,10 @@ def test_contract(name, tmp_path):
     check_traits("methods", name, stated("methods", entry), method)
     train, valid, test = prepared(entry, tmp_path)
     rows: list[dict] = []
+    backbone = fitted_backbone(params, tmp_path / "backbone.safetensors")
     with Recorded() as recorded:
-        method.fit(train, valid, Run(0, "cpu", tmp_path / "checkpoint", rows.append))
+        run = Run(0, "cpu", tmp_path / "checkpoint", rows.append, backbone=backbone)
+        method.fit(train, valid, run)
     assert not recorded.names & UNORDERED  # or training twice on a GPU would differ
 
     seen = test if "truth" in method.needs else test.without_truth()
@@ -178,7 +209,7 @@ def test_contract(name, tmp_path):
     else:
         # What is random in training has to be said, or it would not be repeated over seeds.
         other = registry.build(entry["use"], params)
-        other.fit(train, valid, Run(1, "cpu", tmp_path / "other"))
+        other.fit(train, valid, Run(1, "cpu", tmp_path / "other", backbone=backbone))
         same = np.array_equal(other.predict(seen, 1, Draws(0, test.id)).samples, first.samples)
         assert same != bool(entry.get("seeded"))
 

@@ -199,6 +199,16 @@ def targets_of(wildcards):
     )
 
 
+def backbone_of(wildcards):
+    """The fitted gene model that a method is built on, if it has one and that is fitted here."""
+    backbone = entry("methods", wildcards.method).get("backbone")
+    if not (backbone and entry("gene_models", backbone).get("fits")):
+        return []
+    return f"{RESULTS}/" + RULES["fit_gene_model"].outputs["model"].format(
+        **{**dict(wildcards), "gene_model": backbone}
+    )
+
+
 def patches_of(wildcards, slides):
     if not entry("methods", wildcards.method).get("needs_patches"):
         return []

@@ -9,6 +9,7 @@ rule train:
         ),
         patches=lambda wc: patches_of(wc, part(wc, "train", "valid")),
         targets=targets_of,
+        backbone=backbone_of,
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
     output:
@@ -26,7 +27,9 @@ rule train:
     params:
         method=lambda wc: plugin("methods", wc.method),
         inputs=lambda wc: {
-            k: entry("methods", wc.method)[k] for k in ("encoder", "gene_model")
+            k: entry("methods", wc.method)[k]
+            for k in ("encoder", "gene_model", "backbone")
+            if k != "backbone" or entry("methods", wc.method).get(k)
         },
         traits=lambda wc: stated("methods", entry("methods", wc.method)),
         panel=lambda wc: entry("panels", wc.panel),

@@ -32,6 +32,7 @@ class Run:
         progress: goes through an iterable and reports from time to time how far it is.
         events: folder for TensorBoard's event files, or None if none are wanted.
         origin: digest of settings and inputs; a checkpoint with another origin is not continued.
+        backbone: the fitted gene model that the method builds on, if it asks for one that is fitted.
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class Run:
     progress: Callable[..., Iterable] = lambda items, **_: items
     events: Path | None = None
     origin: str = ""
+    backbone: str | Path | None = None
 
     def finish(self) -> None:
         """Delete the checkpoints, which the model file replaces."""
@@ -70,8 +72,9 @@ class Method(Learned, ABC):
     Class attributes:
         stochastic: whether draws differ. If they do, runs are repeated over seeds and S draws are
             made.
-        needs: extra inputs among ``targets`` (in training only), ``patches`` and ``truth``, which
-            only controls may declare: ``predict`` then sees slides with their expression.
+        needs: extra inputs among ``targets`` and ``backbone`` (in training only), ``patches`` and
+            ``truth``, which only controls may declare: ``predict`` then sees slides with their
+            expression. A backbone is a gene model that the network is built on.
     """
 
     stochastic: bool = False

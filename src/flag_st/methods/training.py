@@ -38,12 +38,14 @@ class Training:
         decay: which parameters weight decay shrinks: ``matrices`` spares biases, norms and other
             vectors; ``all`` is what AdamW does if it is not told otherwise.
         warmup: how many optimiser steps the linear warm-up takes.
-        schedule: ``constant`` or ``cosine`` (to 0 at the last epoch).
+        schedule: ``constant``, ``cosine`` (to 0 at the last epoch), or ``steps``: the rate is multiplied
+            by ``factor`` at each epoch of ``milestones``.
         ema: decay of the averaged weights, which are the ones validated, kept and used.
         ema_warmup: averaging starts with a smaller decay (``flag_st.diffusion.ema.Ema``).
         clip: gradients are clipped to this norm.
         accumulate: batches per optimiser step; the loss is their mean.
         validate_every: how many epochs lie between two validations.
+        validate_from: how many epochs pass before the first validation; the last one always has one.
         patience: stop after so many validations without a better one; 0 never stops early.
         precision: ``fp32``, ``tf32`` or ``bf16`` (autocast).
         deterministic: on a GPU, use the forms of gathers and attention that sum up in a fixed order,
@@ -58,12 +60,15 @@ class Training:
     weight_decay: float = 0.01
     decay: Literal["matrices", "all"] = "matrices"
     warmup: int = 100
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "steps"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.2
     ema: float = 0.999
     ema_warmup: bool = True
     clip: float = 1.0
     accumulate: int = 1
     validate_every: int = 10
+    validate_from: int = 0
     patience: int = 20
     precision: Precision = "fp32"
     deterministic: bool = True
@@ -75,8 +80,11 @@ class Training:
 class Task(ABC, Generic[Net]):
     """What a method hands to the loop."""
 
-    #: All that has parameters; the averaged copy of it is what ``validate`` receives.
+    #: All that has parameters; the averaged copy of it is what ``validate`` receives. Parameters that
+    #: need no gradient stay as they are, and no second copy of them is made or stored.
     module: Net
+    #: The epoch that ``batches`` begins, set by the loop, also where a killed run continues.
+    epoch: int = 0
 
     def compiled(self) -> Iterable[nn.Module]:
         """What ``Training.compile`` compiles: the module, or its parts if it has no ``forward``."""
@@ -102,10 +110,12 @@ class Loop:
     def __init__(self, task: Task, settings: Training, run: Run):
         self.task, self.settings, self.run = task, settings, run
         self.module = task.module.to(run.device)
+        self.frozen = {n for n, p in self.module.named_parameters() if not p.requires_grad}
         self.ema = Ema(self.module, settings.ema, settings.ema_warmup)
+        trained = [p for p in self.module.parameters() if p.requires_grad]
         spare = settings.decay == "matrices"
-        shrunk = [p for p in self.module.parameters() if p.ndim > 1 or not spare]
-        spared = [p for p in self.module.parameters() if p.ndim <= 1 and spare]
+        shrunk = [p for p in trained if p.ndim > 1 or not spare]
+        spared = [p for p in trained if p.ndim <= 1 and spare]
         groups = [
             {"params": shrunk, "weight_decay": settings.weight_decay},
             {"params": spared, "weight_decay": 0.0},
@@ -145,7 +155,7 @@ class Loop:
             events.close()
         for row in self.rows:
             self.run.log(row)
-        self.module.load_state_dict(self.best_state)
+        self._load(self.module, self.best_state)
         self.module.eval().requires_grad_(False)
 
     def _events(self) -> Any:
@@ -157,11 +167,24 @@ class Loop:
         return SummaryWriter(str(self.run.events), purge_step=self.epoch)
 
     def _due(self) -> bool:
-        last = self.epoch + 1 == self.settings.epochs
-        return last or (self.epoch + 1) % self.settings.validate_every == 0
+        done = self.epoch + 1
+        if done == self.settings.epochs:
+            return True
+        return done > self.settings.validate_from and done % self.settings.validate_every == 0
+
+    def _learned(self, module: nn.Module) -> dict[str, Tensor]:
+        """What differs from how the network came: the state without the parameters that are frozen."""
+        return {k: v for k, v in module.state_dict().items() if k not in self.frozen}
+
+    def _load(self, module: nn.Module, state: dict[str, Tensor]) -> None:
+        """The inverse of ``_learned``."""
+        missing, surplus = module.load_state_dict(state, strict=False)
+        if surplus or set(missing) != self.frozen:
+            raise RuntimeError(f"missing {set(missing) - self.frozen}, surplus {surplus}")
 
     def _train_epoch(self) -> dict[str, float]:
         self.module.train()
+        self.task.epoch = self.epoch
         order = torch_generator(self.run.seed, "epoch", self.epoch)
         sums: dict[str, float] = {}
         count, waiting = 0, []
@@ -202,6 +225,8 @@ class Loop:
         warm = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
         if self.settings.schedule == "cosine":
             warm *= 0.5 * (1 + math.cos(math.pi * self.epoch / self.settings.epochs))
+        if self.settings.schedule == "steps":
+            warm *= self.settings.factor ** sum(m <= self.epoch for m in self.settings.milestones)
         return self.settings.lr * warm
 
     @torch.no_grad()
@@ -211,7 +236,7 @@ class Loop:
         self.stale += 1
         if scores["loss"] < self.best:
             self.best, self.stale = scores["loss"], 0
-            state = self.ema.module.state_dict()
+            state = self._learned(self.ema.module)
             self.best_state = {k: v.detach().clone() for k, v in state.items()}
         return {f"valid_{name}": value for name, value in scores.items()}
 
@@ -221,8 +246,8 @@ class Loop:
 
     def _checkpoint(self) -> None:
         state = {
-            "module": self.module.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "module": self._learned(self.module),
+            "ema": self._learned(self.ema.module),
             "ema_step": self.ema.step,
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
@@ -245,8 +270,8 @@ class Loop:
         if state.get("origin") != self.run.origin:
             log.info("%s has other settings or inputs: training starts anew", self._path)
             return
-        self.module.load_state_dict(state["module"])
-        self.ema.module.load_state_dict(state["ema"])
+        self._load(self.module, state["module"])
+        self._load(self.ema.module, state["ema"])
         self.ema.step = state["ema_step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state, self.rows = state["best_state"], state["rows"]

@@ -163,7 +163,8 @@ def _grid_faults(config: dict[str, Any], faults: Faults) -> None:
     for method, entry in {None: defaults, **config["methods"]}.items():
         where = f"methods.{method}" if method else "defaults"
         names += [("encoders", entry.get("encoder"), f"{where}.encoder")]
-        names += [("gene_models", entry.get("gene_model"), f"{where}.gene_model")]
+        for key in ("gene_model", "backbone"):
+            names += [("gene_models", entry.get(key), f"{where}.{key}")]
     for layer, name, where in names:
         _check_name(config, faults, layer, name, where)
 
@@ -233,6 +234,10 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         for key, absent in (("encoder", "default"), ("gene_model", None)):
             value = entry.get(key, absent)
             entry[key] = defaults[key] if value == "default" else value
+        if backbone := entry.get("backbone"):
+            known = config["gene_models"][backbone]
+            built = {"use": known["use"], "params": known.get("params", {})}
+            entry["params"] = {**entry.get("params", {}), "backbone": built}
     for entry in config["experiments"].values():
         for key in ("cohorts", "split", "methods", "seeds"):
             entry.setdefault(key, defaults[key])

@@ -66,7 +66,8 @@ def list_jobs(config: dict[str, Any]) -> list[Job]:
 def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
     """Training, and what it shares with other runs on the same cohort, split and panel."""
     config, split = plan.config, plan.split(run.cohort, run.split)
-    encoder, gene_model = (config["methods"][run.method][k] for k in ("encoder", "gene_model"))
+    method = config["methods"][run.method]
+    encoder, gene_model, backbone = (method.get(k) for k in ("encoder", "gene_model", "backbone"))
     fitted = config["encoders"][encoder].get("fits")
     known = {
         **vars(run),
@@ -83,6 +84,8 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
         if config["gene_models"][gene_model].get("fits"):
             jobs.need("fit_gene_model", **known)
         jobs.need("embed_genes", split.train, **known)
+    if backbone and config["gene_models"][backbone].get("fits"):
+        jobs.need("fit_gene_model", **{**known, "gene_model": backbone})
     jobs.need("train", **known)
 
 

@@ -15,6 +15,7 @@ TRAITS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "stochastic": lambda method: method.stochastic,
         "needs_truth": lambda method: "truth" in method.needs,
         "needs_patches": lambda method: "patches" in method.needs,
+        "backbone": lambda method: "backbone" in method.needs,
     },
     "encoders": {"fits": lambda encoder: encoder.fits},
     "gene_models": {"fits": lambda gene_model: gene_model.fits},
