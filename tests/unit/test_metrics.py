@@ -10,7 +10,7 @@ from flag_st.metrics.gsc import Gsc
 from flag_st.metrics.mae import Mae
 from flag_st.metrics.mse import Mse
 from flag_st.metrics.pcc import Pcc
-from flag_st.metrics.policy import centred, pearson
+from flag_st.metrics.policy import centred, pearson, spearman
 from flag_st.metrics.ssc import Ssc, graph_of, morans_i, neighbour_graph
 
 N, G = 60, 14
@@ -305,6 +305,12 @@ def test_returned_names_are_the_declared_ones(arrays):
     for metric in ALL:
         assert list(metric(case(*arrays))) == list(metric.columns)
         assert all(direction in (-1, 0, 1) for _, direction in metric.columns.values())
+
+
+def test_spearman_is_scipys_ties_included():
+    one, two = np.random.default_rng(0).integers(-4, 4, size=(2, 40)) / 3
+    assert spearman(one, two) == pytest.approx(scipy.stats.spearmanr(one, two).statistic)
+    assert spearman(one, np.zeros(40)) == 0
 
 
 def test_pearson_of_few_or_constant_values():
