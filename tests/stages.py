@@ -9,6 +9,8 @@ from typing import Any
 
 from running import ROOT
 
+from flag_st.planning.traits import stated
+
 SLIDES = ("P1S1", "P2S1", "P3S1")
 SPLIT = {"train": ["P1S1"], "valid": ["P2S1"], "test": ["P3S1"]}
 GENES, SIZE = 60, 12
@@ -150,7 +152,7 @@ def train(*needs: str) -> Job:
             "params": {"components": 4},
         },
         "inputs": {"encoder": "texture", "gene_model": None},
-        "traits": {"stochastic": False, "needs_truth": False, "needs_patches": False},
+        "traits": stated("methods", {}),
         "panel": {"size": SIZE},
         "checkpoint": "checkpoint",
     }

@@ -187,9 +187,10 @@ def imports(sources: list[str | Path]) -> set[str]:
 
 
 def test_every_environment_has_what_its_jobs_import_and_nothing_else():
-    needed: dict[str, set[str]] = {}
-    for env, given in sources():
-        needed.setdefault(env, set()).update(imports(given))
+    given: dict[str, list[str | Path]] = {}
+    for env, found in sources():
+        given.setdefault(env, []).extend(found)
+    needed = {env: imports(found) for env, found in given.items()}
     page = (ROOT / "docs" / "dependencies.md").read_text()
     runtime = set(re.findall(r"^\| `([a-z-]+)` \|", page.partition("not imported\n")[2], re.M))
     for env in (env for env in ENVS if env.stem not in OFFICIAL):
