@@ -7,8 +7,29 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: Numbers of threads, as they were. Scripts that a test runs in this process set those of their job.
+THREADS = {
+    name: os.environ.get(name)
+    for name in (f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"))
+}
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_were():
+    """What a script set in a test or its fixtures does not reach the next test."""
+    restore_threads()
+    yield
+    restore_threads()
+
+
+def restore_threads() -> None:
+    for name, value in THREADS.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")
