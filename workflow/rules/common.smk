@@ -204,9 +204,8 @@ def backbone_of(wildcards):
     backbone = entry("methods", wildcards.method).get("backbone")
     if not (backbone and entry("gene_models", backbone).get("fits")):
         return []
-    return f"{RESULTS}/" + RULES["fit_gene_model"].outputs["model"].format(
-        **{**dict(wildcards), "gene_model": backbone}
-    )
+    path = RULES["fit_gene_model"].outputs["model"]
+    return f"{RESULTS}/{path}".format(**{**dict(wildcards), "gene_model": backbone})
 
 
 def patches_of(wildcards, slides):
