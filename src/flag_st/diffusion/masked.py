@@ -106,22 +106,14 @@ class MaskedDiffusion:
         self, net: Net, shape: tuple[int, int], generator: torch.Generator, device: str
     ) -> Tensor:
         """Algorithm 1: reveal genes step by step; what was revealed is never changed → (M, G)."""
-        x, _ = self.trajectory(net, shape, generator, device)
-        return x
-
-    def trajectory(
-        self, net: Net, shape: tuple[int, int], generator: torch.Generator, device: str
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The result of Algorithm 1 (M, G), and what the network said at each step, from T to 1."""
         u = torch.rand(shape, generator=generator).to(device)  # (M, G)
-        x, said = torch.zeros(shape, device=device), []  # (M, G)
+        x, times = torch.zeros(shape, device=device), self.times.to(device)  # (M, G), (T + 1,)
         for step in range(len(self), 0, -1):
             t = torch.full(shape[:1], step, device=device)  # (M,)
             before, now = self.paths(u, t)  # 2 × (M, G)
-            clean = net(x, self.times.to(device)[t], now, before).float()  # (M, G)
-            said.append(clean)
+            clean = net(x, times[t], now, before).float()  # (M, G)
             x = torch.where(now, x, clean) * before  # (M, G)
-        return x, said
+        return x  # (M, G)
 
 
 def _ramp(horizon: int) -> Tensor:

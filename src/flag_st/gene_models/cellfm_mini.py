@@ -13,14 +13,14 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
 from flag_st.gene_models.base import GeneModel
-from flag_st.gene_models.columns import positions, report_unknown
+from flag_st.gene_models.columns import positions, report_unknown, vocabulary
 from flag_st.gene_models.masked_values import Pretraining, pretrain
 from flag_st.gene_models.token_states import blocks
 
 if TYPE_CHECKING:
     from flag_st.nets.cellfm import CellFm, CellFmSizes
 
-NAME = "cellfm_mini"
+NAME, PRETRAINING = "cellfm_mini", Pretraining()
 
 
 class CellFmMini(GeneModel):
@@ -42,7 +42,7 @@ class CellFmMini(GeneModel):
         heads: int = 2,
         bins: int = 64,
         vocabulary: int = 1000,
-        pretraining: Pretraining = Pretraining(),  # noqa: B008  # frozen
+        pretraining: Pretraining = PRETRAINING,
     ):
         self.width, self.layers, self.heads, self.bins = width, layers, heads, bins
         self.vocabulary, self.pretraining = vocabulary, pretraining
@@ -73,9 +73,7 @@ class CellFmMini(GeneModel):
         if not table.nnz:
             raise FlagError(f"{NAME}: no training spot has any count, so that the corpus is empty")
         own = positions(genes, panel, "the training slides' counts")  # (G,)
-        detected = np.bincount(table.indices[table.data > 0], minlength=len(genes))  # (C,)
-        others = np.setdiff1d(np.argsort(-detected, kind="stable"), own, assume_unique=True)
-        columns = np.concatenate([own, others])[: max(self.vocabulary, len(panel))]
+        columns = vocabulary(table, own, self.vocabulary)
         self.genes = [genes[i] for i in columns]
         values = np.log1p(table[:, columns].toarray())  # (N, V)
         self.net, self.history = pretrain(

@@ -27,6 +27,18 @@ def positions(have: Sequence[str], want: Sequence[str], where: str) -> np.ndarra
     return np.array([index[name] for name in want], dtype=np.int64)
 
 
+def vocabulary(table, panel: np.ndarray, size: int) -> np.ndarray:
+    """Columns of the panel, in its order, and then of the genes that most spots detect.
+
+    Args:
+        table: CSR (N, C) of raw counts; ``panel`` (G,): its columns.
+        size: how many columns are chosen, if the panel is not larger.
+    """
+    detected = np.bincount(table.indices[table.data > 0], minlength=table.shape[1])  # (C,)
+    others = np.setdiff1d(np.argsort(-detected, kind="stable"), panel, assume_unique=True)
+    return np.concatenate([panel, others])[: max(size, len(panel))]
+
+
 def identifiers(
     genes: Sequence[str], ensembl: Sequence[str], symbols: Mapping[str, str]
 ) -> list[str]:

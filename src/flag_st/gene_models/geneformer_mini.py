@@ -14,7 +14,7 @@ from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.bert import bert_config, bert_states, empty_bert, published_config, ready
-from flag_st.gene_models.columns import positions, report_unknown
+from flag_st.gene_models.columns import positions, report_unknown, vocabulary
 from flag_st.gene_models.masked_genes import pretrain
 from flag_st.gene_models.rank_values import TARGET_SUM, RankValues
 from flag_st.gene_models.token_states import contextual
@@ -151,9 +151,7 @@ class GeneformerMini(GeneModel):
         """Tokens of the panel and of the genes detected most often, with their non-zero medians."""
         from scipy import sparse
 
-        detected = np.bincount(table.indices[table.data > 0], minlength=len(genes))  # (C,)
-        others = np.setdiff1d(np.argsort(-detected, kind="stable"), panel, assume_unique=True)
-        chosen = np.concatenate([panel, others])[: max(self.vocabulary, len(panel))]
+        chosen = vocabulary(table, panel, self.vocabulary)
         depth = np.maximum(np.asarray(table.sum(axis=1)).ravel(), 1)
         scaled = (sparse.diags(TARGET_SUM / depth) @ table).tocsc()[:, chosen]  # (N, V)
         columns = np.split(scaled.data, scaled.indptr[1:-1])

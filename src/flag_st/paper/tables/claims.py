@@ -170,7 +170,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Place:
-    """One cohort and panel on which a claim is judged; ``known`` is "" for a cohort that is not run."""
+    """One cohort and panel on which a claim is judged; ``cohort`` is "" where none of ours is run."""
 
     experiment: Experiment
     paper_cohort: str
