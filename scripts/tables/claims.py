@@ -8,10 +8,11 @@ READS = ("scores", "runs", "claims")
 def main(job):
     import pandas as pd
 
+    from flag_st.paper.claims import judge, read_claims
     from flag_st.paper.collect import read_scores
     from flag_st.paper.experiment import Experiment
     from flag_st.paper.reported import read_reported
-    from flag_st.paper.tables.claims import claim_sheet, judge, read_claims
+    from flag_st.paper.tables.claims import claim_sheet
     from flag_st.paper.tables.render import write
 
     experiment = Experiment.of(job.params.item)

@@ -12,14 +12,14 @@ from paper_example import GENES, METHODS, METRICS, REPORTED, SIDE, Study, job, l
 
 from flag_st.core import code, registry
 from flag_st.core.errors import FlagError
-from flag_st.paper import predictions, rescore
+from flag_st.paper import claims, predictions, rescore
 from flag_st.paper.ability import add_ability
 from flag_st.paper.collect import read_scores
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import calibration, charts, clusters, matrices, moran, style
 from flag_st.paper.reported import read_reported
 from flag_st.paper.summary import numbers_of
-from flag_st.paper.tables import claims
+from flag_st.paper.tables.claims import claim_sheet
 from flag_st.paper.tables.comparison import compare
 from flag_st.paper.tables.differences import difference_sheet
 from flag_st.paper.tables.settings import flat
@@ -251,7 +251,7 @@ def judged(study, scores, runs, changes=None, **test):
     experiment, paper = study.experiment(), read_reported(REPORTED, "table_1")
     runs = changes(runs) if changes else runs
     table = claims.judge(asked, experiment, scores, runs, paper)
-    sheet = claims.claim_sheet(asked, table, experiment)
+    sheet = claim_sheet(asked, table, experiment)
     heads = [head.text for head in sheet.blocks[0].columns]
     return table.iloc[0], dict(zip(heads, sheet.blocks[0].rows[0], strict=True))
 
