@@ -1,15 +1,28 @@
-"""The demo killed a hundred times (half an hour): pytest -m kills tests/workflow
+"""Runs that are killed: the tiny one with every `make test`, the demo with `make test-kills`.
 
-Its short form, on the tiny run, is in test_run.py.
+They stand apart from the other tests of the tiny run, so that these need not wait for them.
 """
 
 import os
 from pathlib import Path
 
 import pytest
-from running import ROOT, digests, kill, snakemake
+from running import ROOT, TINY, digests, kill, snakemake
 
 DEMO = ROOT / "config" / "demo.yaml"
+RUNS = "results/tiny/tiny/tiny"
+
+
+def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_path):
+    """One run through every stage; the next test does so a hundred times."""
+    target = f"{RUNS}/flag_fitted/seed0/scores.parquet"
+    words = [target, "--configfile", str(TINY)]
+    kill(tmp_path, words, 3, (6, 16), seed=4)
+    done = snakemake(tmp_path, *words)
+    assert done.returncode == 0, done.stderr[-4000:]
+    made = digests(tmp_path)
+    assert target in made, "\n".join([*made, done.stdout[-3000:], done.stderr[-20000:]])
+    assert made.items() <= digests(tiny_run).items()
 
 
 @pytest.mark.kills

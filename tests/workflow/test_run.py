@@ -1,4 +1,4 @@
-"""The whole DAG on a tiny cohort: outputs, leakage, plug-ins, kills."""
+"""The whole DAG on a tiny cohort: outputs, leakage, plug-ins."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from running import ROOT, TINY, digests, kill, snakemake
+from running import ROOT, TINY, snakemake
 
 from flag_st.commands.trace import trace
 from flag_st.core.io import read_json
@@ -152,15 +152,3 @@ def test_a_cohort_is_configuration_only(tiny_run, tmp_path):
     assert checked.returncode == 1
     assert checked.stderr.count("metadata") >= 3  # every slide's fault, at once
     assert "Traceback" not in checked.stderr
-
-
-def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_path):
-    """One run through every stage; all of them a hundred times: test_kills.py."""
-    target = f"{RUNS}/flag_fitted/seed0/scores.parquet"
-    words = [target, "--configfile", str(TINY)]
-    kill(tmp_path, words, 3, (6, 16), seed=4)
-    done = snakemake(tmp_path, *words)
-    assert done.returncode == 0, done.stderr[-4000:]
-    made = digests(tmp_path)
-    assert target in made, "\n".join([*made, done.stdout[-3000:], done.stderr[-20000:]])
-    assert made.items() <= digests(tiny_run).items()
