@@ -1,4 +1,4 @@
-"""Gene-gene correlations of pathways, in the truth and in predictions (Figures 5 and 10)."""
+"""Gene-gene correlations in the truth and in predictions: of pathways, or of the most variable genes."""
 
 from flag_st.core.job import run
 
@@ -14,14 +14,17 @@ def main(job):
 
     style.use()
     experiment = Experiment.of(job.params.item)
+    variable, tables, rows = experiment.params.get("variable"), [], []
     pathways = matrices.read_pathways(job.input.pathways, experiment.params.get("pathways"))
-    found, tables = list(sections(job, experiment)), []
+    for key, tissue, shown in sections(job, experiment):
+        groups = matrices.most_variable(tissue, variable) if variable else pathways
+        rows.append((key, tissue, shown, groups))
     figure, parts = style.stacked(
-        [matrices.height(tissue, pathways, 1 + len(s), style.WIDTH) for _, tissue, s in found]
+        [matrices.height(tissue, groups, 1 + len(s), style.WIDTH) for _, tissue, s, groups in rows]
     )
-    for part, (key, tissue, shown) in zip(parts, found, strict=True):
+    for part, (key, tissue, shown, groups) in zip(parts, rows, strict=True):
         title = f"{key['cohort']}, section {tissue.slide}"
-        table = matrices.draw(part, tissue, shown, pathways, title)
+        table = matrices.draw(part, tissue, shown, groups, title)
         tables.append(table.assign(cohort=key["cohort"], slide=tissue.slide))
     style.save(figure, pd.concat(tables, ignore_index=True), job.output)
 

@@ -103,17 +103,36 @@ class MaskedDiffusion:
         return MaskedDiffusion(self.visible[used], self.times[used])
 
     def sample(
-        self, net: Net, shape: tuple[int, int], generator: torch.Generator, device: str
+        self,
+        net: Net,
+        shape: tuple[int, int],
+        generator: torch.Generator,
+        device: str,
+        until: int = 1,
     ) -> Tensor:
-        """Algorithm 1: reveal genes step by step; what was revealed is never changed → (M, G)."""
+        """Algorithm 1: reveal genes step by step; what was revealed is never changed → (M, G).
+
+        Args:
+            net: (x, t, visible now, visible next) → clean expression, all (M, G) but t, (M,).
+            shape: M and G.
+            generator: decides the order in which genes are revealed.
+            device: where the network is.
+            until: the step after whose estimate it ends, with that estimate for all genes that are
+                still hidden (Figure S7a); after step 1 none is.
+
+        Raises:
+            FlagError: there is no such step.
+        """
+        if not 1 <= until <= len(self):
+            raise FlagError(f"until {until} of a chain of {len(self)} steps: give 1 to {len(self)}")
         u = torch.rand(shape, generator=generator).to(device)  # (M, G)
         x, times = torch.zeros(shape, device=device), self.times.to(device)  # (M, G), (T + 1,)
-        for step in range(len(self), 0, -1):
+        for step in range(len(self), until - 1, -1):
             t = torch.full(shape[:1], step, device=device)  # (M,)
             before, now = self.paths(u, t)  # 2 × (M, G)
-            clean = net(x, times[t], now, before).float()  # (M, G)
-            x = torch.where(now, x, clean) * before  # (M, G)
-        return x  # (M, G)
+            clean = torch.where(now, x, net(x, times[t], now, before).float())  # (M, G)
+            x = clean * before  # (M, G)
+        return clean  # (M, G)
 
 
 def _ramp(horizon: int) -> Tensor:

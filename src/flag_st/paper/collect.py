@@ -95,7 +95,8 @@ def run_facts(key: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any
     return {
         **{name: key[name] for name in slides.KEYS},
         "encoder": config.get("encoder") or "",
-        "gene_model": config.get("gene_model") or "",
+        # The one that the method aligns to, or the one that it is built on.
+        "gene_model": config.get("gene_model") or config.get("backbone") or "",
         "unit": config.get("unit") or "",
         "use": config["use"],
         "settings": json.dumps(config["settings"]),

@@ -1,4 +1,4 @@
-"""The numbers that the paper printed, and how a run of ours differs from the paper's setting."""
+"""The numbers that the papers printed, and how a run of ours differs from the setting of a paper."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from flag_st.paper.experiment import Experiment, MethodFacts
 if TYPE_CHECKING:
     import pandas
 
-FIELDS = ["table", "cohort", "panel", "row", "method", "metric", "value", "std"]
+FIELDS = ["table", "cohort", "panel", "split", "row", "method", "metric", "value", "std"]
 FIELDS += ["encoder", "gene_model", "unit", "note"]
-#: The setting of the paper: the class that provides its slides, its split and its image encoder.
+#: The class that provides the slides of both papers.
 SOURCE = "flag_st.sources.hest.Hest"
-SPLIT = "random"
-ENCODER = "uni"
+#: Start of the names of a paper's tables → the image encoder of the paper's own method.
+ENCODERS = {"table": "uni", "hinge_table": "uni_conch"}
 
 
 def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFrame":
@@ -60,13 +60,15 @@ def differences(
     if difference := cohort_difference(run["cohort"], experiment, printed):
         found.append(difference)
     rows = printed[printed["method"] == run["method"]]
-    # A method that the paper lacks has no row: its features must be FLAG's, its gene model is free.
-    paper = rows.iloc[0] if len(rows) else {"encoder": ENCODER, "gene_model": run["gene_model"]}
+    # A method that the paper lacks has no row: its features must be those of the paper's own method, and
+    # its gene model is free.
+    own = ENCODERS[printed["table"].iloc[0].rpartition("_")[0]]
+    paper = rows.iloc[0] if len(rows) else {"encoder": own, "gene_model": run["gene_model"]}
     if not unstated and not paper["encoder"]:
         paper = {**paper, "encoder": run["encoder"]}
     found += _plugin_differences(run, method, paper)
-    if run["split"] != SPLIT:
-        found.append(f"split {run['split']}, the paper's is {SPLIT} over slides")
+    if difference := _split_difference(run["split"], printed):
+        found.append(difference)
     panels = set(printed["panel"]) - {""}
     if panels and run["panel"] not in panels:
         found.append(f"panel {run['panel']}, the paper's is {', '.join(sorted(panels))}")
@@ -83,6 +85,20 @@ def cohort_difference(name: str, experiment: Experiment, printed: "pandas.DataFr
     if name != paper_name or cohort.use != SOURCE:
         return f"cohort {name} is not the paper's {paper_name}"
     return f"only {len(cohort.only)} slides of cohort {name}" if cohort.only else ""
+
+
+def _split_difference(fold: str, printed: "pandas.DataFrame") -> str:
+    """How the split of a run differs from the paper's; "" if it does not.
+
+    Args:
+        fold: the name of a split, or of one of its folds, which is the split's with a slide or patient
+            behind it.
+    """
+    splits = set(printed["split"]) - {""}
+    if any(fold == split or fold.startswith(f"{split}-") for split in splits):
+        return ""
+    stated = ", ".join(sorted(splits)).replace("random", "random over slides") or "not stated"
+    return f"split {fold}, the paper's is {stated}"
 
 
 def _plugin_differences(

@@ -23,6 +23,7 @@ LAYERS = [
     "methods",
     "metrics",
     "experiments",
+    "hinge_experiments",
 ]
 #: Layers whose entries name a class.
 PLUGINS = ("cohorts", "encoders", "gene_models", "methods", "metrics")

@@ -92,7 +92,9 @@ class Hinge(NetworkMethod):
         self.stochastic = objective != "one_shot"
         # Impossible chains are refused before any training.
         chain = masking.chain(genes=100)
-        chain.within(sampling.budget or len(chain))
+        steps = len(chain.within(sampling.budget or len(chain)))
+        if not 1 <= sampling.until <= steps:
+            raise FlagError(f"hinge: sampling.until is {sampling.until}; give 1 to {steps} steps")
         if curriculum.epochs:
             chain.last_easy(curriculum.ratio)
 

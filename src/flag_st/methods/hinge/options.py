@@ -91,8 +91,11 @@ class Sampling:
 
     Attributes:
         budget: K ≤ T evaluations of the network for a draw; None for T.
+        until: the step after which a draw ends, with the network's estimate of the genes that are
+            still hidden (Figure S7a); 1 for all steps.
         point_draws: the point estimate is the mean of so many draws, or of all that are asked for.
     """
 
     budget: int | None = None
+    until: int = 1
     point_draws: int = 8

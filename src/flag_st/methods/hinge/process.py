@@ -96,7 +96,8 @@ class Process:
             parts = zip(*(v.split(AT_ONCE) for v in (x, t, now, before, u)), strict=True)
             return torch.cat([net(*part) for part in parts])  # (N, G)
 
-        return chain.sample(clean, (len(u), self.genes), generator, str(u.device))
+        until = 1 if self.objective == "one_shot" else self.sampling.until
+        return chain.sample(clean, (len(u), self.genes), generator, str(u.device), until)
 
     def _filled(self, y: Tensor, visible: Tensor, generator: torch.Generator) -> Tensor:
         """(B, G) visible values, and in the place of hidden ones 0 or noise."""

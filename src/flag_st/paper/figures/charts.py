@@ -232,6 +232,68 @@ def _level(axes: "Axes", name: str, level: float) -> None:
     )  # fmt: skip
 
 
+def against_settings(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
+    """Metrics over the settings of ``params.settings``: one row per cohort and setting.
+
+    Args:
+        numbers: as ``summary.numbers_of`` returns them, once for each setting, with its name for
+            readers as ``setting`` and its number as ``value``.
+        experiment: whose columns are drawn.
+    """
+    import seaborn.objects as so
+
+    table = _drawn(numbers, experiment).sort_values(["cohort", "setting", "column", "value"])
+    table["panel"] = table["cohort"] + ", " + table["setting"] + ":\n" + table["title"]
+    ticks = so.Continuous(trans="log").tick(at=sorted(table["value"].unique()), minor=0)
+    plot = (
+        so.Plot(table, x="value", y="mean")
+        .facet("panel", wrap=len(experiment.columns))
+        .share(x=False, y=False)
+        .add(so.Line(marker="o", pointsize=3))
+        .add(so.Range(), ymin="low", ymax="high")
+        .scale(x=ticks.label(like="{x:g}"))
+        .label(x="", y="")
+    )
+    return style.draw(plot, style.blank(1.9 * table.groupby(["cohort", "setting"]).ngroups + 0.3))
+
+
+def per_slide(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
+    """Methods as boxes with a dot for every test slide: one row per cohort, one panel per column.
+
+    Args:
+        table: as ``paper.slides.by_slide`` returns it.
+        experiment: whose columns and methods are drawn.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    names, cohorts = names_of(experiment), list(table["cohort"].unique())
+    shown = [name for method, name in names.items() if method in set(table["method"])]
+    size = style.WIDTH, (0.24 * len(shown) + 0.8) * len(cohorts)
+    figure, grid = plt.subplots(
+        len(cohorts), len(experiment.columns), figsize=size, squeeze=False, sharey=True
+    )
+    for row, cohort in zip(grid, cohorts, strict=True):
+        for place, axes in enumerate(row):
+            part = table[(table["cohort"] == cohort) & (table["column"] == place)]
+            part = part.assign(name=part["method"].map(names))
+            how = {"data": part, "x": "value", "y": "name", "order": shown, "ax": axes}
+            sns.boxplot(**how, color="0.9", fliersize=0, linewidth=0.6, width=0.7)
+            sns.stripplot(**how, color=style.COLOURS[0], size=2.5, jitter=False)
+            axes.set(title=f"{cohort}: {_title(experiment, place)}", xlabel="", ylabel="")
+            _tests(axes, part.drop_duplicates("name").set_index("name"), shown)
+    return figure
+
+
+def _tests(axes: "Axes", rows: "pandas.DataFrame", names: list[str]) -> None:
+    """Write the two p values of each method behind its row."""
+    for place, name in enumerate(names):
+        if name in rows.index and np.isfinite(rows.loc[name, "p_slides"]):
+            words = f"{rows.loc[name, 'p_slides']:.2g} | {rows.loc[name, 'p_patients']:.2g}"
+            where = axes.get_yaxis_transform()
+            axes.text(1.01, place, words, transform=where, fontsize=5, va="center")
+
+
 def against_time(table: "pandas.DataFrame", label: str, experiment: Experiment) -> "Figure":
     """Quality over the seconds that it takes to predict a slide, one panel per cohort.
 

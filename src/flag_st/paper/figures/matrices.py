@@ -1,4 +1,4 @@
-"""Gene-gene correlations of a pathway: truth and predictions, with the genes in one order."""
+"""Gene-gene correlations of some genes: truth and predictions, with the genes in one order."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,12 @@ def present(tissue: Tissue, genes: Sequence[str]) -> list[str]:
     varies = centred(tissue.truth).varies
     known = {gene for gene, ok in zip(tissue.genes, varies, strict=True) if ok}
     return [gene for gene in genes if gene in known]
+
+
+def most_variable(tissue: Tissue, count: int) -> dict[str, list[str]]:
+    """The ``count`` genes of the panel whose truth varies most on this section, under a heading."""
+    order = np.argsort(-tissue.truth.var(axis=0), kind="stable")[:count]
+    return {f"The {len(order)} most variable genes": [tissue.genes[i] for i in order]}
 
 
 def pathway_matrices(
@@ -106,9 +112,12 @@ def _row(
                     xticklabels=False, yticklabels=shown, rasterized=True)  # fmt: skip
         axes.tick_params(axis="y", labelsize=4.5, rotation=0)
         axes.set_title(heading(*name.split("\n")), fontsize=7)
+        # Predictions whose genes all go together look alike whatever the truth is.
+        text = f"mean |r| = {np.abs(matrix[upper]).mean():.2f}"
         if name != "truth":
             r = pearson(made[0][1][upper], matrix[upper])
-            axes.set_xlabel(f"r = {r:.2f}" if np.isfinite(r) else "r undefined", fontsize=7)
+            text = (f"r = {r:.2f}" if np.isfinite(r) else "r undefined") + "\n" + text
+        axes.set_xlabel(text, fontsize=7)
         pairs = {"panel": name.replace("\n", ", "), "gene": np.array(names)[upper[0]]}
         pairs |= {"other": np.array(names)[upper[1]], "correlation": matrix[upper]}
         tables.append(pd.DataFrame(pairs))

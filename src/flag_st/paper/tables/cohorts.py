@@ -1,4 +1,4 @@
-"""The sizes of the cohorts (Table 4)."""
+"""The sizes of cohorts (Table 4) and what there is of each patient (HINGE Table S1)."""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -15,6 +15,45 @@ COHORT_FACTS = {
     "genes": ("genes on all slides", 0),
     "median_counts": ("median counts per spot", 0),
 }
+PATIENT_FACTS = {
+    "samples": ("sections", 0),
+    "inter_spot_um": ("µm between spots", 0),
+    "spot_diameter_um": ("µm, diameter of a spot", 0),
+    "spots_min": ("spots, fewest", 0),
+    "spots_max": ("spots, most", 0),
+    "genes_min": ("genes, fewest", 0),
+    "genes_max": ("genes, most", 0),
+}
+
+
+def patient_facts(
+    keys: Sequence[Mapping[str, str]], paths: Sequence[str]
+) -> "pandas.DataFrame":
+    """What there is of each patient: one row per cohort and patient, in the order of the sheets.
+
+    Args:
+        keys: cohort and slide of each file.
+        paths: their spot files. Distances and diameters are the array's, in µm.
+    """
+    import anndata
+    import pandas as pd
+
+    from flag_st.data.spatial import pitch
+    from flag_st.paper.tissue import spot_diameter
+
+    rows = []
+    for key, path in zip(keys, paths, strict=True):
+        table = anndata.read_h5ad(path, backed="r")
+        position = table.obsm["spatial_um"]
+        facts = {"cohort": key["cohort"], "row": f"Patient {table.uns['patient'] or 'unknown'}"}
+        facts |= {"pitch": pitch(position), "diameter": spot_diameter(position)}
+        rows.append({**facts, "spots": table.n_obs, "genes": table.n_vars})
+    groups = pd.DataFrame(rows).groupby(["cohort", "row"], sort=False)
+    facts = {"samples": ("spots", "size"), "inter_spot_um": ("pitch", "median")}
+    facts |= {"spot_diameter_um": ("diameter", "median")}
+    for name in ("spots", "genes"):
+        facts |= {f"{name}_min": (name, "min"), f"{name}_max": (name, "max")}
+    return groups.agg(**facts).reset_index().assign(method="")
 
 
 def cohort_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "pandas.DataFrame":

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Name of a fact → its heading, and the digits that are printed after the point.
 Facts = Mapping[str, tuple[str, int]]
+#: Names of columns that readers know by another.
+HEADS = {"label": "method", "row": ""}
 
 
 def fact_sheet(
@@ -27,7 +29,7 @@ def fact_sheet(
     Args:
         experiment: what the table is of.
         rows: our facts, with the columns ``names`` and ``facts``, and with ``cohort`` and ``method``
-            ("" for any), by which the paper's row is found.
+            ("" for any), by which the paper's row is found; with ``row``, also by its printed name.
         names: the columns that say what a row is of.
         facts: the facts to show.
         printed_numbers: one table of ``config/reported.csv``.
@@ -36,10 +38,12 @@ def fact_sheet(
     records, table = rows.to_dict("records"), rows.copy()
 
     def paper(row: Mapping[str, Any], fact: str) -> tuple[float, float, str] | None:
-        cohort = experiment.paper_cohort(row["cohort"])
-        return reported.printed_value(printed_numbers, cohort, None, row["method"], fact)
+        cohort, table = experiment.paper_cohort(row["cohort"]), printed_numbers
+        if "row" in row:
+            table = table[table["row"] == row["row"]]
+        return reported.printed_value(table, cohort, None, row["method"], fact)
 
-    heads = [Head("method" if name == "label" else name, kind="name") for name in names]
+    heads = [Head(HEADS.get(name, name), kind="name") for name in names]
     for fact, (label, _) in facts.items():
         heads += [Head(label)] + [Head("paper", kind="paper")] * (fact in known)
     body = []
