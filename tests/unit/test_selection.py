@@ -44,6 +44,19 @@ def test_leave_one_out_tests_everything_once(by, folds, size):
         assert len(set.union(*parts(split))) == len(ROWS)
 
 
+@pytest.mark.parametrize(
+    ("by", "only"), [("slide", ["B1", "A2"]), ("patient", ["patient D", "patient B"])]
+)
+def test_only_limits_the_folds_and_not_the_pool(by, only):
+    entry = {"scheme": "leave_one_out", "by": by, "seed": 0}
+    everything = splits.expand("loo", entry, ROWS)
+    found = splits.expand("loo", {**entry, "only": only}, ROWS)
+    assert list(found) == [f"loo-{unit.replace(' ', '_')}" for unit in only]
+    for name, split in found.items():
+        assert split == everything[name]  # the other units still train or validate
+        assert set.union(*parts(split)) == {r.id for r in ROWS}
+
+
 def test_fixed_lists_and_the_sheet():
     lists = {"scheme": "fixed", "train": ["B1", "A1"], "valid": ["A2"], "test": ["C1"]}
     split = splits.expand("f", lists, ROWS)["f"]
@@ -68,6 +81,11 @@ def test_fixed_lists_and_the_sheet():
         (RANDOM, ROWS[:2], "at least 3"),
         ({**RANDOM, "ratio": [1, 50, 50]}, ROWS[:4], "no training"),
         ({"scheme": "best"}, ROWS, "leave_one_out"),
+        (
+            {"scheme": "leave_one_out", "by": "slide", "only": ["A1", "Z1", "Z2"]},
+            ROWS,
+            r"split 's', only: no slide Z1, Z2\. Valid: A1, A2.*Remedy: take out of splits\.s\.only",
+        ),
     ],
 )
 def test_bad_splits_are_refused(entry, rows, word):
