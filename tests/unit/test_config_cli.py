@@ -79,6 +79,8 @@ def test_all_faults_are_told_at_once():
         ({"panels": {"p": {"size": "many"}}}, "many"),
         ({"splits": {"data": {"scheme": "fixed"}}}, "data"),
         ({"splits": {"s": {"scheme": "random"}}}, "ratio"),
+        ({"splits": {"random": {"only": ["SPA154"]}}}, "splits.random"),
+        ({"cohorts": {"PRAD": {"prepare": {"pixel_scale": 0}}}}, "pixel_scale"),
         ({"methods": {"a/b": {"use": "x.Y"}}}, "a/b"),
         ({"defaults": {"seeds": [1, 1]}}, "non-unique"),
         ({"defaults": {"samples": 0}}, "minimum"),

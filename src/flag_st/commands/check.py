@@ -5,7 +5,7 @@ from typing import Any
 
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
-from flag_st.data.check_cohort import check_cohort
+from flag_st.data.check_cohort import check_cohort, cohort_warnings
 from flag_st.data.slide_files import SlideFiles
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
@@ -125,7 +125,10 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
         print(
             f"{cohort}: {waiting} of {len(slides)} slides are not here yet; the rule retrieve fetches them"
         )
-    faults.extend(check_cohort(files, panels, plan.config["cohorts"][cohort].get("prepare", {})))
+    prepare = plan.config["cohorts"][cohort].get("prepare", {})
+    for warning in cohort_warnings(files, prepare):
+        print(f"warning: {warning}")
+    faults.extend(check_cohort(files, panels, prepare))
 
 
 def _collect(faults: Faults, action, prefix: str = "") -> None:

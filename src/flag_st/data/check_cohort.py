@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flag_st.core.errors import Faults
-from flag_st.data.check_slide import check_slide
+from flag_st.data.check_slide import check_slide, overlapping_spots
 from flag_st.data.slide_files import SlideFiles
 
 
@@ -22,7 +22,8 @@ def check_cohort(
 
     faults = Faults()
     names: dict[str, list[str]] = {}
-    options = {k: v for k, v in prepare.items() if k in ("patches_from", "unique_genes")}
+    known = ("patches_from", "unique_genes", "pixel_scale")
+    options = {k: v for k, v in prepare.items() if k in known}
     for slide, own in files.items():
         found = check_slide(own, slide, **options)
         faults.extend(found)
@@ -33,6 +34,17 @@ def check_cohort(
     for panel, size in panels.items() if names else ():
         faults.extend(check_common_genes(names, size, panel))
     return faults
+
+
+def cohort_warnings(files: Mapping[str, SlideFiles], prepare: Mapping[str, Any]) -> list[str]:
+    """What looks wrong but stops nothing; a corrected pixel size needs no warning.
+
+    Args:
+        files, prepare: as for ``check_cohort``.
+    """
+    if "pixel_scale" in prepare:
+        return []
+    return [text for own in files.values() if (text := overlapping_spots(own.metadata))]
 
 
 def check_common_genes(
