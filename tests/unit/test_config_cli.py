@@ -77,6 +77,12 @@ def test_all_faults_are_told_at_once():
         ({"sedes": [1]}, "unknown key sedes"),
         ({"panels": {"p": {"size": 10, "topk": 5}}}, "unknown key topk"),
         ({"panels": {"p": {"size": "many"}}}, "many"),
+        ({"panels": {"p": {"size": 10, "top": 5}}}, "panels.p"),
+        ({"panels": {"p": {"transform": "log1p"}}}, "panels.p"),
+        (
+            {"panels": {"hinge": {"vocabulary": "no/such.txt"}}},
+            r"panels\.hinge\.vocabulary: no file no/such\.txt.*one a line",
+        ),
         ({"splits": {"data": {"scheme": "fixed"}}}, "data"),
         ({"splits": {"s": {"scheme": "random"}}}, "ratio"),
         ({"splits": {"random": {"only": ["SPA154"]}}}, "splits.random"),

@@ -15,7 +15,7 @@ def check_cohort(
 
     Args:
         files: the files of each slide, by slide id.
-        panels: size of each panel, by name.
+        panels: how many genes the slides must share for each panel, by name.
         prepare: the key ``prepare`` of the cohort's entry.
     """
     import anndata
@@ -57,7 +57,7 @@ def check_common_genes(
     if len(common) >= wanted:
         return faults
     fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
-    smaller = f"set the size of panel {panel} to {len(common)} or fewer"
+    smaller = f"set the size (or top) of panel {panel} to {len(common)} or fewer"
     remedies = [smaller] if common else []
     if len(sets) > 1:
 
