@@ -9,7 +9,7 @@ def main(job):
 
     from flag_st.core.errors import FlagError
     from flag_st.core.io import read_json, writing
-    from flag_st.data.panels import select_panel
+    from flag_st.data.panels import read_vocabulary, select_panel
     from flag_st.data.slide import read_expression
 
     entry, split = dict(job.params.panel), read_json(job.input.split)
@@ -29,6 +29,8 @@ def main(job):
             f"{job.input.split} names {', '.join(absent)}, whose spots are not among the inputs",
             remedy=f"delete {job.input.split} and run the same command again",
         )
+    if entry.get("vocabulary"):
+        entry["vocabulary"] = read_vocabulary(job.input.vocabulary)
     panel = select_panel(fit, names, **entry)
     pairs = zip(paths, fit, strict=True)
     values = [read_expression(p, t.obs_names, panel["gene"], transform) for p, t in pairs]

@@ -37,10 +37,20 @@ def test_unknown_arguments_are_refused(layer, name):
 
 def test_cohorts_of_the_paper_have_their_slides():
     plan = Plan(CONFIG)
-    sizes = {name: len(plan.rows(name)) for name in ("HER2ST", "KIDNEY", "PRAD", "DLPFC")}
-    assert sizes == {"HER2ST": 36, "KIDNEY": 23, "PRAD": 23, "DLPFC": 9}
-    patients = {n: len({r.patient for r in plan.rows(n)}) for n in ("HER2ST", "KIDNEY", "PRAD")}
-    assert patients == {"HER2ST": 8, "KIDNEY": 22, "PRAD": 2}
+    names = ("HER2ST", "KIDNEY", "PRAD", "cSCC", "DLPFC")
+    sizes = {name: len(plan.rows(name)) for name in names}
+    assert sizes == {"HER2ST": 36, "KIDNEY": 23, "PRAD": 23, "cSCC": 12, "DLPFC": 9}
+    patients = {n: len({r.patient for r in plan.rows(n)}) for n in names[:4]}
+    assert patients == {"HER2ST": 8, "KIDNEY": 22, "PRAD": 2, "cSCC": 4}
+
+
+def test_the_folds_of_hinge_are_the_first_section_of_each_patient():
+    plan = Plan(CONFIG)
+    rows = {row.id: row for row in plan.rows("HER2ST")}
+    folds = plan.expand_split("HER2ST", "hinge_her2st").values()
+    tested = [(rows[s].patient, rows[s].section) for fold in folds for s in fold.test]
+    assert tested == [(letter, "1") for letter in "ABCDEFGH"]
+    assert all(len(fold.train) == 34 and len(fold.valid) == 1 for fold in folds)
 
 
 def test_metric_columns_are_unique_and_described():

@@ -15,7 +15,7 @@ import scipy.sparse
 from PIL import Image
 
 from flag_st.core.errors import FlagError
-from flag_st.data.check_cohort import check_common_genes
+from flag_st.data.check_cohort import check_cohort, check_common_genes, cohort_warnings
 from flag_st.data.check_slide import check_slide
 from flag_st.data.prepare import prepare
 from flag_st.data.slide_files import SlideFiles
@@ -276,6 +276,28 @@ def test_fault(files, tmp_path, case):
         prepare(files, NAME, tmp_path / "out/spots.h5ad", tmp_path / "out/patches.h5")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_corrected_pixel_size_refuses_patches_that_were_cut_by_the_wrong_one(files):
+    (message,) = check_slide(files, NAME, pixel_scale=1.3636).messages
+    assert "patches of 0.682 µm per pixel, wanted 0.5" in message
+    assert "Remedy: set patches_from: wsi" in message
+    assert check_slide(files, NAME, pixel_scale=1.3636, patches_from="wsi").messages == []
+    (message, *_) = check_slide(files, NAME, pixel_scale=100, patches_from="wsi").messages
+    assert "is 1.0 times 100, outside" in message
+
+
+def test_spots_wider_than_their_distance_are_warned_of(files):
+    assert cohort_warnings({NAME: files}, {}) == []
+    facts(spot_diameter=150, inter_spot_dist=110)(files.metadata)
+    (warning,) = cohort_warnings({NAME: files}, {})
+    assert str(files.metadata) in warning
+    assert "spots of 150 µm at a distance of 110 µm would overlap" in warning
+    assert "pixel_scale: 1.3636" in warning
+    assert cohort_warnings({NAME: files}, {"pixel_scale": 1.3636}) == []
+    assert check_cohort({NAME: files}, {}, {}).messages == []  # nothing is stopped
+    facts(spot_diameter=None)(files.metadata)
+    assert cohort_warnings({NAME: files}, {}) == []
 
 
 def test_sound_slide_has_no_fault(files):

@@ -54,6 +54,10 @@ def test_known_slides_of_the_sheets():
     prad = {r.id: r.patient for r in Hest("config/cohorts/prad.tsv").slides()}
     assert "MEND155" not in prad
     assert {s for s, p in prad.items() if p == "1"} == {f"MEND{i}" for i in (154, *range(156, 163))}
+    cscc = {(r.patient, r.section): r.id for r in Hest("config/cohorts/cscc.tsv").slides()}
+    assert cscc["2", "3"] == "NCBI768"  # P2_ST_rep3, the section of HINGE's ablations
+    assert cscc["10", "3"] == "NCBI759"  # P10_ST_rep3, the default of its code
+    assert sorted(cscc.values()) == [f"NCBI{n}" for n in range(759, 771)]
     dlpfc = {r.section: (r.id, r.patient) for r in Hest("config/cohorts/dlpfc.tsv").slides()}
     assert dlpfc["151507"] == ("MISC12", "Br5292")
     assert dlpfc["151669"] == ("MISC8", "Br5595")

@@ -62,7 +62,7 @@ def test_values_are_the_declared_ones(name):
 
 
 #: Few genes and draws: top 50 of 24 genes, wide intervals of 3 draws.
-UNDEFINED_HERE = {"pcc50_best", "pcc50_var", "deg_overlap_50", "deg_excess_50"} | {
+UNDEFINED_HERE = {"pcc50_best", "pcc50_var", "pcc200_var", "deg_overlap_50", "deg_excess_50"} | {
     f"{kind}_{level}" for kind in ("coverage", "width") for level in (80, 90)
 }
 

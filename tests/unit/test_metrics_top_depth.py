@@ -44,6 +44,18 @@ def test_both_readings_of_pcc_50(arrays):
     assert found["pcc10_best"] > found["pcc10_var"] + 0.1
 
 
+def test_pcc_200_needs_200_genes():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(N, 210))
+    prediction, variance = truth + rng.normal(size=truth.shape), rng.uniform(size=210)
+    r = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(truth.T, prediction.T, strict=True)])
+    found = PccTop()(case(truth, prediction, train_variance=variance))
+    assert found["pcc200_var"] == pytest.approx(r[np.argsort(variance)[::-1][:200]].mean())
+    fewer = PccTop()(case(truth[:, :199], prediction[:, :199], train_variance=variance[:199]))
+    assert np.isnan(fewer["pcc200_var"])
+    assert np.isfinite(fewer["pcc50_var"])
+
+
 def test_variable_genes_need_the_training_variance(arrays):
     found = PccTop()(case(*arrays))
     assert np.isnan([found["pcc10_var"], found["pcc50_var"]]).all()

@@ -66,6 +66,17 @@ def whole(path: Path) -> np.ndarray:
 # What is written
 
 
+def test_a_corrected_pixel_size_widens_positions_and_patches_alike(files, tmp_path):
+    plain, before = run(files, tmp_path / "a", patches_from="wsi")
+    table, patches = run(files, tmp_path / "b", patches_from="wsi", pixel_scale=1.25)
+    assert table.uns["pixel_size_um"] == 1.25 * plain.uns["pixel_size_um"]
+    np.testing.assert_allclose(table.obsm["spatial_um"], 1.25 * plain.obsm["spatial_um"])
+    np.testing.assert_array_equal(table.obsm["spatial"], plain.obsm["spatial"])
+    # 112 µm are fewer pixels of the image, so that the corners move towards the centres.
+    edge = [2 * (table.obsm["spatial"] - p["coords"]).mean() for p in (before, patches)]
+    assert edge == pytest.approx([112, 112 / 1.25], abs=2)
+
+
 def test_spots_keep_the_contract(files, tmp_path):
     source = anndata.read_h5ad(files.st)
     table, patches = run(files, tmp_path)

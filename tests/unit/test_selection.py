@@ -44,6 +44,19 @@ def test_leave_one_out_tests_everything_once(by, folds, size):
         assert len(set.union(*parts(split))) == len(ROWS)
 
 
+@pytest.mark.parametrize(
+    ("by", "only"), [("slide", ["B1", "A2"]), ("patient", ["patient D", "patient B"])]
+)
+def test_only_limits_the_folds_and_not_the_pool(by, only):
+    entry = {"scheme": "leave_one_out", "by": by, "seed": 0}
+    everything = splits.expand("loo", entry, ROWS)
+    found = splits.expand("loo", {**entry, "only": only}, ROWS)
+    assert list(found) == [f"loo-{unit.replace(' ', '_')}" for unit in only]
+    for name, split in found.items():
+        assert split == everything[name]  # the other units still train or validate
+        assert set.union(*parts(split)) == {r.id for r in ROWS}
+
+
 def test_fixed_lists_and_the_sheet():
     lists = {"scheme": "fixed", "train": ["B1", "A1"], "valid": ["A2"], "test": ["C1"]}
     split = splits.expand("f", lists, ROWS)["f"]
@@ -68,6 +81,11 @@ def test_fixed_lists_and_the_sheet():
         (RANDOM, ROWS[:2], "at least 3"),
         ({**RANDOM, "ratio": [1, 50, 50]}, ROWS[:4], "no training"),
         ({"scheme": "best"}, ROWS, "leave_one_out"),
+        (
+            {"scheme": "leave_one_out", "by": "slide", "only": ["A1", "Z1", "Z2"]},
+            ROWS,
+            r"split 's', only: no slide Z1, Z2\. Valid: A1, A2.*Remedy: take out of splits\.s\.only",
+        ),
     ],
 )
 def test_bad_splits_are_refused(entry, rows, word):
@@ -154,3 +172,52 @@ def test_filters_of_the_release_and_fixed_lists():
         panels.select_panel(tables, names, 1, genes=["NOPE"])
     with pytest.raises(FlagError, match=r"wants 61 genes, but only 60"):
         panels.select_panel(tables, names, 61)
+
+
+def test_top_gives_as_many_genes_as_both_lists_share():
+    """HINGE's rule by hand, and the same genes as the size that needs the same K."""
+    tables = slides()
+    names = [list(t.var_names) for t in tables]
+    stack = np.concatenate([t[:, sorted(names[0])].X.toarray() for t in tables]).astype(float)
+    lists = [
+        {g for _, g in sorted(zip(-v, sorted(names[0]), strict=True))[:25]}
+        for v in (stack.mean(0), stack.var(0))
+    ]
+    panel = panels.select_panel(tables, names, top=25)
+    assert set(panel["gene"]) == lists[0] & lists[1]
+    assert 2 < len(panel) < 25
+    assert panel["gene"].tolist() == panels.select_panel(tables, names, len(panel))["gene"].tolist()
+    with pytest.raises(FlagError, match="wants 61 genes, but only 60"):
+        panels.select_panel(tables, names, top=61)
+
+
+def test_lists_that_share_too_little_are_refused():
+    """Every spot has three of g0, which varies in nothing; g1 is rare and varies most."""
+    counts = np.array([[3, 0, 1], [3, 4, 1], [3, 0, 1], [3, 0, 1]], dtype=float)
+    table = anndata.AnnData(sparse.csr_matrix(counts), var=pd.DataFrame(index=["g0", "g1", "g2"]))
+    with pytest.raises(FlagError, match=r"top 1 genes by mean and by deviation share 0.*raise top"):
+        panels.select_panel([table], [["g0", "g1", "g2"]], top=1)
+
+
+def test_a_vocabulary_is_applied_before_the_ranking(tmp_path):
+    tables = slides()
+    names = [list(t.var_names) for t in tables]
+    best = panels.select_panel(tables, names, 3)["gene"].tolist()
+    file = tmp_path / "known.txt"
+    file.write_text("# symbols\n" + "\n".join(["ALIEN", *(g for g in names[0] if g != best[0])]))
+    known = panels.read_vocabulary(file)
+    panel = panels.select_panel(tables, names, top=20, vocabulary=known)
+    assert best[0] not in set(panel["gene"])
+    assert panel["rank_mean"].min() == panel["rank_std"].min() == 1  # ranks among the known
+    with pytest.raises(FlagError, match=r"only 2 are common to all slides and left by its filters"):
+        panels.select_panel(tables, names, 3, vocabulary=best[:2])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "holds no gene"), ("A1BG,ENSG1\n", "holds 'A1BG,ENSG1', which is no gene symbol")],
+)
+def test_what_is_no_vocabulary_is_refused(tmp_path, text, said):
+    (tmp_path / "v.txt").write_text(text)
+    with pytest.raises(FlagError, match=f"v.txt {said}.*one gene symbol a line"):
+        panels.read_vocabulary(tmp_path / "v.txt")

@@ -170,11 +170,17 @@ def of_predictions(pattern, experiment):
 
 
 def panels_of(cohort):
-    """The panels that the experiments use on a cohort, with their sizes."""
+    """The panels that the experiments use on a cohort, with the genes that slides must share."""
     names = {
         run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort
     }
-    return {name: entry("panels", name)["size"] for name in sorted(names)}
+    return {name: layers.genes_of(entry("panels", name)) for name in sorted(names)}
+
+
+def vocabulary_of(wildcards):
+    """The file of the genes that a panel may choose from, if its entry names one."""
+    path = entry("panels", wildcards.panel).get("vocabulary")
+    return str(layers.locate_file(path)) if path else []
 
 
 def makes(kind):

@@ -99,6 +99,7 @@ rule select_panel:
             rules.prepare_slide.output.spots, wc, PLAN.slides(wc.cohort)
         ),
         split=rules.make_split.output.split,
+        vocabulary=vocabulary_of,
     output:
         **outputs("select_panel"),
     log:

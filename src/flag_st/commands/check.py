@@ -5,8 +5,9 @@ from typing import Any
 
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
-from flag_st.data.check_cohort import check_cohort
+from flag_st.data.check_cohort import check_cohort, cohort_warnings
 from flag_st.data.slide_files import SlideFiles
+from flag_st.planning.config import genes_of
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
 
@@ -97,9 +98,9 @@ def check_columns(plan: Plan, name: str) -> None:
 
 
 def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:
-    """Name → size of the panels that the experiments need on a cohort."""
+    """Name → genes that slides must share for the panels that the experiments need on a cohort."""
     names = {p for e in experiments.values() if cohort in e["cohorts"] for p in e["panels"]}
-    return {name: config["panels"][name]["size"] for name in sorted(names)}
+    return {name: genes_of(config["panels"][name]) for name in sorted(names)}
 
 
 def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults) -> None:
@@ -125,7 +126,10 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
         print(
             f"{cohort}: {waiting} of {len(slides)} slides are not here yet; the rule retrieve fetches them"
         )
-    faults.extend(check_cohort(files, panels, plan.config["cohorts"][cohort].get("prepare", {})))
+    prepare = plan.config["cohorts"][cohort].get("prepare", {})
+    for warning in cohort_warnings(files, prepare):
+        print(f"warning: {warning}")
+    faults.extend(check_cohort(files, panels, prepare))
 
 
 def _collect(faults: Faults, action, prefix: str = "") -> None:

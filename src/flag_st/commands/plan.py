@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flag_st.core import registry
+from flag_st.planning.config import genes_of
 from flag_st.planning.jobs import Job, list_jobs
 from flag_st.planning.rules import AMOUNTS, RULES
 
@@ -135,7 +136,7 @@ def _first(own: float | None, means: dict[tuple, float], job: Job) -> float | No
 def _size(config: dict[str, Any], job: Job, spots: int) -> float:
     """Bytes that a job writes, from the shapes of its arrays; compression is not considered."""
     known = job.wildcards
-    genes = config["panels"][known["panel"]]["size"] if "panel" in known else 0
+    genes = genes_of(config["panels"][known["panel"]]) if "panel" in known else 0
     if job.rule in ("retrieve", "prepare_slide"):
         return spots * (PATCH + COUNTS)
     if job.rule == "encode_patches":

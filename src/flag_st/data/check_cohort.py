@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flag_st.core.errors import Faults
-from flag_st.data.check_slide import check_slide
+from flag_st.data.check_slide import check_slide, overlapping_spots
 from flag_st.data.slide_files import SlideFiles
 
 
@@ -15,14 +15,15 @@ def check_cohort(
 
     Args:
         files: the files of each slide, by slide id.
-        panels: size of each panel, by name.
+        panels: how many genes the slides must share for each panel, by name.
         prepare: the key ``prepare`` of the cohort's entry.
     """
     import anndata
 
     faults = Faults()
     names: dict[str, list[str]] = {}
-    options = {k: v for k, v in prepare.items() if k in ("patches_from", "unique_genes")}
+    known = ("patches_from", "unique_genes", "pixel_scale")
+    options = {k: v for k, v in prepare.items() if k in known}
     for slide, own in files.items():
         found = check_slide(own, slide, **options)
         faults.extend(found)
@@ -35,6 +36,17 @@ def check_cohort(
     return faults
 
 
+def cohort_warnings(files: Mapping[str, SlideFiles], prepare: Mapping[str, Any]) -> list[str]:
+    """What looks wrong but stops nothing; a corrected pixel size needs no warning.
+
+    Args:
+        files, prepare: as for ``check_cohort``.
+    """
+    if "pixel_scale" in prepare:
+        return []
+    return [text for own in files.values() if (text := overlapping_spots(own.metadata))]
+
+
 def check_common_genes(
     names_per_slide: Mapping[str, Sequence[str]], wanted: int, panel: str
 ) -> Faults:
@@ -45,7 +57,7 @@ def check_common_genes(
     if len(common) >= wanted:
         return faults
     fault = f"panel {panel} wants {wanted} genes, {len(sets)} slides share {len(common)}"
-    smaller = f"set the size of panel {panel} to {len(common)} or fewer"
+    smaller = f"set the size (or top) of panel {panel} to {len(common)} or fewer"
     remedies = [smaller] if common else []
     if len(sets) > 1:
 

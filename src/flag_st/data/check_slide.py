@@ -39,6 +39,7 @@ def check_slide(
     um_per_px: float = 0.5,
     patches_from: str = "auto",
     unique_genes: bool = True,
+    pixel_scale: float = 1.0,
 ) -> Faults:
     """All faults of one slide's files; nothing is written.
 
@@ -48,6 +49,7 @@ def check_slide(
         size, um_per_px: edge in pixels and resolution of the patches that a patch file must hold.
         patches_from: ``wsi``, ``hest`` or ``auto``, with the meaning they have for ``prepare``.
         unique_genes: whether a repeated gene symbol is a fault.
+        pixel_scale: what the pixel sizes that the files state are multiplied by.
     """
     faults = Faults()
     given = {"auto": files.patches or files.wsi, "wsi": files.wsi, "hest": files.patches}
@@ -56,7 +58,7 @@ def check_slide(
     elif given[patches_from] is None:
         fault = f"slide {slide} has no image for patches_from: {patches_from}"
         faults.add(fault, remedy="add wsis/<slide>.tif or patches/<slide>.h5, or use the other")
-    bounds = _read(_metadata, files.metadata, "metadata", faults)
+    bounds = _read(_metadata, files.metadata, "metadata", faults, pixel_scale)
     spots, position = _read(_table, files.st, "counts", faults, unique_genes) or (None, None)
     if files.wsi is not None:
         bounds = _read(_image, files.wsi, "slide image", faults)
@@ -65,8 +67,28 @@ def check_slide(
     if files.labels is not None and spots is not None:
         _read(_labels, files.labels, "label", faults, spots)
     if files.patches is not None and patches_from != "wsi":
-        _read(_patches, files.patches, "patch", faults, spots, size, um_per_px)
+        _read(_patches, files.patches, "patch", faults, spots, size, um_per_px, pixel_scale)
     return faults
+
+
+def overlapping_spots(metadata: Path) -> str | None:
+    """A warning if the metadata say that spots are wider than their distance.
+
+    On no array do spots overlap, so that one of the two numbers is wrong. A pixel size that was
+    computed from the distance, as HEST's is, is then wrong by the same factor.
+    """
+    try:
+        facts = read_json(metadata)
+        spot, pitch = float(facts["spot_diameter"]), float(facts["inter_spot_dist"])
+    except (FlagError, *UNREADABLE):
+        return None  # not stated; whether the file is readable at all is for `check_slide` to say
+    if not spot > pitch > 0:
+        return None
+    return (
+        f"{metadata}: spots of {spot:g} µm at a distance of {pitch:g} µm would overlap; if the two are "
+        f"swapped, the true pixel size is {spot / pitch:.4f} times {PIXEL_KEY}: set prepare: {{pixel_scale: "
+        f"{spot / pitch:.4f}}} in the cohort's entry"
+    )
 
 
 def plain(barcodes: Iterable[str]) -> list[str]:
@@ -102,8 +124,8 @@ def _labels(path: Path, faults: Faults, spots: Sequence[str]) -> None:
     read_labels(path, spots)
 
 
-def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
-    """Check the pixel size; returns width and height of level 0, or None if they are not given."""
+def _metadata(path: Path, faults: Faults, scale: float) -> tuple[int, int] | None:
+    """Check the pixel size, which is corrected by ``scale``; returns width and height of level 0, or None if they are not given."""
     facts = read_json(path)
     if not isinstance(facts, dict):
         raise ValueError("not a JSON object")
@@ -114,8 +136,9 @@ def _metadata(path: Path, faults: Faults) -> tuple[int, int] | None:
         fault = f"{path} has no {PIXEL_KEY}"
     elif isinstance(size, bool) or not isinstance(size, int | float):
         fault = f"{path}: {PIXEL_KEY} is {size!r}, not a number"
-    elif not low <= size <= high:
-        fault = f"{path}: {PIXEL_KEY} is {size}, outside {low} to {high} µm per pixel"
+    elif not low <= size * scale <= high:
+        corrected = "" if scale == 1 else f" times {scale:g}"
+        fault = f"{path}: {PIXEL_KEY} is {size}{corrected}, outside {low} to {high} µm per pixel"
     if fault:
         faults.add(fault, remedy="write there the µm per pixel of the slide image's level 0")
     width, height = facts.get(WIDTH_KEY), facts.get(HEIGHT_KEY)
@@ -220,7 +243,9 @@ def _inside(path: Path, position: np.ndarray, bounds: tuple[int, int], faults: F
         )
 
 
-def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> None:
+def _patches(
+    path: Path, faults: Faults, spots, size: int, um_per_px: float, pixel_scale: float
+) -> None:
     """Check ready-made patches in HEST's layout."""
     import h5py
 
@@ -245,8 +270,10 @@ def _patches(path: Path, faults: Faults, spots, size: int, um_per_px: float) -> 
         some = f"{', '.join(names[:2])} here, {', '.join(spots[:2])} there"
         fault(f"no barcode in common with the counts ({some})", "use files of the same slide")
     scale = um_per_px if None in (source, pixel) else float(pixel) * float(source) / size
+    scale *= pixel_scale
     if abs(scale / um_per_px - 1) > 0.05:  # HEST rounds the source size to whole pixels
-        fault(f"patches of {scale:.3g} µm per pixel, wanted {um_per_px:.3g}")
+        remedy = AGAIN["patch"] if pixel_scale == 1 else "set patches_from: wsi"
+        fault(f"patches of {scale:.3g} µm per pixel, wanted {um_per_px:.3g}", remedy)
 
 
 def _repeats(path: Path, names: Sequence[str], what: str, faults: Faults) -> None:

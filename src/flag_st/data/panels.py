@@ -1,6 +1,7 @@
 """Gene panels: highly expressed and highly variable genes (HMHVG) that all slides share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,23 +38,27 @@ def moments(counts: Sequence, columns: Sequence[np.ndarray]) -> tuple[np.ndarray
     return mean, np.sqrt(np.maximum(square / n - mean**2, 0))
 
 
-def hmhvg(genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int) -> pd.DataFrame:
-    """The ``size`` genes that are first in both top-K lists as K grows (paper §4.1).
+def hmhvg(
+    genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int | None, top: int | None
+) -> pd.DataFrame:
+    """The ``size`` genes that are first in both top-K lists as K grows (FLAG, §4.1).
 
     A gene enters the intersection of top-K by mean and top-K by standard deviation at
     K = max(its two ranks). Sorting by that K gives *exactly* ``size`` genes for any size; where two
-    genes have the same K, the sum of their ranks and then their names decide.
+    genes have the same K, the sum of their ranks and then their names decide. With ``top``, K is
+    given, and as many genes are chosen as both lists share (HINGE, §A.2).
 
     Returns:
         DataFrame gene, mean, std, rank_mean, rank_std, k; best first.
 
     Raises:
-        FlagError: there are fewer than ``size`` genes.
+        FlagError: there are fewer than ``size`` or ``top`` genes, or both lists share fewer than two.
     """
-    if len(genes) < size:
+    if len(genes) < (wanted := size or top or 0):
         raise FlagError(
-            f"the panel wants {size} genes, but only {len(genes)} are common to all slides",
-            remedy="lower genes of the panel, or leave out the slides with the smallest gene sets",
+            f"the panel wants {wanted} genes, but only {len(genes)} are common to all slides and left "
+            "by its filters",
+            remedy="lower size or top of the panel, or leave out the slides with the smallest gene sets",
         )
     table = pd.DataFrame({"gene": list(genes), "mean": mean, "std": std})
     for name in ("mean", "std"):
@@ -61,7 +66,13 @@ def hmhvg(genes: Sequence[str], mean: np.ndarray, std: np.ndarray, size: int) ->
         table[f"rank_{name}"] = pd.Series(np.arange(1, len(table) + 1), index=order)
     table["k"] = table[["rank_mean", "rank_std"]].max(axis=1)
     table["ranks"] = table["rank_mean"] + table["rank_std"]
-    chosen = table.sort_values(["k", "ranks", "gene"]).head(size)
+    chosen = table.sort_values(["k", "ranks", "gene"])
+    chosen = chosen.head(size) if size else chosen[chosen["k"] <= top]
+    if len(chosen) < 2:
+        raise FlagError(
+            f"the top {top} genes by mean and by deviation share {len(chosen)}",
+            remedy="raise top of the panel",
+        )
     return chosen.drop(columns="ranks").reset_index(drop=True)
 
 
@@ -82,10 +93,12 @@ def highly_variable_union(slides: Sequence, top: int) -> set[str]:
 def select_panel(
     fit: Sequence,
     names: Sequence[Sequence[str]],
-    size: int,
+    size: int | None = None,
     drop_prefixes: Sequence[str] = (),
     hvg: int | None = None,
     genes: Sequence[str] | None = None,
+    top: int | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Choose the panel.
 
@@ -93,10 +106,12 @@ def select_panel(
         fit: AnnData of the slides whose counts may decide: the training slides, unless the entry
             says ``fit_on: all``.
         names: gene names of every slide of the cohort.
-        size: G, the number of genes.
+        size: G, the number of genes; or ``top``, the length of the two lists whose common genes are
+            chosen.
         drop_prefixes: genes with these prefixes are left out before ranking.
         hvg: rank only the union of this many highly variable genes per slide (release: 4096).
         genes: rank only these genes.
+        vocabulary: rank only genes that are among these, such as those that a gene model knows.
 
     Returns:
         DataFrame as ``hmhvg`` returns it.
@@ -110,9 +125,30 @@ def select_panel(
             raise FlagError(f"panel genes missing from some slide: {', '.join(missing[:10])}")
         shared = list(genes)
     shared = [g for g in shared if not g.startswith(tuple(drop_prefixes))]
+    if vocabulary is not None:
+        known = set(vocabulary)
+        shared = [g for g in shared if g in known]
     if hvg:
         allowed = highly_variable_union(fit, hvg)
         shared = [g for g in shared if g in allowed]
     columns = [table.var_names.get_indexer(shared) for table in fit]
     mean, std = moments([table.X for table in fit], columns)
-    return hmhvg(shared, mean, std, size)
+    return hmhvg(shared, mean, std, size, top)
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    """The gene symbols of a text file, one a line; lines that start with ``#`` are comments.
+
+    Raises:
+        FlagError: it cannot be read, holds no gene, or a line holds more than a symbol.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlagError(f"cannot read the vocabulary {path} ({error})") from None
+    symbols = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wrong = [symbol for symbol in symbols if not symbol.isprintable() or set(symbol) & set(" ,;")]
+    if wrong or not symbols:
+        fault = f"holds {wrong[0]!r}, which is no gene symbol" if wrong else "holds no gene"
+        raise FlagError(f"{path} {fault}", remedy="write one gene symbol a line and nothing else")
+    return symbols

@@ -37,6 +37,7 @@ def prepare(
     min_counts: int = 1,
     patches_from: str = "auto",
     unique_genes: bool = True,
+    pixel_scale: float = 1.0,
     progress: Callable[..., Iterable] = lambda items, **_: items,
 ) -> None:
     """Check the files of a slide, then write its spots and its patches in the same order.
@@ -55,6 +56,7 @@ def prepare(
             chose the spots.
         unique_genes: refuse repeated gene symbols; if false they are numbered (TBCE, TBCE-1),
             which HEST's Visium slides need.
+        pixel_scale: the metadata's pixel size is multiplied by it, where that is known to be wrong.
         progress: goes through an iterable and reports from time to time how far it is.
 
     Raises:
@@ -62,9 +64,10 @@ def prepare(
     """
     wanted: dict[str, Any] = {"size": size, "um_per_px": um_per_px}
     wanted |= {"patches_from": patches_from, "unique_genes": unique_genes}
+    wanted |= {"pixel_scale": pixel_scale}
     check_slide(files, slide, **wanted).raise_if_any(f"slide {slide}")
     facts = read_json(files.metadata)
-    pixel = float(facts[PIXEL_KEY])
+    pixel = float(facts[PIXEL_KEY]) * pixel_scale
     table = _read_table(files.st, min_counts)
     ready = None if patches_from == "wsi" else files.patches
     layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}

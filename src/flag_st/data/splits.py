@@ -30,7 +30,8 @@ def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]
         name: name of the entry; folds of leave-one-out are called ``{name}-{unit}``.
         entry: ``scheme`` and its arguments: ``by`` (slide or patient), ``ratio`` and ``seed``, or
             for a fixed split the lists ``train``, ``valid`` and ``test``, without which the column
-            ``fold`` of the sheet decides.
+            ``fold`` of the sheet decides. ``only`` lists the units (slides or patients) that are
+            left out in turn; all others are in the pool of every fold.
         rows: the slide sheet.
 
     Raises:
@@ -43,10 +44,9 @@ def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]
     if scheme == "random":
         return {name: _random(name, units, entry["ratio"], entry["seed"], rows)}
     if scheme == "leave_one_out":
-        order = list(units)
         return {
-            f"{name}-{_slug(unit)}": _leave_out(name, units, order, i, entry.get("seed", 0), rows)
-            for i, unit in enumerate(order)
+            f"{name}-{_slug(unit)}": _leave_out(name, units, unit, entry.get("seed", 0), rows)
+            for unit in _left_out(name, by, units, entry.get("only"))
         }
     raise FlagError(f"split {name!r}: unknown scheme {scheme!r}", choices=SCHEMES)
 
@@ -87,14 +87,25 @@ def _random(name, units, ratio, seed, rows) -> Split:
     return _split(name, [[i for u in part for i in units[u]] for part in parts], rows)
 
 
-def _leave_out(name, units, order, fold, seed, rows) -> Split:
+def _left_out(name: str, by: str, units: dict, only: Sequence[str] | None) -> list[str]:
+    """The units that are a test part in turn: all, or those that the entry lists in ``only``."""
+    if unknown := [unit for unit in only or () if unit not in units]:
+        raise FlagError(
+            f"split {name!r}, only: no {by} {', '.join(unknown)}",
+            choices=units,
+            remedy=f"take out of splits.{name}.only what the cohort does not have",
+        )
+    return list(only or units)
+
+
+def _leave_out(name, units, left_out, seed, rows) -> Split:
     """Test on one unit, validate on another that ``seed`` chooses, and train on the rest."""
-    if len(order) < 3:
-        raise FlagError(f"split {name!r} needs at least 3 units, found {len(order)}")
-    rest = [u for i, u in enumerate(order) if i != fold]
-    chosen = rest[int(numpy_generator(seed, "split", order[fold]).integers(len(rest)))]
+    if len(units) < 3:
+        raise FlagError(f"split {name!r} needs at least 3 units, found {len(units)}")
+    rest = [unit for unit in units if unit != left_out]
+    chosen = rest[int(numpy_generator(seed, "split", left_out).integers(len(rest)))]
     train = [i for u in rest if u != chosen for i in units[u]]
-    return _split(name, [train, units[chosen], units[order[fold]]], rows)
+    return _split(name, [train, units[chosen], units[left_out]], rows)
 
 
 def _fixed(name: str, entry: dict, rows: Sequence[SlideRow]) -> Split:

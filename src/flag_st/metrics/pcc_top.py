@@ -1,4 +1,4 @@
-"""PCC of the top 10 and top 50 genes, in the two meanings that papers give it."""
+"""PCC of the top 10, 50 and 200 genes, in the two meanings that papers give it."""
 
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ class PccTop(Metric):
         "pcc50_best": ("PCC-50, best genes", 1),
         "pcc10_var": ("PCC-10, variable genes", 1),
         "pcc50_var": ("PCC-50, variable genes", 1),
+        "pcc200_var": ("PCC-200, variable genes", 1),
     }
 
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:
@@ -34,6 +35,7 @@ class PccTop(Metric):
             "pcc50_best": _mean_of_first(best, 50),
             "pcc10_var": _mean_of_first(ranked, 10),
             "pcc50_var": _mean_of_first(ranked, 50),
+            "pcc200_var": _mean_of_first(ranked, 200),
         }
 
 

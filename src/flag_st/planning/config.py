@@ -11,6 +11,7 @@ import yaml
 
 from flag_st.core.code import ROOT, locate
 from flag_st.core.errors import Faults, FlagError
+from flag_st.sources.hest import locate as locate_file
 
 #: One file per layer; later layers may name entries of earlier ones.
 LAYERS = [
@@ -114,6 +115,12 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     _plugin_faults(config, faults)
     _grid_faults(config, faults)
     _missing_faults(config, faults)
+    for name, panel in config["panels"].items():
+        if (path := panel.get("vocabulary")) and not locate_file(path).is_file():
+            faults.add(
+                f"panels.{name}.vocabulary: no file {path}",
+                remedy="write the gene symbols there, one a line, or set vocabulary: null",
+            )
     for name, entry in config["experiments"].items():
         if not (ROOT / "scripts" / f"{entry['script']}.py").exists():
             choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
@@ -121,6 +128,11 @@ def cross_faults(config: dict[str, Any]) -> Faults:
                 f"experiments.{name}.script: no scripts/{entry['script']}.py", choices=choices
             )
     return faults
+
+
+def genes_of(panel: dict[str, Any]) -> int:
+    """How many genes slides must share for a panel; with ``top``, fewer than that may be chosen."""
+    return panel.get("size") or panel["top"]
 
 
 def _check_name(config: dict[str, Any], faults: Faults, layer: str, name: Any, where: str) -> None:
