@@ -13,7 +13,7 @@ def main(job):
     from flag_st.paper.experiment import Experiment
     from flag_st.paper.figures import charts, style
     from flag_st.paper.reported import read_reported
-        from flag_st.paper.summary import numbers_of
+    from flag_st.paper.summary import numbers_of
 
     style.use()
     experiment = Experiment.of(job.params.item)

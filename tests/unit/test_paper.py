@@ -31,6 +31,7 @@ from flag_st.paper.tables.sheet import (
     number,
     printed,
 )
+from flag_st.planning import config
 
 REPORTED = Path(__file__).parents[2] / "config" / "reported.csv"
 COLUMNS = [
@@ -225,7 +226,12 @@ def test_printed_numbers_are_those_of_the_paper():
     counts = table["table"].value_counts()
     assert counts["table_1"] == 3 * 6 * 4
     assert counts["table_8"] == 4 * 3 * 4
-    assert set(counts.index) == {f"table_{i}" for i in range(1, 16)}
+    hinge = [*range(1, 6), *(f"S{i}" for i in range(1, 6))]
+    assert set(counts.index) == {f"table_{i}" for i in range(1, 16)} | {
+        f"hinge_table_{i}" for i in hinge
+    }
+    assert counts["hinge_table_1"] == 3 * 7 * 4
+    assert counts["hinge_table_S4"] == 3 * 5 * 4
     main = reported.read_reported(REPORTED, "table_1")
     cells = {
         ("HER2ST", "flag", "pcc"): (0.6835, 0.0084, ""),
@@ -234,6 +240,9 @@ def test_printed_numbers_are_those_of_the_paper():
     }
     for (cohort, method, metric), cell in cells.items():
         assert reported.printed_value(main, cohort, "hmhvg200", method, metric) == cell
+    hinge = reported.read_reported(REPORTED, "hinge_table_1")
+    found = reported.printed_value(hinge, "KIDNEY", "hinge", "hinge_paper", "pcc200_var")
+    assert found == (0.309, 0.01, "")
 
 
 def test_percentages_become_shares_and_out_of_memory_is_said():
@@ -300,6 +309,33 @@ def test_every_difference_from_the_paper_is_found(paper, run, cohort, method, ex
         cohorts={run["cohort"]: CohortFacts(**(HEST | cohort))},
         methods={run["method"]: MethodFacts("m", **method)},
     )
+    assert reported.differences(run, experiment, paper) == expected
+
+
+HINGE = {"cohort": "cSCC", "split": "hinge_one_slide-NCBI768", "panel": "hinge", "method": "hinge"}
+HINGE |= {"seed": 0, "encoder": "uni+conch", "gene_model": "cellfm"}
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ({}, []),
+        ({"gene_model": "cellfm_mini"}, ["gene model cellfm_mini, the paper's is cellfm"]),
+        (
+            {"split": "leave_one_slide_out-NCBI768"},
+            ["split leave_one_slide_out-NCBI768, the paper's is hinge_one_slide"],
+        ),
+        ({"method": "ridge", "gene_model": ""}, []),
+        (
+            {"method": "ridge", "gene_model": "", "encoder": "uni"},
+            ["encoder uni, the paper's is uni+conch"],
+        ),
+    ],
+)
+def test_each_table_is_compared_with_the_setting_of_its_own_paper(run, expected):
+    run = HINGE | run
+    experiment = known({"cSCC": CohortFacts(**HEST)}, {run["method"]: MethodFacts("m")})
+    paper = reported.read_reported(REPORTED, "hinge_table_2")
     assert reported.differences(run, experiment, paper) == expected
 
 
@@ -440,10 +476,7 @@ def test_script_writes_four_files_and_the_csv_holds_every_number(study, tables, 
 
 
 def test_shipped_columns_are_valid():
-    import yaml
-
-    shipped = yaml.safe_load((REPORTED.parent / "experiments.yaml").read_text())["experiments"]
-    for name, entry in shipped.items():
+    for name, entry in config.shipped()["experiments"].items():
         if "columns" in entry.get("params", {}):
             assert known({}, {}, entry["params"]).columns, name
 

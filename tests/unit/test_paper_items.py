@@ -14,6 +14,8 @@ from flag_st.core import code, registry
 from flag_st.core.errors import FlagError
 from flag_st.paper import claims, predictions, rescore
 from flag_st.paper.ability import add_ability
+from flag_st.paper.by_setting import by_setting
+from flag_st.paper.by_slide import by_slide
 from flag_st.paper.collect import read_scores
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import calibration, charts, clusters, matrices, moran, style
@@ -135,6 +137,33 @@ def test_cohort_sizes_are_those_of_the_files(study, collected, tmp_path):
     assert row["total_spots_paper"] == 13620
 
 
+def test_patients_have_the_sections_of_the_files_and_the_papers_beside_them(
+    study, collected, tmp_path
+):
+    """The two sections of the study belong to one patient, whose name the paper does not have."""
+    how = {"params": {"by": "patient"}, "reported": "hinge_table_S1"}
+    row = make(study, collected, "tables", "cohorts", tmp_path, **how).iloc[0]
+    assert (row["row"], row["samples"]) == ("Patient P1", 2)
+    assert row["spots_min"] == row["spots_max"] == SIDE**2
+    assert row["inter_spot_um"] == pytest.approx(200)
+    assert np.isnan(row["samples_paper"])
+    for path in map(study.spots, study.slides):
+        table = anndata.read_h5ad(path)
+        table.uns["patient"] = "A"
+        table.write_h5ad(tmp_path / f"{path.parent.name}.h5ad")
+    files = {"slides": [str(tmp_path / f"{slide}.h5ad") for slide in study.slides]}
+    row = make(study, collected, "tables", "cohorts", tmp_path, files=files, **how).iloc[0]
+    assert (row["spots_min_paper"], row["genes_max_paper"]) == (325, 15645)
+
+
+def test_genes_are_listed_by_the_variance_of_the_truth(study, collected, tmp_path, tissue):
+    table = make(study, collected, "tables", "genes", tmp_path)
+    assert sorted(table["gene"]) == sorted(GENES)
+    variance = dict(zip(tissue.genes, tissue.truth.var(axis=0), strict=True))
+    assert table["variance"].tolist() == pytest.approx(sorted(variance.values())[::-1], rel=1e-4)
+    assert table["gene"][0] == max(variance, key=variance.get)
+
+
 def test_settings_are_resolved_and_stand_beside_the_papers(study, collected, tmp_path):
     settings = {"width": 64, "depth": 12, "regions": [1, 8], "base": None}
     settings["training"] = {"lr": 0.002, "noise": {"sigma": 0.5}}
@@ -247,7 +276,7 @@ def large(tmp_path_factory):
 def judged(study, scores, runs, changes=None, **test):
     test = {"kind": "better", "metric": "pcc", "method": "flag", "cohorts": ("HER2ST",), **test}
     claim = claims.Claim("c", "w", "table_1", "p", "r", claims.Test(**test))
-    asked = claims.Claims({"x": claim}, {"HER2ST": 4})
+    asked = claims.Claims({"x": claim}, {"table": {"HER2ST": 4}})
     experiment, paper = study.experiment(), read_reported(REPORTED, "table_1")
     runs = changes(runs) if changes else runs
     table = claims.judge(asked, experiment, scores, runs, paper)
@@ -270,7 +299,7 @@ def test_every_claim_is_judged_on_the_cohorts_and_the_table_that_it_cites():
             assert claim.table == (entry.get("reported") or "table_1"), (experiment, name)
             rows = printed[printed["table"] == claim.table]
             assert set(test.cohorts) <= set(rows["cohort"]), name
-            assert set(test.cohorts) <= set(known.tested), name
+            assert all(known.tested_on(claim, cohort) for cohort in test.cohorts), name
             if test.kind == "reproduces":
                 assert test.metric in set(rows[rows["method"] == test.method]["metric"]), name
             seen.append(name)
@@ -429,8 +458,7 @@ def test_what_was_not_run_cannot_be_decided(study, scores, runs, test, why):
 
 def test_shipped_claims_are_whole_and_about_declared_methods(study):
     shipped = claims.read_claims(CONFIG / "claims.yaml")
-    methods = set(yaml.safe_load((CONFIG / "methods.yaml").read_text())["methods"])
-    labels = study.experiment().labels
+    methods, labels = set(config.shipped()["methods"]), study.experiment().labels
     for claim in shipped.entries.values():
         test = claim.test
         assert {test.method, test.other or test.method} <= methods
@@ -514,6 +542,22 @@ def test_gene_matrices_draw_the_panels_genes_of_a_pathway(study, collected, tmp_
     for row in pairs.itertuples():
         one, other = (tissue.truth[:, GENES.index(g)] for g in (row.gene, row.other))
         assert row.correlation == pytest.approx(np.corrcoef(one, other)[0, 1], abs=1e-4)
+
+
+def test_gene_matrices_draw_the_most_variable_genes(study, collected, tmp_path, tissue):
+    table = make(
+        study,
+        collected,
+        "figures",
+        "gene_matrices",
+        tmp_path,
+        {"variable": 5},
+        {"pathways": CONFIG / "pathways.yaml"},
+    )
+    order = np.argsort(-tissue.truth.var(axis=0))[:5]
+    pairs = table.query("panel == 'truth'")
+    assert {*pairs["gene"], *pairs["other"]} == {tissue.genes[i] for i in order}
+    assert len(pairs) == 10
 
 
 def test_shipped_pathways_are_lists_of_distinct_symbols():
@@ -671,6 +715,52 @@ def test_curse_figure_has_a_row_per_head_over_genes_per_width(study):
     assert names[:2] == ["edges none, width 10", "edges none, width 40"]
 
 
+def test_slides_are_tested_over_slides_and_over_patients(large, tmp_path):
+    """Eight slides of as many patients: both p values by hand, and the figure shows every slide."""
+    from scipy.stats import wilcoxon
+
+    study, scores, _ = large
+    params = {"columns": [{"metric": "mse", "estimator": "mean"}], "reference": "flag"}
+    experiment = study.experiment(params=params, patients={})
+    table = by_slide(experiment, scores)
+    wide = table.pivot(index="slide", columns="method", values="value")
+    assert len(wide) == len(study.slides)
+    rows = table.drop_duplicates("method").set_index("method")
+    assert rows.loc["ridge", "p_slides"] == wilcoxon(wide["ridge"] - wide["flag"]).pvalue
+    assert rows.loc["ridge", "p_patients"] == pytest.approx(2 / 2 ** len(wide))
+    assert np.isnan(rows.loc["flag", "p_slides"])
+    style.use()
+    (axes,) = charts.per_slide(table, experiment).axes
+    dots = sorted(x for found in axes.collections for x, _ in found.get_offsets())
+    assert dots == pytest.approx(sorted(wide.to_numpy().ravel()))
+    assert len(axes.texts) == 2
+
+
+def test_settings_figure_has_a_line_over_each_setting(study, scores, runs, tmp_path):
+    style.use()
+    settings = {"flag": (50, None), "ridge": (50, 5), "oracle": (10, None)}
+    used = runs.assign(
+        settings=[
+            json.dumps({"steps": settings[m][0], "budget": settings[m][1]}) for m in runs["method"]
+        ]
+    )
+    params = {"columns": STRUCTURE[:1], "settings": {"steps": {"label": "of training"}}}
+    params["settings"]["budget"] = {"label": "of a draw", "unset": "steps"}
+    experiment = study.experiment(params=params)
+    printed = read_reported(REPORTED, "table_1")
+    table = by_setting(experiment, numbers_of(experiment, scores, used, printed), used)
+    found = {(r.setting, r.method): r.value for r in table.itertuples()}
+    assert found == {
+        ("of training", "flag"): 50,
+        ("of training", "oracle"): 10,
+        ("of a draw", "flag"): 50,
+        ("of a draw", "ridge"): 5,
+    }
+    for axes in charts.against_settings(table, experiment).axes:
+        ((x, _),) = lines(axes, "o").values()
+        assert x == pytest.approx([5, 50] if "of a draw" in axes.get_title() else [10, 50])
+
+
 def test_charts_of_nothing_are_drawn(study, scores, runs):
     """No seed to spread over, no printed number, and at last no value at all."""
     style.use()
@@ -724,10 +814,6 @@ def test_training_dynamics_draw_every_curve(study, collected, tmp_path):
 # --- shipped entries ------------------------------------------------------------------------------
 
 
-def shipped(name):
-    return yaml.safe_load((CONFIG / name).read_text())["experiments"]
-
-
 def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
     from flag_st.planning.config import ROOT, read_yaml
 
@@ -735,7 +821,7 @@ def test_shipped_entries_name_scripts_metrics_and_printed_tables_that_exist():
     metrics = {n: m["use"] for n, m in uses.items()}
     labels = Experiment("x", "", "", "", {}, {}, {}, metrics).labels
     printed = read_reported(REPORTED)
-    for key, entry in shipped("experiments.yaml").items():
+    for key, entry in config.shipped()["experiments"].items():
         assert (ROOT / "scripts" / f"{entry['script']}.py").exists(), key
         table = printed[printed["table"] == entry.get("reported", "table_1")]
         assert len(table), key
@@ -756,6 +842,10 @@ def test_shipped_entries_name_settings_that_their_methods_have():
         if entry.get("params", {}).get("over") == "width":
             for name, method in methods.items():
                 assert {"head", "edges", "width"} <= set(method["params"]), name
+        for setting in entry.get("params", {}).get("settings", {}):
+            for name, method in methods.items():
+                known = dict(flat(registry.resolve(method["use"], method["params"])))
+                assert setting in known, name
 
 
 def test_moran_needs_no_more_than_the_section(tissue, study):

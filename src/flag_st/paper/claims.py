@@ -10,7 +10,7 @@ from flag_st.core.errors import FlagError
 from flag_st.paper.columns import Column
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.leads import paired
-from flag_st.paper.reported import printed_value, stand_ins
+from flag_st.paper.reported import paper_of, printed_value, stand_ins
 from flag_st.paper.statistics import Paired, power
 from flag_st.paper.summary import summarise
 
@@ -89,10 +89,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """Name → claim, and the number of slides that the paper tested on each of its cohorts."""
+    """Name → claim, and the number of slides that each paper tested on each of its cohorts.
+
+    Attributes:
+        entries: name → claim.
+        tested: start of the names of a paper's tables → cohort → number of slides.
+    """
 
     entries: Mapping[str, Claim]
-    tested: Mapping[str, int]
+    tested: Mapping[str, Mapping[str, int]]
+
+    def tested_on(self, claim: Claim, cohort: str) -> int:
+        """The number of slides of a cohort in the test of the table that a claim rests on; 0 for none."""
+        return self.tested.get(paper_of(claim.table), {}).get(cohort, 0)
 
 
 def read_claims(path: str | Path, names: Sequence[str] | None = None) -> Claims:
@@ -280,8 +289,7 @@ def judge(
     rows = []
     for name, claim in claims.entries.items():
         for place in _places(claim.test, experiment, scores, printed):
-            tested = claims.tested.get(place.paper_cohort, 0)
-            row = place.judge(name, claim.test, tested)
+            row = place.judge(name, claim.test, claims.tested_on(claim, place.paper_cohort))
             texts = [
                 text
                 for method in (row.method, row.other)

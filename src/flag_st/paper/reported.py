@@ -15,7 +15,7 @@ FIELDS += ["encoder", "gene_model", "unit", "note"]
 #: The class that provides the slides of both papers.
 SOURCE = "flag_st.sources.hest.Hest"
 #: Start of the names of a paper's tables → the image encoder of the paper's own method.
-ENCODERS = {"table": "uni", "hinge_table": "uni_conch"}
+ENCODERS = {"table": "uni", "hinge_table": "uni+conch"}
 
 
 def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFrame":
@@ -42,6 +42,11 @@ def read_reported(path: str | Path, table: str | None = None) -> "pandas.DataFra
     return rows[rows["table"] == table].reset_index(drop=True)
 
 
+def paper_of(table: str) -> str:
+    """What the names of all tables of a paper start with, such as ``hinge_table``."""
+    return table.rpartition("_")[0]
+
+
 def differences(
     run: Mapping[str, Any],
     experiment: Experiment,
@@ -62,7 +67,7 @@ def differences(
     rows = printed[printed["method"] == run["method"]]
     # A method that the paper lacks has no row: its features must be those of the paper's own method, and
     # its gene model is free.
-    own = ENCODERS[printed["table"].iloc[0].rpartition("_")[0]]
+    own = ENCODERS[paper_of(printed["table"].iloc[0])]
     paper = rows.iloc[0] if len(rows) else {"encoder": own, "gene_model": run["gene_model"]}
     if not unstated and not paper["encoder"]:
         paper = {**paper, "encoder": run["encoder"]}

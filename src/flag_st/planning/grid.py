@@ -70,7 +70,9 @@ class Plan:
         """The folds of a split entry on a cohort: name → Split."""
         key = cohort, name
         if key not in self._splits:
-            entry = self.config["splits"][name]
+            entry = dict(self.config["splits"][name])
+            if isinstance(only := entry.get("only"), dict):
+                entry["only"] = only.get(cohort)
             self._splits[key] = splits.expand(name, entry, self.rows(cohort))
         return self._splits[key]
 

@@ -39,10 +39,12 @@ def draw(numbers: "pandas.DataFrame", experiment: Experiment) -> "Figure":
         part = numbers[numbers["cohort"] == cohort]
         part = part.assign(name=part["method"].map(names))
         same = {"hue": "name", "hue_order": palette, "palette": palette, "legend": False}
-        sns.lineplot(covered(part), x="nominal", y="covered", marker="o", ms=4, mew=0, ax=left,
-                     estimator=None, **same)  # fmt: skip
-        sns.histplot(ranks(part), x="rank", weights="share", bins=BINS, binrange=(0, 1), ax=right,
-                     stat="density", common_norm=False, element="step", fill=False, **same)  # fmt: skip
+        if len(shares := covered(part).dropna()):
+            sns.lineplot(shares, x="nominal", y="covered", marker="o", ms=4, mew=0, ax=left,
+                         estimator=None, **same)  # fmt: skip
+        if len(places := ranks(part).dropna()):
+            sns.histplot(places, x="rank", weights="share", bins=BINS, binrange=(0, 1), ax=right,
+                         stat="density", common_norm=False, element="step", fill=False, **same)  # fmt: skip
         left.plot([40, 100], [40, 100], color="black", lw=0.6, ls=":")
         left.set(xlabel="nominal %", ylabel="covered %", title=f"{cohort}: central intervals")
         right.axhline(1, color="black", lw=0.6, ls=":")

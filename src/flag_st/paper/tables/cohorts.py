@@ -26,9 +26,7 @@ PATIENT_FACTS = {
 }
 
 
-def patient_facts(
-    keys: Sequence[Mapping[str, str]], paths: Sequence[str]
-) -> "pandas.DataFrame":
+def patient_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "pandas.DataFrame":
     """What there is of each patient: one row per cohort and patient, in the order of the sheets.
 
     Args:

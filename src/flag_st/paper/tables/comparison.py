@@ -76,7 +76,7 @@ def _explained(experiment: Experiment, scores: "pandas.DataFrame") -> Iterator[s
     for cohort, part in scores[scores["slide"] != ""].groupby("cohort", sort=False):
         patients = experiment.patients_of(str(cohort), sorted(set(part["slide"])))
         if (n := len(set(patients.values()))) < fewest():
-            few.append(f"{cohort} ({n})")
+            few.append(f"{cohort} ({n} {'patient' if n == 1 else 'patients'})")
     if few:
         yield (
             f"Nobody is marked best on {', '.join(few)}: with fewer than {fewest()} test patients, no "

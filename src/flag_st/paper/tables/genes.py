@@ -33,7 +33,9 @@ def gene_sheet(
         order = np.argsort(-variance, kind="stable")
         names = [tissue.genes[i] for i in order]
         rows = [names[start : start + ACROSS] for start in range(0, len(names), ACROSS)]
-        cells = [[Cell(name, kind="name") for name in [*row, *[""] * ACROSS][:ACROSS]] for row in rows]
+        cells = [
+            [Cell(name, kind="name") for name in [*row, *[""] * ACROSS][:ACROSS]] for row in rows
+        ]
         heads = [Head(str(place + 1)) for place in range(ACROSS)]
         blocks.append(Block(f"{cohort}: {len(names)} genes, unit {tissue.unit}", [], heads, cells))
         facts = {"cohort": cohort, "rank": range(1, len(names) + 1), "gene": names}
