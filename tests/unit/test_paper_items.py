@@ -256,7 +256,7 @@ def test_ability_is_the_place_between_null_and_ceiling(study, scores, runs):
     assert sheet.caption.startswith(
         "Made up. Percentages place a value between ridge (0 %) and oracle (100 %)."
     )
-    assert "Nobody is marked best on HER2ST (2)" in sheet.caption
+    assert "Nobody is marked best on HER2ST (2 patients)" in sheet.caption
     without = study.experiment(params={"columns": columns, "scale": {**scale, "zero": "absent"}})
     _, table = compare(without, scores, runs, read_reported(REPORTED, "table_1"))
     assert table["ability"].isna().all()
