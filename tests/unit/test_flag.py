@@ -387,9 +387,9 @@ def test_squares_of_the_grid_do_not_see_each_other():
 
 
 def test_point_estimate_is_the_mean_of_many_draws(tmp_path):
-    """One evaluation from pure noise against 64 draws of 35: the same posterior mean."""
+    """One evaluation from pure noise against 32 draws of 35: the same posterior mean."""
     method, _ = trained(tmp_path, epochs=80)
-    prediction = method.predict(toy.slide("t").without_truth(), 64, Draws(0, "t"))
+    prediction = method.predict(toy.slide("t").without_truth(), 32, Draws(0, "t"))
     mean, spread = prediction.samples.mean(0), prediction.samples.std(0).mean()
     gap = np.sqrt(np.mean((prediction.point - mean) ** 2))
     assert gap < 0.5 * spread
@@ -413,7 +413,7 @@ def test_a_range_of_blocks_is_aligned(tmp_path):
     cohort = Cohort(slides, [f"g{i}" for i in range(toy.GENES)])
     method = toy.made(
         Flag,
-        **{**SIZE, "alignment": {"blocks": [1, 2]}},
+        **{**SIZE, "alignment": {"blocks": [1, 2], "width": 32}},
         training={"epochs": 30, "lr": 4e-3, "warmup": 5},
     )
     method.fit(cohort, toy.cohort("v"), Run(0, "cpu", tmp_path / "c", rows.append))
