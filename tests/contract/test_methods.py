@@ -37,6 +37,9 @@ SMALL = {
     "regions": 2,
     "point_draws": 2,
     "masking": {"horizon": 5},
+    "widths": [8, 8, 8],
+    "graph": {"space": 2, "features": 2},
+    "first": {"epochs": 2},
     "training": {"epochs": 2, "validate_every": 1, "warmup": 1},
 }
 

@@ -8,17 +8,17 @@ import torch
 from flag_st.core import registry
 from flag_st.methods.base import Run
 from flag_st.methods.training import Loop, Task, Training
-from flag_st.nets.optimizer import AdamW
+from flag_st.nets.optimizer import AdamW, Sgd
 from flag_st.planning import config
 
 
-def train(optimizer: type[torch.optim.AdamW], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def train(optimizer: type[torch.optim.Optimizer], steps: int, **more) -> tuple[torch.Tensor, ...]:
     """Weights after some steps, half of them by an optimiser that was saved and loaded."""
     weight = torch.linspace(-1, 1, 15).reshape(3, 5).requires_grad_()
     bias = torch.zeros(3, requires_grad=True)
 
-    def new() -> torch.optim.AdamW:
-        made = optimizer([{"params": weight, "weight_decay": 0.1}], lr=0.05)
+    def new() -> torch.optim.Optimizer:
+        made = optimizer([{"params": weight, "weight_decay": 0.1}], lr=0.05, **more)
         made.add_param_group({"params": bias, "weight_decay": 0.0})
         return made
 
@@ -33,12 +33,17 @@ def train(optimizer: type[torch.optim.AdamW], steps: int) -> tuple[torch.Tensor,
     return weight.detach(), bias.detach()
 
 
-def test_the_weights_are_torch_s_and_the_compiler_is_not_imported(monkeypatch):
-    wanted = train(torch.optim.AdamW, 6)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "more"),
+    [(AdamW, torch.optim.AdamW, {}), (Sgd, torch.optim.SGD, {"momentum": 0.9})],
+    ids=["adamw", "sgd"],
+)
+def test_the_weights_are_torch_s_and_the_compiler_is_not_imported(ours, theirs, more, monkeypatch):
+    wanted = train(theirs, 6, **more)
     monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # an import of it fails from here on
-    assert all(torch.equal(*pair) for pair in zip(train(AdamW, 6), wanted, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(train(ours, 6, **more), wanted, strict=True))
     with pytest.raises(ImportError):
-        train(torch.optim.AdamW, 2)
+        train(theirs, 2, **more)
 
 
 class Line(Task):
@@ -74,6 +79,27 @@ def test_weight_decay_spares_vectors_only_where_it_is_told_to(decay):
     pairs = zip(loop.module.parameters(), task.module.parameters(), strict=True)
     same = [torch.allclose(*pair, atol=1e-6) for pair in pairs]
     assert same == [True] * 4 if decay == "all" else not all(same)
+
+
+def test_plain_gradient_descent_with_momentum_is_torch_s():
+    settings = Training(
+        optimiser="sgd",
+        momentum=0.8,
+        lr=0.05,
+        weight_decay=0.0,
+        warmup=0,
+        schedule="constant",
+        clip=1e9,
+    )
+    loop, task = Loop(Line(), settings, Run()), Line()
+    plain = torch.optim.SGD(task.module.parameters(), lr=0.05, momentum=0.8)
+    for _ in range(3):
+        loop._update(list(loop.task.batches(torch.Generator())), {})
+        task.loss(*task.batches(None), None)[0].backward()
+        plain.step()
+        plain.zero_grad()
+    for ours, theirs in zip(loop.module.parameters(), task.module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def training_of(entry: str) -> Training:

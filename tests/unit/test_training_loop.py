@@ -91,6 +91,29 @@ def test_the_rate_falls_at_milestones(tmp_path):
     assert found == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
+def test_the_rate_climbs_by_stairs():
+    """Zero at first, a tenth in each further forty of 401 epochs, and at last the full rate."""
+    settings = Training(epochs=401, schedule="stairs", warmup=0)
+    loop = Loop(Curriculum(), settings, Run())
+    found = {}
+    for loop.epoch in (0, 1, 40, 41, 80, 81, 360, 361, 400):
+        found[loop.epoch] = loop._rate() / settings.lr
+    wanted = {0: 0, 1: 0.1, 40: 0.1, 41: 0.2, 80: 0.2, 81: 0.3, 360: 0.9, 361: 1, 400: 1}
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_killed_run_goes_on_with_the_state_of_its_optimiser(optimiser, tmp_path):
+    settings = {"optimiser": optimiser, "momentum": 0.9, "lr": 1e-3}
+    whole, _ = trained(tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "killed", Curriculum(killed_at=3), **settings)
+    again, _ = trained(tmp_path / "killed", **settings)
+    assert again.seen == [3, 4, 5]
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[name], value), name
+
+
 def test_validation_can_start_late_and_the_last_epoch_always_has_one(tmp_path):
     rows: list[dict] = []
     trained(tmp_path / "a", rows=rows, validate_from=3)

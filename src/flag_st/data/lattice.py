@@ -59,6 +59,35 @@ def _basis(position: np.ndarray) -> np.ndarray:
     return step * np.column_stack([np.cos(directions), np.sin(directions)])
 
 
+def steps_apart(position: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of spots that are few steps of the array from each other.
+
+    A step goes to one of the four neighbours on a square array, and to one of the six on a hexagonal
+    one.
+
+    Args:
+        position: (N, 2) in any unit.
+        reach: the largest number of steps.
+
+    Returns:
+        (2, P) indices of different spots, each pair in both orders, sorted by the first and then by the
+        second; and (P,) steps between them, 1 for spots in the same cell.
+    """
+    cells, basis = lattice(position), _basis(position)  # (N, 2), (2, 2)
+    found = cKDTree(cells).query_pairs(reach, p=np.inf, output_type="ndarray").T  # (2, P)
+    pairs = np.concatenate([found, found[::-1]], axis=1)
+    pairs = pairs[:, np.lexsort(pairs[::-1])]
+    q, r = np.abs(cells[pairs[0]] - cells[pairs[1]]).T  # 2 × (P,)
+    steps = q + r
+    # Steps of a hexagonal array are at 60°, and one that goes forth in one direction and back in the
+    # other leads to a neighbour.
+    if basis[0] @ basis[1] > 0.25 * (basis[0] @ basis[0]):
+        along = np.abs((cells[pairs[0]] - cells[pairs[1]]).sum(1))
+        steps = np.maximum(np.maximum(q, r), along)
+    near = steps <= reach
+    return pairs[:, near], np.maximum(steps[near], 1)
+
+
 def windows(cells: np.ndarray, radius: int) -> np.ndarray:
     """The spot in each cell of the square window around each spot.
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
-from flag_st.methods.network import PLAIN, Centre, Inputs, NetworkMethod
+from flag_st.methods.network import PLAIN, Centre, Inputs
+from flag_st.methods.spots import SpotMethod
 from flag_st.methods.training import Task, Training
 from flag_st.methods.validation import regression_scores
 from flag_st.nets.cosine_neighbours import mean_of_nearest
-from flag_st.nets.pixels import ImageNetwork, Patches, dihedral, load_weights, normalise
+from flag_st.nets.pixels import ImageNetwork, load_weights, normalise
 
 
 class Projection(nn.Module):
@@ -115,7 +116,7 @@ TRAINING = replace(
 )
 
 
-class Bleep(NetworkMethod):
+class Bleep(SpotMethod):
     """Contrastive embedding and retrieval.
 
     Args:
@@ -154,11 +155,9 @@ class Bleep(NetworkMethod):
         centre: Centre = "training",
         training: Training = TRAINING,
     ):
-        super().__init__(centre, training)
-        self.choose_inputs(inputs)
-        self.network = network if inputs == "patches" else None
-        self.weights, self.width, self.dropout = weights, width, dropout
-        self.neighbours, self.batch, self.temperature = neighbours, batch, temperature
+        super().__init__(inputs, network, weights, batch, centre, training)
+        self.width, self.dropout = width, dropout
+        self.neighbours, self.temperature = neighbours, temperature
         self.normalise, self.select, self.as_released = normalise, select, as_released
 
     def network_of(self, genes: int, inputs: int) -> BleepNet:
@@ -182,26 +181,12 @@ class Bleep(NetworkMethod):
 
     # --- images and embeddings ---------------------------------------------------------------
 
-    def open_images(self, slides) -> Patches | np.ndarray:
-        """The images of all spots of ``slides``, which can be indexed by spot."""
-        if self.network:
-            return Patches(slides)
-        return np.concatenate([self.features_of(s) for s in slides])  # (M, D)
-
-    def images(self, opened, index, generator: torch.Generator | None = None) -> Tensor:
-        """The inputs of the image encoder for the spots ``index``, turned at random in training."""
-        block = opened[index]
-        if not self.network:
-            return torch.as_tensor(block, device=self.device)  # (B, D)
-        x = normalise(block, self.device, self.as_released)  # (B, 3, H, W)
-        return x if generator is None else dihedral(x, generator)  # (B, 3, H, W)
+    def pixels(self, block: np.ndarray) -> Tensor:
+        return normalise(block, self.device, self.as_released)  # (B, 3, H, W)
 
     def embed_slide(self, net: BleepNet, opened) -> Tensor:
-        """(N, d) image embeddings, in blocks that fit into memory if a training batch did."""
-        rows = range(0, len(opened), self.batch)
-        return torch.cat(
-            [net.embed_image(self.images(opened, slice(i, i + self.batch))) for i in rows]
-        )
+        """(N, d) image embeddings."""
+        return self.by_blocks(net.embed_image, opened)  # (N, d)
 
     @staticmethod
     def embed_bank(net: BleepNet, y: Tensor) -> Tensor:

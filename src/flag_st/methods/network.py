@@ -79,6 +79,10 @@ class NetworkMethod(Method):
         targets = train[0].targets.width if train[0].targets else 0
         self.net = self.build(len(train.genes), train[0].features.shape[1], targets)
         self.start()
+        self.optimise(train, valid, run)
+
+    def optimise(self, train: Cohort, valid: Cohort, run: Run) -> None:
+        """Train ``self.net``; in one stage unless the method says otherwise."""
         Loop(self.task(train, valid, run), self.training, run)()
 
     def _statistics(self, train: Cohort) -> None:

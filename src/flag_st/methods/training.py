@@ -22,7 +22,7 @@ from flag_st.core.seeds import entropy, torch_generator
 from flag_st.diffusion.ema import Ema
 from flag_st.methods.base import Run
 from flag_st.methods.precision import Precision, precise, repeatable
-from flag_st.nets.optimizer import AdamW
+from flag_st.nets.optimizer import AdamW, Sgd
 
 log = logging.getLogger("flag_st")
 Net = TypeVar("Net", bound=nn.Module)
@@ -34,12 +34,14 @@ class Training:
 
     Attributes:
         epochs: the largest number of passes over the training slides.
-        lr, weight_decay: learning rate and weight decay of AdamW.
+        optimiser: ``adamw``, or ``sgd`` with ``momentum``, which AdamW ignores.
+        lr, weight_decay: learning rate and weight decay.
         decay: which parameters weight decay shrinks: ``matrices`` spares biases, norms and other
             vectors; ``all`` is what AdamW does if it is not told otherwise.
         warmup: how many optimiser steps the linear warm-up takes.
-        schedule: ``constant``, ``cosine`` (to 0 at the last epoch), or ``steps``: the rate is multiplied
-            by ``factor`` at each epoch of ``milestones``.
+        schedule: ``constant``, ``cosine`` (to 0 at the last epoch), ``steps``: the rate is multiplied
+            by ``factor`` at each epoch of ``milestones``, or ``stairs``: it is 0 in the first epoch
+            and climbs by tenths to the full rate of the last tenth, as MERGE's release has it.
         ema: decay of the averaged weights, which are the ones validated, kept and used.
         ema_warmup: averaging starts with a smaller decay (``flag_st.diffusion.ema.Ema``).
         clip: gradients are clipped to this norm.
@@ -56,11 +58,13 @@ class Training:
     """
 
     epochs: int = 1000
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     lr: float = 3e-4
     weight_decay: float = 0.01
     decay: Literal["matrices", "all"] = "matrices"
     warmup: int = 100
-    schedule: Literal["constant", "cosine", "steps"] = "cosine"
+    schedule: Literal["constant", "cosine", "steps", "stairs"] = "cosine"
     milestones: tuple[int, ...] = ()
     factor: float = 0.2
     ema: float = 0.999
@@ -120,7 +124,7 @@ class Loop:
             {"params": shrunk, "weight_decay": settings.weight_decay},
             {"params": spared, "weight_decay": 0.0},
         ]
-        self.optimizer = AdamW([g for g in groups if g["params"]], lr=settings.lr)
+        self.optimizer = _optimizer(settings, [g for g in groups if g["params"]])
         self.epoch = self.step = self.stale = 0
         self.best: float = math.inf
         self.best_state: dict[str, Tensor] = {}
@@ -227,6 +231,8 @@ class Loop:
             warm *= 0.5 * (1 + math.cos(math.pi * self.epoch / self.settings.epochs))
         if self.settings.schedule == "steps":
             warm *= self.settings.factor ** sum(m <= self.epoch for m in self.settings.milestones)
+        if self.settings.schedule == "stairs":
+            warm *= math.ceil(10 * self.epoch / max(1, self.settings.epochs - 1)) / 10
         return self.settings.lr * warm
 
     @torch.no_grad()
@@ -278,6 +284,12 @@ class Loop:
         self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
         self.epoch = state["epoch"] + 1
         log.info("continuing from epoch %d of %s", self.epoch, self._path)
+
+
+def _optimizer(settings: Training, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if settings.optimiser == "sgd":
+        return Sgd(groups, lr=settings.lr, momentum=settings.momentum)
+    return AdamW(groups, lr=settings.lr)
 
 
 def _compile(parts: Iterable[nn.Module]) -> None:

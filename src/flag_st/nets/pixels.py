@@ -1,9 +1,10 @@
 """Patches of slides as pixels, and the image networks that baselines train on them."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,16 +82,42 @@ def _rows(path: Path, slide: Slide) -> np.ndarray:
     return np.array([where[s] for s in slide.spots], dtype=np.int64)
 
 
-def normalise(block: np.ndarray, device: str | torch.device, as_released: bool = False) -> Tensor:
-    """(B, H, W, 3) uint8 RGB → (B, 3, H, W) by ImageNet's mean and deviation.
+def normalise(
+    block: np.ndarray,
+    device: str | torch.device,
+    as_released: bool = False,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Tensor:
+    """(B, H, W, 3) uint8 RGB → (B, 3, H, W) by the mean and deviation of the channels in [0, 1].
 
     ``as_released`` leaves 0-255 in the order blue, green, red, as some releases did.
     """
     x = torch.as_tensor(block, device=device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
     if as_released:
         return x.flip(1)  # (B, 3, H, W)
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (x / 255 - mean) / std  # (B, 3, H, W)
+    centre, scale = (
+        torch.as_tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std)
+    )
+    return (x / 255 - centre) / scale  # (B, 3, H, W)
+
+
+def channels(patches: Patches, count: int, generator: torch.Generator) -> tuple[np.ndarray, ...]:
+    """Mean and deviation (3,) of the channels in [0, 1] over the pixels of ``count`` random spots."""
+    order = torch.randperm(len(patches), generator=generator)[:count].numpy()
+    total, squares, pixels = np.zeros(3), np.zeros(3), 0
+    for part in np.array_split(order, -(-len(order) // 32)):
+        block = patches[part].reshape(-1, 3) / 255.0  # (P, 3)
+        total, squares = total + block.sum(0), squares + (block**2).sum(0)  # 2 × (3,)
+        pixels += len(block)
+    mean = total / pixels  # (3,)
+    return mean, np.sqrt(np.maximum(squares / pixels - mean**2, 1e-6))
+
+
+def symmetry(x: Tensor, view: int) -> Tensor:
+    """(B, C, H, W) in one of the 8 flips and quarter turns of a square; 0 leaves it as it is."""
+    turned = torch.rot90(x, view % 4, (2, 3))  # (B, C, H, W)
+    return turned.flip(3) if view >= 4 else turned
 
 
 def dihedral(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -98,33 +125,37 @@ def dihedral(x: Tensor, generator: torch.Generator) -> Tensor:
     view = torch.randint(8, (len(x),), generator=generator).to(x.device)  # (B,)
     out = torch.empty_like(x)  # (B, C, H, W)
     for v in range(8):
-        turned = torch.rot90(x[view == v], v % 4, (2, 3))  # (b, C, H, W)
-        out[view == v] = turned.flip(3) if v >= 4 else turned
+        out[view == v] = symmetry(x[view == v], v)
     return out
 
 
 class ImageNetwork(nn.Module):
-    """A ResNet of timm without its classifier.
+    """A convolutional network of timm without its classifier.
 
     Args:
         network: timm's name.
         pooled: average the last map into one vector, or keep its cells as tokens.
+        norm: ``batch``, or ``instance`` for norms of each map of each image alone, which have no
+            parameters; ResNets have both.
+
+    Raises:
+        FlagError: timm has no such network.
     """
 
-    def __init__(self, network: str, pooled: bool):
+    def __init__(self, network: str, pooled: bool, norm: Literal["batch", "instance"] = "batch"):
         super().__init__()
         ensure_torchvision()
         import timm
 
         pooling = "avg" if pooled else ""
+        more: dict[str, Any] = {"norm_layer": nn.InstanceNorm2d} if norm == "instance" else {}
         try:
             net: Any = timm.create_model(
-                network, pretrained=False, num_classes=0, global_pool=pooling
+                network, pretrained=False, num_classes=0, global_pool=pooling, **more
             )
         except RuntimeError as error:
-            raise FlagError(
-                f"params.network: {error}", choices=timm.list_models("resnet*")
-            ) from None
+            known = timm.list_models(["resnet*", "densenet*"])
+            raise FlagError(f"params.network: {error}", choices=known) from None
         self.net, self.pooled = net, pooled
         self.channels: int = net.num_features
 
@@ -135,7 +166,11 @@ class ImageNetwork(nn.Module):
 
 
 def load_weights(image: ImageNetwork, path: str | None) -> None:
-    """Start ``image`` from the weight file ``path`` (timm's and torchvision's names)."""
+    """Start ``image`` from the weight file ``path`` (timm's and torchvision's names).
+
+    Raises:
+        FlagError: there is no such file, or it is not of this network.
+    """
     if path is None:
         log.warning("the image network starts at random: params.weights names no file")
         return
@@ -143,8 +178,12 @@ def load_weights(image: ImageNetwork, path: str | None) -> None:
     if not file.is_file():
         raise FlagError(
             f"{file} does not exist (params.weights)",
-            remedy="give a ResNet's state dict by timm or torchvision, or null for a random start",
+            remedy="give a state dict by timm or torchvision, or null for a random start",
         )
     # Cloned, because tensors read from disk can be views of the file, and these will be trained.
-    state = {name: tensor.clone() for name, tensor in read_state(file).items()}
-    fill(image.net, state, file, "a ResNet of the kind in params.network", ignore=("fc.",))
+    # torchvision's file of a DenseNet says norm.1 where its network, and timm's, say norm1.
+    state = {
+        re.sub(r"\b(norm|conv)\.(\d)", r"\1\2", name): tensor.clone()
+        for name, tensor in read_state(file).items()
+    }
+    fill(image.net, state, file, "weights of params.network", ignore=("fc.", "classifier."))
