@@ -58,7 +58,8 @@ def test_hidden_values_are_told_from_visible_ones(regime, share, trained):
 def test_sequences_of_each_regime():
     values = np.log1p(np.random.default_rng(0).poisson(0.5, (40, 20))).astype(np.float32)
     rng = np.random.default_rng(1)
-    matched = list(_sequences(values, 6, Pretraining(context=10, epochs=2, batch=16), rng))
+    known = np.ones_like(values, dtype=bool)
+    matched = list(_sequences(values, known, 6, Pretraining(context=10, epochs=2, batch=16), rng))
     assert len(matched) == 2 * 3
     shares = []
     for rows, columns, hidden in matched:
@@ -68,7 +69,7 @@ def test_sequences_of_each_regime():
         shares += list(hidden.mean(1))
     assert min(shares) < 0.2 < 0.8 < max(shares)
     published = Pretraining("cellfm", context=5, epochs=1, batch=40)
-    ((rows, columns, hidden),) = _sequences(values, 6, published, rng)
+    ((rows, columns, hidden),) = _sequences(values, known, 6, published, rng)
     detected = np.take_along_axis(values[rows], columns, 1) > 0
     assert detected.mean() > 0.95  # detected genes come first
     assert 0.1 < hidden.mean() < 0.3

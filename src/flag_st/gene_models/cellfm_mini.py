@@ -1,7 +1,7 @@
-"""A small CellFM that is pre-trained here, on the counts of the training slides alone.
+"""A small CellFM that is pre-trained here, on the counts of the training slides or of a larger corpus.
 
 The architecture is CellFM's, and only the corpus and the sizes are small. It needs no download and has
-never seen a test slide. HINGE can take it as its frozen backbone, and FLAG can align to its states.
+never seen a test slide, unless it is the control that is fitted to them. HINGE can take it as its frozen backbone, and FLAG can align to its states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
-from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import positions, report_unknown, vocabulary
+from flag_st.gene_models.corpus import CorpusModel, Section
 from flag_st.gene_models.masked_values import Pretraining, pretrain
 from flag_st.gene_models.token_states import blocks
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 NAME, PRETRAINING = "cellfm_mini", Pretraining()
 
 
-class CellFmMini(GeneModel):
-    """Contextual gene embeddings of a CellFM fitted to the training slides.
+class CellFmMini(CorpusModel):
+    """Contextual gene embeddings of a CellFM fitted to the sections of a corpus.
 
     Args:
         width, layers, heads, bins: sizes of the network (``nets.cellfm.CellFmSizes``).
@@ -33,7 +33,6 @@ class CellFmMini(GeneModel):
     """
 
     kind: str = "contextual"
-    fits: bool = True
 
     def __init__(
         self,
@@ -49,35 +48,39 @@ class CellFmMini(GeneModel):
         self.device = "cpu"
         self.net: CellFm | None = None
         self.genes: list[str] = []
+        self.unit = "log1p"
         self.history: list[float] = []
 
     def open(self, device: str) -> None:
         self.device = device
 
-    def fit(
+    def fit_sections(
         self,
-        counts: Sequence,
+        sections: Sequence[Section],
         genes: Sequence[str],
         panel: Sequence[str],
+        unit: str,
         seed: int,
-        ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Pre-train on log(1 + count).
+        """Pre-train on the natural logarithm of 1 + count, which is per 10,000 counts if ``unit`` is.
 
         Raises:
             FlagError: no training spots, or panel genes that the slides lack.
         """
         from scipy import sparse
 
-        table = sparse.vstack([sparse.csr_matrix(c, dtype=np.float32) for c in counts]).tocsr()
+        table = sparse.vstack([s.counts for s in sections]).tocsr()
         if not table.nnz:
             raise FlagError(f"{NAME}: no training spot has any count, so that the corpus is empty")
         own = positions(genes, panel, "the training slides' counts")  # (G,)
         columns = vocabulary(table, own, self.vocabulary)
         self.genes = [genes[i] for i in columns]
-        values = np.log1p(table[:, columns].toarray())  # (N, V)
+        self.unit = "log1p_cp10k" if unit == "log1p_cp10k" else "log1p"
+        values = np.concatenate([s.expression(columns, self.unit) for s in sections])  # (N, V)
+        known = np.concatenate([np.tile(s.known[columns], (len(s.depth), 1)) for s in sections])
+        sizes = self._sizes(len(columns))
         self.net, self.history = pretrain(
-            self._sizes(len(columns)), values, len(panel), self.pretraining, seed, self.device
+            sizes, values, known, len(panel), self.pretraining, seed, self.device
         )
 
     def embed(
@@ -96,9 +99,10 @@ class CellFmMini(GeneModel):
         here = np.array([gene in known for gene in panel])
         report_unknown(panel, here, f"the fitted {NAME}")
         net = self.backbone([gene for gene in panel if gene in known])
-        table = sparse.csr_matrix(counts)[:, positions(genes, panel, "the slide")]  # (N, G)
-        for rows in progress(blocks(table.shape[0], len(panel), self.width), desc="spots"):
-            values = np.log1p(table[rows].toarray()[:, here]).astype(np.float32)
+        section = Section.whole(sparse.csr_matrix(counts))
+        expression = section.expression(positions(genes, panel, "the slide"), self.unit)  # (N, G)
+        for rows in progress(blocks(len(expression), len(panel), self.width), desc="spots"):
+            values = expression[rows][:, here]
             with torch.inference_mode():
                 states = net.states(torch.from_numpy(values).to(self.device)).cpu().numpy()
             found = np.zeros((len(values), len(panel), self.width), np.float32)
@@ -138,10 +142,12 @@ class CellFmMini(GeneModel):
         if self.net is None:
             raise unfitted(NAME)
         arrays = {key: value.cpu().numpy() for key, value in self.net.state_dict().items()}
-        return arrays | {"genes": pack_names(self.genes), "history": np.array(self.history)}
+        names = {"genes": pack_names(self.genes), "unit": pack_names([self.unit])}
+        return arrays | names | {"history": np.array(self.history)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        require(arrays, ("genes", "history"), NAME)
+        require(arrays, ("genes", "unit", "history"), NAME)
+        (self.unit,) = unpack_names(arrays["unit"])
         self.genes, self.history = unpack_names(arrays["genes"]), arrays["history"].tolist()
         net = self.empty(len(self.genes))
         refill(net, arrays, NAME)
