@@ -36,11 +36,13 @@ SMALL = {
     "neighbour": {"depth": 1, "heads": 2},
     "regions": 2,
     "point_draws": 2,
+    "scores": 3,
     "masking": {"horizon": 5},
     "training": {"epochs": 2, "validate_every": 1, "warmup": 1},
 }
 
 
+#: HINGE's backbone, or a linear one.
 BACKBONE = {"width": 16, "layers": 2, "heads": 2, "bins": 8, "pretraining": {"epochs": 1}}
 
 
@@ -57,7 +59,8 @@ def small(entry: dict) -> dict:
     known = registry.defaults(entry["use"])
     shrunk = {k: fitting(v, known[k]) for k, v in SMALL.items() if k in known}
     if "use" in params.get("backbone", {}):
-        shrunk["backbone"] = {"params": BACKBONE}
+        own = registry.defaults(params["backbone"]["use"])
+        shrunk["backbone"] = {"params": {k: v for k, v in BACKBONE.items() if k in own}}
     if "base" in params:
         shrunk["base"] = {**params["base"], "params": small(params["base"])}
     return config.merge(params, shrunk)
