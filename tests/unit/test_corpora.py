@@ -266,7 +266,8 @@ def test_unknown_values_of_a_small_cellfm_are_neither_read_nor_asked_for():
         counts = rng_counts.copy()
         counts[:, ~known] = filler
         whole = Section.whole(sparse.csr_matrix(first))
-        part = Section(sparse.csr_matrix(counts), counts.sum(1, keepdims=True), there)
+        depth = rng_counts.sum(1, keepdims=True)  # not that of the filler
+        part = Section(sparse.csr_matrix(counts), depth, there)
         settings = Pretraining(regime, context=10, epochs=2)
         model = CellFmMini(16, 2, 2, 16, vocabulary=12, pretraining=settings)
         model.open("cpu")

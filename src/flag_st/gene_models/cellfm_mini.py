@@ -12,9 +12,12 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
+from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.columns import positions, report_unknown, vocabulary
 from flag_st.gene_models.corpus import CorpusModel, Section
+from flag_st.gene_models.hidden_values import TELLERS, explained
 from flag_st.gene_models.masked_values import Pretraining, pretrain
+from flag_st.gene_models.moments import moments
 from flag_st.gene_models.token_states import blocks
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class CellFmMini(CorpusModel):
         self.genes: list[str] = []
         self.unit = "log1p"
         self.history: list[float] = []
+        self.explained = np.zeros((0, len(TELLERS)))
 
     def open(self, device: str) -> None:
         self.device = device
@@ -62,26 +66,75 @@ class CellFmMini(CorpusModel):
         unit: str,
         seed: int,
     ) -> None:
-        """Pre-train on the natural logarithm of 1 + count, which is per 10,000 counts if ``unit`` is.
+        """Pre-train on the natural logarithm of 1 + count, per 10,000 counts if ``unit`` or CellFM is.
 
         Raises:
-            FlagError: no training spots, or panel genes that the slides lack.
+            FlagError: no training spots, panel genes that the slides lack, or too many sections held out.
         """
         from scipy import sparse
 
-        table = sparse.vstack([s.counts for s in sections]).tocsr()
+        own = positions(genes, panel, "the training slides' counts")  # (G,)
+        seen, unseen = self._held_out(sections, seed)
+        table = sparse.vstack([s.counts for s in seen]).tocsr()
         if not table.nnz:
             raise FlagError(f"{NAME}: no training spot has any count, so that the corpus is empty")
-        own = positions(genes, panel, "the training slides' counts")  # (G,)
         columns = vocabulary(table, own, self.vocabulary)
         self.genes = [genes[i] for i in columns]
-        self.unit = "log1p_cp10k" if unit == "log1p_cp10k" else "log1p"
-        values = np.concatenate([s.expression(columns, self.unit) for s in sections])  # (N, V)
-        known = np.concatenate([np.tile(s.known[columns], (len(s.depth), 1)) for s in sections])
+        # CellFM was trained on counts of one depth, whatever it is asked for afterwards.
+        per_depth = unit == "log1p_cp10k" or self.pretraining.regime == "cellfm"
+        self.unit = "log1p_cp10k" if per_depth else "log1p"
+        values = np.concatenate([s.expression(columns, self.unit) for s in seen])  # (N, V)
+        known = np.concatenate([np.tile(s.known[columns], (len(s.depth), 1)) for s in seen])
         sizes = self._sizes(len(columns))
         self.net, self.history = pretrain(
             sizes, values, known, len(panel), self.pretraining, seed, self.device
         )
+        if unseen:
+            self.explained = self._explained(seen, unseen, own, panel, seed)
+
+    def _held_out(
+        self, sections: Sequence[Section], seed: int
+    ) -> tuple[list[Section], list[Section]]:
+        """The sections to train on, and those that are kept out."""
+        count = self.pretraining.held_out
+        if count >= len(sections):
+            raise FlagError(
+                f"{NAME}: held_out {count} leaves none of the {len(sections)} sections of the corpus",
+                remedy="lower pretraining.held_out",
+            )
+        order = numpy_generator(seed, NAME, "held out").permutation(len(sections))[:count]
+        return (
+            [s for i, s in enumerate(sections) if i not in order],
+            [s for i, s in enumerate(sections) if i in order],
+        )
+
+    def _explained(
+        self,
+        seen: Sequence[Section],
+        unseen: Sequence[Section],
+        own: np.ndarray,
+        panel: Sequence[str],
+        seed: int,
+    ) -> np.ndarray:
+        """(shares, tellers) R² of hidden values of the sections that were kept out."""
+        import torch
+
+        net = self.backbone(panel)
+
+        @torch.inference_mode()
+        def network(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+            pairs = (
+                [torch.from_numpy(x[rows]).to(self.device) for x in (values, hidden)]
+                for rows in blocks(len(values), len(panel), self.width)
+            )
+            return np.concatenate([net(v, h).cpu().numpy() for v, h in pairs])  # (N, G)
+
+        of = [
+            ([s.expression(own, self.unit) for s in x], [s.known[own] for s in x])
+            for x in (seen, unseen)
+        ]
+        rng = numpy_generator(seed, NAME, "hidden")
+        return explained(network, moments(*of[0]), *of[1], rng)
 
     def embed(
         self,
@@ -143,10 +196,12 @@ class CellFmMini(CorpusModel):
             raise unfitted(NAME)
         arrays = {key: value.cpu().numpy() for key, value in self.net.state_dict().items()}
         names = {"genes": pack_names(self.genes), "unit": pack_names([self.unit])}
-        return arrays | names | {"history": np.array(self.history)}
+        told = {"history": np.array(self.history), "explained": self.explained}
+        return arrays | names | told
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        require(arrays, ("genes", "unit", "history"), NAME)
+        require(arrays, ("genes", "unit", "history", "explained"), NAME)
+        self.explained = arrays["explained"]
         (self.unit,) = unpack_names(arrays["unit"])
         self.genes, self.history = unpack_names(arrays["genes"]), arrays["history"].tolist()
         net = self.empty(len(self.genes))

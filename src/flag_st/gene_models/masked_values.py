@@ -32,6 +32,8 @@ class Pretraining:
         epochs: passes over the spots.
         learning_rate: peak of AdamW, between a warm-up and a linear decay.
         batch: spots per step.
+        held_out: sections of the corpus, drawn by the seed, that are kept out of the training to report how
+            well their hidden values are told (``hidden_values``).
     """
 
     regime: Regime = "matched"
@@ -39,6 +41,7 @@ class Pretraining:
     epochs: int = 10
     learning_rate: float = 1e-3
     batch: int = 32
+    held_out: int = 0
 
 
 def pretrain(
