@@ -183,9 +183,9 @@ STAGES = {
     ),
     "fit_gene_model": Job(
         "fit_gene_model",
-        {"spots": spots("train"), "panel": "panel.parquet"},
+        {"spots": spots("train"), "corpus": [], "panel": "panel.parquet", "split": "split.json"},
         {"model": "gene_model.safetensors"},
-        {"gene_model": COEXPRESSION},
+        {"gene_model": COEXPRESSION, "corpus": "train", "unit": "log1p"},
     ),
     "embed_genes": embed_genes("P1S1"),
     "train": train("targets"),

@@ -36,6 +36,7 @@ SMALL = {
     "neighbour": {"depth": 1, "heads": 2},
     "regions": 2,
     "point_draws": 2,
+    "scores": 3,
     "masking": {"horizon": 5},
     "widths": [8, 8, 8],
     "graph": {"space": 2, "features": 2},
@@ -44,6 +45,7 @@ SMALL = {
 }
 
 
+#: HINGE's backbone, or a linear one.
 BACKBONE = {"width": 16, "layers": 2, "heads": 2, "bins": 8, "pretraining": {"epochs": 1}}
 
 
@@ -60,7 +62,8 @@ def small(entry: dict) -> dict:
     known = registry.defaults(entry["use"])
     shrunk = {k: fitting(v, known[k]) for k, v in SMALL.items() if k in known}
     if "use" in params.get("backbone", {}):
-        shrunk["backbone"] = {"params": BACKBONE}
+        own = registry.defaults(params["backbone"]["use"])
+        shrunk["backbone"] = {"params": {k: v for k, v in BACKBONE.items() if k in own}}
     if "base" in params:
         shrunk["base"] = {**params["base"], "params": small(params["base"])}
     return config.merge(params, shrunk)

@@ -158,12 +158,18 @@ def test_command_prints_a_table_and_json(tmp_path, no_networks, capsys):
 
 
 def test_a_sweep_of_everything_has_thousands_of_jobs(tmp_path):
-    """All methods × cohorts × seeds; networks are counted, too."""
+    """All methods × cohorts × seeds; networks are counted, too.
+
+    The cohorts of the paper have no counts without an image, on which some methods build.
+    """
+    lacking = {n for n in config.load()["methods"] if n.endswith("_others") or "_open" in n}
     everything = {
         "sweep": {
             "script": "tables/main",
             "title": "Everything",
-            "methods": [n for n in config.load()["methods"] if "cellplm" not in n],
+            "methods": [
+                n for n in config.load()["methods"] if "cellplm" not in n and n not in lacking
+            ],
             "seeds": [0, 1, 2, 3, 4],
         }
     }

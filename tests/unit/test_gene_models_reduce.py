@@ -9,7 +9,8 @@ import pytest
 from scipy import sparse
 
 from flag_st.core.errors import FlagError
-from flag_st.gene_models.base import GeneModel, fit_slides
+from flag_st.gene_models.base import GeneModel
+from flag_st.gene_models.corpus import fit_slides
 from flag_st.gene_models.reduce import Reduced
 
 GENES = [f"g{i}" for i in range(10)]

@@ -7,13 +7,15 @@ from flag_st.planning import config as layers
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
 from flag_st.planning.rules import GROWING, RULES, RUN
-from flag_st.planning.traits import stated
+from flag_st.planning.traits import bounds_others, stated
 from flag_st.core.code import ROOT, code_digest
 
 try:
     CONFIG = layers.load(config)
     PLAN = Plan(CONFIG)
     RUNS = {name: PLAN.runs(name) for name in CONFIG["make"]}
+    for run in {run for runs in RUNS.values() for run in runs}:
+        PLAN.corpora(run)  # an impossible corpus is refused before anything runs
     # An experiment of which nothing can be run here is mentioned in the report and not made.
     MADE = [name for name in CONFIG["make"] if RUNS[name]]
 except FlagError as error:
@@ -203,6 +205,16 @@ def targets_of(wildcards):
     return of_slides(
         rules.embed_genes.output.targets, wildcards, slides, gene_model=gene_model
     )
+
+
+def corpus_files(wildcards):
+    """The counts beyond the training slides that a gene model is fitted to."""
+    corpus = PLAN.corpus(wildcards.cohort, wildcards.split, wildcards.gene_model)
+    counts, spots = rules.prepare_counts.output.counts, rules.prepare_slide.output.spots
+    return [
+        *of_slides(counts, wildcards, corpus.counts),
+        *of_slides(spots, wildcards, corpus.slides),
+    ]
 
 
 def backbone_of(wildcards):

@@ -73,6 +73,33 @@ rule prepare_slide:
         "../../scripts/prepare_slide.py"
 
 
+# Sections with counts and no image: some gene models learn from them, and nothing else does.
+rule prepare_counts:
+    input:
+        raw=lambda wc: str(PLAN.source(wc.cohort).counts(wc.slide)),
+    output:
+        **outputs("prepare_counts"),
+    log:
+        log_of("prepare_counts"),
+    benchmark:
+        benchmark_of("prepare_counts")
+    conda:
+        environment("prepare_counts")
+    threads: threads_of("prepare_counts")
+    resources:
+        **resources_of("prepare_counts"),
+    params:
+        patient=lambda wc: PLAN.patient(wc.cohort, wc.slide),
+        prepare=lambda wc: {
+            key: value
+            for key, value in entry("cohorts", wc.cohort).get("prepare", {}).items()
+            if key in ("min_counts", "unique_genes")
+        },
+        code=code("prepare_counts"),
+    script:
+        "../../scripts/prepare_counts.py"
+
+
 rule make_split:
     output:
         **outputs("make_split"),

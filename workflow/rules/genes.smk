@@ -6,7 +6,9 @@ rule fit_gene_model:
         spots=lambda wc: of_slides(
             rules.prepare_slide.output.spots, wc, part(wc, "train")
         ),
+        corpus=corpus_files,
         panel=rules.select_panel.output.panel,
+        split=rules.make_split.output.split,
     output:
         **outputs("fit_gene_model"),
     log:
@@ -21,6 +23,8 @@ rule fit_gene_model:
         **resources_of("fit_gene_model"),
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
+        corpus=lambda wc: entry("gene_models", wc.gene_model).get("corpus", "train"),
+        unit=lambda wc: entry("panels", wc.panel).get("transform", "log1p"),
         threads=threads_of("fit_gene_model"),
         code=lambda wc: code("fit_gene_model", entry("gene_models", wc.gene_model)),
     script:

@@ -50,8 +50,9 @@ def method_facts(name):
         and shipped.get("params", {}) != known.get("params", {}),
         **{
             trait: known.get(trait, False)
-            for trait in ("stochastic", "seeded", "needs_truth", "needs_patches")
+            for trait in ("stochastic", "seeded", "needs_patches")
         },
+        "needs_truth": bounds_others(CONFIG, name),
     }
 
 

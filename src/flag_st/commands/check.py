@@ -6,7 +6,9 @@ from typing import Any
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort, cohort_warnings
+from flag_st.data.check_slide import check_counts
 from flag_st.data.slide_files import SlideFiles
+from flag_st.gene_models.corpus import corpus_model
 from flag_st.planning.config import genes_of
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
@@ -30,10 +32,11 @@ def check(config: dict[str, Any], data: bool = True) -> int:
     check_plugins(config, experiments, faults)
     cohorts = list(dict.fromkeys(c for e in experiments.values() for c in e["cohorts"]))
     for name in experiments:
-        _collect(faults, lambda name=name: plan.runs(name))
+        _collect(faults, lambda name=name: [plan.corpora(run) for run in plan.runs(name)])
         _collect(faults, lambda name=name: check_columns(plan, name))
     for cohort in cohorts if data else ():
         check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
+        _collect(faults, lambda cohort=cohort: check_local_counts(plan, cohort, faults))
     # One missing folder is a fault of many experiments, and is printed once.
     found = list(dict.fromkeys(faults.messages))
     for message in found:
@@ -52,7 +55,11 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
     layers = {
         "methods": methods,
         "encoders": {config["methods"][m]["encoder"]: None for m in methods},
-        "gene_models": {config["methods"][m]["gene_model"]: None for m in methods},
+        "gene_models": {
+            config["methods"][m].get(key): None
+            for m in methods
+            for key in ("gene_model", "backbone")
+        },
         "metrics": dict.fromkeys(config["defaults"]["metrics"]),
     }
     for layer, names in layers.items():
@@ -66,6 +73,8 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
 def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
     plugin = registry.build(entry["use"], entry.get("params", {}))
     check_traits(layer, name, stated(layer, entry), plugin)
+    if layer == "gene_models":
+        corpus_model(plugin, entry.get("corpus", "train") != "train")
 
 
 def check_columns(plan: Plan, name: str) -> None:
@@ -130,6 +139,19 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     for warning in cohort_warnings(files, prepare):
         print(f"warning: {warning}")
     faults.extend(check_cohort(files, panels, prepare))
+
+
+def check_local_counts(plan: Plan, cohort: str, faults: Faults) -> None:
+    """Check the sections with counts alone, from which gene models of the experiments learn.
+
+    Raises:
+        FlagError: the file of a section is not there.
+    """
+    runs = {run for name in plan.config["make"] for run in plan.runs(name) if run.cohort == cohort}
+    corpora = [corpus for run in runs for corpus in plan.corpora(run).values()]
+    unique = plan.config["cohorts"][cohort].get("prepare", {}).get("unique_genes", True)
+    for section in sorted({section for corpus in corpora for section in corpus.counts}):
+        faults.extend(check_counts(plan.source(cohort).counts(section), unique))
 
 
 def _collect(faults: Faults, action, prefix: str = "") -> None:

@@ -218,6 +218,11 @@ KINDS = {
     ("manifests", ".json"): MANIFEST,
     ("spots", ".h5ad"): SPOTS,
     ("truth", ".h5ad"): SPOTS,
+    ("corpus", ".h5ad"): Kind(
+        "counts file",
+        "prepare_counts or prepare_slide",
+        ("X", "obs", "var", "uns/slide", "uns/patient"),
+    ),
     ("slides", ".h5ad"): SPOTS,
     ("patches", ".h5"): Kind(
         "patch file", "prepare_slide", ("img", "coords", "barcode"), check=_patches

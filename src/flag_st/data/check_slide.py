@@ -71,6 +71,13 @@ def check_slide(
     return faults
 
 
+def check_counts(path: Path, unique_genes: bool = True) -> Faults:
+    """All faults of the counts of a section without an image; positions are not asked for."""
+    faults = Faults()
+    _read(_table, path, "counts", faults, unique_genes, False)
+    return faults
+
+
 def overlapping_spots(metadata: Path) -> str | None:
     """A warning if the metadata say that spots are wider than their distance.
 
@@ -147,8 +154,13 @@ def _metadata(path: Path, faults: Faults, scale: float) -> tuple[int, int] | Non
     return None
 
 
-def _table(path: Path, faults: Faults, unique_genes: bool) -> tuple[Any, np.ndarray | None]:
-    """Check the counts; returns the barcodes and the positions (N, 2), None if those are faulty."""
+def _table(
+    path: Path, faults: Faults, unique_genes: bool, placed: bool = True
+) -> tuple[Any, np.ndarray | None]:
+    """Check the counts; returns the barcodes and the positions (N, 2).
+
+    Positions are None if they are faulty, or if the section is not ``placed`` on an image.
+    """
     import h5py
     from anndata.io import read_elem
 
@@ -158,7 +170,7 @@ def _table(path: Path, faults: Faults, unique_genes: bool) -> tuple[Any, np.ndar
         if unique_genes:
             _repeats(path, genes, "gene", faults)
         _counts(path, file, (len(spots), len(genes)), faults)
-        return spots, _positions(path, file, spots, faults)
+        return spots, _positions(path, file, spots, faults) if placed else None
 
 
 def _counts(path: Path, file, shape: tuple[int, int], faults: Faults) -> None:

@@ -15,6 +15,8 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "patches": ("patches", (".h5",)),
     "labels": ("labels", (".tsv",)),
 }
+#: Where this project looks for the counts of a section without an image.
+COUNTS = "counts/{}.h5ad"
 #: Keys of the metadata: µm per pixel of the slide image's level 0, and its width and height.
 PIXEL_KEY, WIDTH_KEY, HEIGHT_KEY = (
     "pixel_size_um_estimated",

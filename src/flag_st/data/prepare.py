@@ -11,7 +11,7 @@ from PIL import Image
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, read_json, writing
-from flag_st.data.check_slide import check_slide, plain
+from flag_st.data.check_slide import check_counts, check_slide, plain
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
@@ -84,6 +84,46 @@ def prepare(
         table.uns |= {"pixel_size_um": pixel, "image": image, "image_scale": scale}
         with writing(out_spots) as spots:
             table.write_h5ad(spots, compression="gzip")
+
+
+def prepare_counts(
+    path: str | Path,
+    slide: str,
+    out: str | Path,
+    patient: str = "",
+    *,
+    min_counts: int = 1,
+    unique_genes: bool = True,
+) -> None:
+    """Check the counts of a section without an image, then write them as ``spots.h5ad`` has them.
+
+    There are no positions, since there is no image that they refer to.
+
+    Args:
+        path: h5ad of raw counts (N, all genes).
+        slide, patient, min_counts, unique_genes: as for ``prepare``.
+        out: h5ad of raw counts.
+
+    Raises:
+        FlagError: the file has faults; all are named, and nothing is written.
+    """
+    import anndata
+    import pandas as pd
+
+    check_counts(Path(path), unique_genes).raise_if_any(f"section {slide}")
+    table = _read_table(Path(path), min_counts)
+    spots, genes = (
+        pd.Index(names.astype(str), dtype=object) for names in (table.obs_names, table.var_names)
+    )
+    result = anndata.AnnData(
+        X=table.X,
+        obs=pd.DataFrame(index=spots),
+        var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=genes),
+        uns={"contract": CONTRACT, "slide": slide, "patient": patient},
+    )
+    result.var_names_make_unique()
+    with writing(out) as temporary:
+        result.write_h5ad(temporary, compression="gzip")
 
 
 def _read_table(path: Path, min_counts: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a gene model is, and how one is fitted and applied to a slide."""
+"""What a gene model is, and how one is applied to a slide."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from flag_st.core.fitted import Fitted
-from flag_st.data.panels import common_genes
 from flag_st.data.targets import writing_targets
 
 #: The genes that a contextual model reads: those of the panel alone, or all genes of the slide.
@@ -72,21 +71,9 @@ class GeneModel(Fitted, ABC):
         return "none"
 
 
-def fit_slides(model: GeneModel, slides: Sequence, panel: Sequence[str], seed: int) -> None:
-    """Fit ``model`` on the genes that all training slides (AnnData as in ``spots.h5ad``) share."""
-    genes = common_genes([list(slide.var_names) for slide in slides])
-    known: dict[str, str] = {}
-    for slide in reversed(
-        slides
-    ):  # where ids differ for a symbol, that of the first slide is taken
-        known |= {g: i for g, i in zip(slide.var_names, _ensembl(slide), strict=True) if i}
-    ensembl = [known.get(gene, "") for gene in genes]
-    model.fit([slide[:, genes].X for slide in slides], genes, panel, seed, ensembl)
-
-
 def embed_slide(model: GeneModel, slide, panel: Sequence[str], path: str | Path, progress) -> None:
     """Embed the panel genes of ``slide`` (AnnData as in ``spots.h5ad``) into a target file."""
-    blocks = model.embed(slide.X, list(slide.var_names), _ensembl(slide), panel, progress)
+    blocks = model.embed(slide.X, list(slide.var_names), ensembl_of(slide), panel, progress)
     first = next(blocks)
     width, facts = first[1].shape[-1], {"digest": model.digest()}
     with writing_targets(path, model.kind, slide.obs_names, panel, width, **facts) as put:
@@ -95,6 +82,6 @@ def embed_slide(model: GeneModel, slide, panel: Sequence[str], path: str | Path,
             put(*block)
 
 
-def _ensembl(slide) -> list[str]:
+def ensembl_of(slide) -> list[str]:
     """The ids that the slide states, "" where it states none."""
     return list(slide.var["ensembl"]) if "ensembl" in slide.var else [""] * slide.n_vars

@@ -1,7 +1,7 @@
-"""A small CellFM that is pre-trained here, on the counts of the training slides alone.
+"""A small CellFM that is pre-trained here, on the counts of the training slides or of a larger corpus.
 
 The architecture is CellFM's, and only the corpus and the sizes are small. It needs no download and has
-never seen a test slide. HINGE can take it as its frozen backbone, and FLAG can align to its states.
+never seen a test slide, unless it is the control that is fitted to them. HINGE can take it as its frozen backbone, and FLAG can align to its states.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +12,12 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
-from flag_st.gene_models.base import GeneModel
+from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.columns import positions, report_unknown, vocabulary
+from flag_st.gene_models.corpus import CorpusModel, Section
+from flag_st.gene_models.hidden_values import TELLERS, explained
 from flag_st.gene_models.masked_values import Pretraining, pretrain
+from flag_st.gene_models.moments import moments
 from flag_st.gene_models.token_states import blocks
 
 if TYPE_CHECKING:
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 NAME, PRETRAINING = "cellfm_mini", Pretraining()
 
 
-class CellFmMini(GeneModel):
-    """Contextual gene embeddings of a CellFM fitted to the training slides.
+class CellFmMini(CorpusModel):
+    """Contextual gene embeddings of a CellFM fitted to the sections of a corpus.
 
     Args:
         width, layers, heads, bins: sizes of the network (``nets.cellfm.CellFmSizes``).
@@ -33,7 +36,6 @@ class CellFmMini(GeneModel):
     """
 
     kind: str = "contextual"
-    fits: bool = True
 
     def __init__(
         self,
@@ -49,36 +51,90 @@ class CellFmMini(GeneModel):
         self.device = "cpu"
         self.net: CellFm | None = None
         self.genes: list[str] = []
+        self.unit = "log1p"
         self.history: list[float] = []
+        self.explained = np.zeros((0, len(TELLERS)))
 
     def open(self, device: str) -> None:
         self.device = device
 
-    def fit(
+    def fit_sections(
         self,
-        counts: Sequence,
+        sections: Sequence[Section],
         genes: Sequence[str],
         panel: Sequence[str],
+        unit: str,
         seed: int,
-        ensembl: Sequence[str] | None = None,
     ) -> None:
-        """Pre-train on log(1 + count).
+        """Pre-train on the natural logarithm of 1 + count, per 10,000 counts if ``unit`` or CellFM is.
 
         Raises:
-            FlagError: no training spots, or panel genes that the slides lack.
+            FlagError: no training spots, panel genes that the slides lack, or too many sections held out.
         """
         from scipy import sparse
 
-        table = sparse.vstack([sparse.csr_matrix(c, dtype=np.float32) for c in counts]).tocsr()
+        own = positions(genes, panel, "the training slides' counts")  # (G,)
+        seen, unseen = self._held_out(sections, seed)
+        table = sparse.vstack([s.counts for s in seen]).tocsr()
         if not table.nnz:
             raise FlagError(f"{NAME}: no training spot has any count, so that the corpus is empty")
-        own = positions(genes, panel, "the training slides' counts")  # (G,)
         columns = vocabulary(table, own, self.vocabulary)
         self.genes = [genes[i] for i in columns]
-        values = np.log1p(table[:, columns].toarray())  # (N, V)
+        # CellFM was trained on counts of one depth, whatever it is asked for afterwards.
+        per_depth = unit == "log1p_cp10k" or self.pretraining.regime == "cellfm"
+        self.unit = "log1p_cp10k" if per_depth else "log1p"
+        values = np.concatenate([s.expression(columns, self.unit) for s in seen])  # (N, V)
+        known = np.concatenate([np.tile(s.known[columns], (len(s.depth), 1)) for s in seen])
+        sizes = self._sizes(len(columns))
         self.net, self.history = pretrain(
-            self._sizes(len(columns)), values, len(panel), self.pretraining, seed, self.device
+            sizes, values, known, len(panel), self.pretraining, seed, self.device
         )
+        if unseen:
+            self.explained = self._explained(seen, unseen, own, panel, seed)
+
+    def _held_out(
+        self, sections: Sequence[Section], seed: int
+    ) -> tuple[list[Section], list[Section]]:
+        """The sections to train on, and those that are kept out."""
+        count = self.pretraining.held_out
+        if count >= len(sections):
+            raise FlagError(
+                f"{NAME}: held_out {count} leaves none of the {len(sections)} sections of the corpus",
+                remedy="lower pretraining.held_out",
+            )
+        order = numpy_generator(seed, NAME, "held out").permutation(len(sections))[:count]
+        return (
+            [s for i, s in enumerate(sections) if i not in order],
+            [s for i, s in enumerate(sections) if i in order],
+        )
+
+    def _explained(
+        self,
+        seen: Sequence[Section],
+        unseen: Sequence[Section],
+        own: np.ndarray,
+        panel: Sequence[str],
+        seed: int,
+    ) -> np.ndarray:
+        """(shares, tellers) R² of hidden values of the sections that were kept out."""
+        import torch
+
+        net = self.backbone(panel)
+
+        @torch.inference_mode()
+        def network(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+            pairs = (
+                [torch.from_numpy(x[rows]).to(self.device) for x in (values, hidden)]
+                for rows in blocks(len(values), len(panel), self.width)
+            )
+            return np.concatenate([net(v, h).cpu().numpy() for v, h in pairs])  # (N, G)
+
+        of = [
+            ([s.expression(own, self.unit) for s in x], [s.known[own] for s in x])
+            for x in (seen, unseen)
+        ]
+        rng = numpy_generator(seed, NAME, "hidden")
+        return explained(network, moments(*of[0]), *of[1], rng)
 
     def embed(
         self,
@@ -96,9 +152,10 @@ class CellFmMini(GeneModel):
         here = np.array([gene in known for gene in panel])
         report_unknown(panel, here, f"the fitted {NAME}")
         net = self.backbone([gene for gene in panel if gene in known])
-        table = sparse.csr_matrix(counts)[:, positions(genes, panel, "the slide")]  # (N, G)
-        for rows in progress(blocks(table.shape[0], len(panel), self.width), desc="spots"):
-            values = np.log1p(table[rows].toarray()[:, here]).astype(np.float32)
+        section = Section.whole(sparse.csr_matrix(counts))
+        expression = section.expression(positions(genes, panel, "the slide"), self.unit)  # (N, G)
+        for rows in progress(blocks(len(expression), len(panel), self.width), desc="spots"):
+            values = expression[rows][:, here]
             with torch.inference_mode():
                 states = net.states(torch.from_numpy(values).to(self.device)).cpu().numpy()
             found = np.zeros((len(values), len(panel), self.width), np.float32)
@@ -138,10 +195,14 @@ class CellFmMini(GeneModel):
         if self.net is None:
             raise unfitted(NAME)
         arrays = {key: value.cpu().numpy() for key, value in self.net.state_dict().items()}
-        return arrays | {"genes": pack_names(self.genes), "history": np.array(self.history)}
+        names = {"genes": pack_names(self.genes), "unit": pack_names([self.unit])}
+        told = {"history": np.array(self.history), "explained": self.explained}
+        return arrays | names | told
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        require(arrays, ("genes", "history"), NAME)
+        require(arrays, ("genes", "unit", "history", "explained"), NAME)
+        self.explained = arrays["explained"]
+        (self.unit,) = unpack_names(arrays["unit"])
         self.genes, self.history = unpack_names(arrays["genes"]), arrays["history"].tolist()
         net = self.empty(len(self.genes))
         refill(net, arrays, NAME)

@@ -32,6 +32,8 @@ class Pretraining:
         epochs: passes over the spots.
         learning_rate: peak of AdamW, between a warm-up and a linear decay.
         batch: spots per step.
+        held_out: sections of the corpus, drawn by the seed, that are kept out of the training to report how
+            well their hidden values are told (``hidden_values``).
     """
 
     regime: Regime = "matched"
@@ -39,11 +41,13 @@ class Pretraining:
     epochs: int = 10
     learning_rate: float = 1e-3
     batch: int = 32
+    held_out: int = 0
 
 
 def pretrain(
     sizes: "CellFmSizes",
     values: np.ndarray,
+    known: np.ndarray,
     panel: int,
     settings: Pretraining,
     seed: int,
@@ -53,6 +57,7 @@ def pretrain(
 
     Args:
         values: (N, V) log counts; column j belongs to row j + 1 of the gene table.
+        known: (N, V) whether the value was measured. One that was not is hidden and never asked for.
         panel: the first so many columns are the panel.
 
     Returns:
@@ -73,12 +78,13 @@ def pretrain(
     steps = settings.epochs * -(-len(values) // settings.batch)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: ramp(i, steps))
     own, losses = net.genes, []
-    for rows, columns, hidden in _sequences(values, panel, settings, rng):
+    for rows, columns, hidden in _sequences(values, known, panel, settings, rng):
         wanted = torch.from_numpy(values[rows[:, None], columns]).float().to(device)  # (B, L)
         net.genes = torch.from_numpy(columns + 1).to(device)  # (B, L)
-        hide = torch.from_numpy(hidden).to(device)  # (B, L)
+        there = known[rows[:, None], columns]  # (B, L)
+        hide, ask = (torch.from_numpy(x).to(device) for x in (hidden | ~there, hidden & there))
         error = (net(wanted, hide) - wanted).square()  # (B, L)
-        loss = (error * hide).sum() / hide.sum().clamp(min=1)
+        loss = (error * ask).sum() / ask.sum().clamp(min=1)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
@@ -92,7 +98,11 @@ def pretrain(
 
 
 def _sequences(
-    values: np.ndarray, panel: int, settings: Pretraining, rng: np.random.Generator
+    values: np.ndarray,
+    known: np.ndarray,
+    panel: int,
+    settings: Pretraining,
+    rng: np.random.Generator,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Rows (B,), columns (B, L) and which are hidden (B, L), batch by batch."""
     count, length = values.shape[1], min(settings.context, values.shape[1])
@@ -102,7 +112,7 @@ def _sequences(
             rows = order[start : start + settings.batch]
             if settings.regime == "cellfm":
                 # Drawing without replacement by weight: the largest of u^(1/w).
-                weight = values[rows] + 1e-6
+                weight = np.where(known[rows], values[rows] + 1e-6, 1e-9)
                 key = np.log(rng.random((len(rows), count))) / weight
                 columns = np.argsort(-key, axis=1)[:, :length]
                 hidden = rng.random(columns.shape) < HIDDEN

@@ -42,7 +42,11 @@ class Ridge(Method):
         _, values, basis = np.linalg.svd(x - x.mean(0), full_matrices=False)
         keep = min(self.components, int((values > values[0] * 1e-6).sum()))
         self.basis = basis[:keep].T  # (D, C)
-        self._solve(x @ self.basis, train.expression.astype(np.float64), valid)
+        self._solve(x @ self.basis, self._targets(train), valid)
+
+    def _targets(self, train: Cohort) -> np.ndarray:
+        """(M, G) what the features are mapped to."""
+        return train.expression.astype(np.float64)
 
     def _solve(self, z: np.ndarray, y: np.ndarray, valid: Cohort) -> None:
         """Keep the penalty with the lowest validation MSE; one eigendecomposition serves all."""

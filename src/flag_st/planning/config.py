@@ -11,7 +11,7 @@ import yaml
 
 from flag_st.core.code import ROOT, locate
 from flag_st.core.errors import Faults, FlagError
-from flag_st.sources.hest import locate as locate_file
+from flag_st.sources.folder import locate as locate_file
 
 #: One file per layer; later layers may name entries of earlier ones.
 LAYERS = [
@@ -115,12 +115,7 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     _plugin_faults(config, faults)
     _grid_faults(config, faults)
     _missing_faults(config, faults)
-    for name, panel in config["panels"].items():
-        if (path := panel.get("vocabulary")) and not locate_file(path).is_file():
-            faults.add(
-                f"panels.{name}.vocabulary: no file {path}",
-                remedy="write the gene symbols there, one a line, or set vocabulary: null",
-            )
+    _gene_faults(config, faults)
     for name, entry in config["experiments"].items():
         if not (ROOT / "scripts" / f"{entry['script']}.py").exists():
             choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
@@ -180,6 +175,20 @@ def _grid_faults(config: dict[str, Any], faults: Faults) -> None:
             names += [("gene_models", entry.get(key), f"{where}.{key}")]
     for layer, name, where in names:
         _check_name(config, faults, layer, name, where)
+
+
+def _gene_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of panels: the files that they name; of gene models: a corpus where nothing is fitted."""
+    for name, panel in config["panels"].items():
+        if (path := panel.get("vocabulary")) and not locate_file(path).is_file():
+            faults.add(
+                f"panels.{name}.vocabulary: no file {path}",
+                remedy="write the gene symbols there, one a line, or set vocabulary: null",
+            )
+    models = config["gene_models"]
+    for name, entry in models.items():
+        if "corpus" in entry and not {**models.get(entry.get("base"), {}), **entry}.get("fits"):
+            faults.add(f"gene_models.{name}: only models with fits: true have a corpus")
 
 
 def _missing_faults(config: dict[str, Any], faults: Faults) -> None:

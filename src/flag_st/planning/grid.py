@@ -7,6 +7,7 @@ from typing import Any
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.data import splits
+from flag_st.data.corpora import Corpus, corpus_of
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
 from flag_st.planning.reads import reads_of
@@ -64,7 +65,11 @@ class Plan:
         return [row.id for row in self.rows(cohort)]
 
     def patient(self, cohort: str, slide: str) -> str:
-        return next(row.patient for row in self.rows(cohort) if row.id == slide)
+        """The donor of a slide, or of a section with counts alone."""
+        rows = self.rows(cohort)
+        if slide not in self.slides(cohort):
+            rows = self.source(cohort).counts_only()
+        return next(row.patient for row in rows if row.id == slide)
 
     def expand_split(self, cohort: str, name: str) -> dict[str, Split]:
         """The folds of a split entry on a cohort: name → Split."""
@@ -85,6 +90,22 @@ class Plan:
                     return folds[fold]
         raise FlagError(f"no split {fold!r} of cohort {cohort!r}", choices=self.config["splits"])
 
+    def corpus(self, cohort: str, fold: str, gene_model: str) -> Corpus:
+        """The sections beyond the training slides that a gene model is fitted to."""
+        kind = self.config["gene_models"][gene_model].get("corpus", "train")
+        if kind == "train":
+            return Corpus()
+        where = f"gene_models.{gene_model}, corpus {kind}, split {fold} of cohort {cohort}"
+        further = self.source(cohort).counts_only()
+        return corpus_of(kind, self.split(cohort, fold), self.rows(cohort), further, where)
+
+    def corpora(self, run: RunKey) -> dict[str, Corpus]:
+        """The corpus of each gene model that is fitted for a run."""
+        entry, models = self.config["methods"][run.method], self.config["gene_models"]
+        names = dict.fromkeys(filter(None, (entry["gene_model"], entry.get("backbone"))))
+        fitted = [name for name in names if models[name].get("fits")]
+        return {name: self.corpus(run.cohort, run.split, name) for name in fitted}
+
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
         """Methods without any randomness run once: their repeats would be equal."""
         entry = self.config["methods"][method]
@@ -96,7 +117,7 @@ class Plan:
         names = [cohort]
         if method is not None:
             entry = self.config["methods"][method]
-            names += [method, entry["encoder"], entry["gene_model"]]
+            names += [method, entry["encoder"], entry["gene_model"], entry.get("backbone")]
         for name in names:
             reason = declared.get(name, "")
             if reason := reason if isinstance(reason, str) else reason.get(cohort, ""):

@@ -67,7 +67,7 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
     """Training, and what it shares with other runs on the same cohort, split and panel."""
     config, split = plan.config, plan.split(run.cohort, run.split)
     method = config["methods"][run.method]
-    encoder, gene_model, backbone = (method.get(k) for k in ("encoder", "gene_model", "backbone"))
+    encoder, gene_model = method["encoder"], method["gene_model"]
     fitted = config["encoders"][encoder].get("fits")
     known = {
         **vars(run),
@@ -80,12 +80,11 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
     if fitted:
         jobs.need("fit_encoder", **known)
     jobs.need("encode_patches", (*split.train, *split.valid, *split.test), **known)
+    for name, corpus in plan.corpora(run).items():
+        jobs.need("prepare_counts", corpus.counts, **known)
+        jobs.need("fit_gene_model", **{**known, "gene_model": name})
     if gene_model:
-        if config["gene_models"][gene_model].get("fits"):
-            jobs.need("fit_gene_model", **known)
         jobs.need("embed_genes", split.train, **known)
-    if backbone and config["gene_models"][backbone].get("fits"):
-        jobs.need("fit_gene_model", **{**known, "gene_model": backbone})
     jobs.need("train", **known)
 
 

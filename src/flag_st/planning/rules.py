@@ -120,6 +120,14 @@ _RULES = (
         runtime=60,
     ),
     Rule(
+        name="prepare_counts",
+        key="{cohort}/{slide}",
+        outputs={"counts": "{cohort}/data/slides/{slide}/counts.h5ad"},
+        env="data",
+        mem_mb=4000,
+        runtime=30,
+    ),
+    Rule(
         name="make_split",
         key="{cohort}/{split}",
         outputs={"split": "{cohort}/{split}/split.json"},

@@ -47,3 +47,15 @@ def check_traits(layer: str, name: str, traits: Mapping[str, bool], plugin: Any)
                 f"has {trait}: {cls}",
                 remedy=f"write {trait}: {cls} in the entry {layer}.{name}",
             )
+
+
+def bounds_others(config: Mapping[str, Any], method: str) -> bool:
+    """Whether a method has seen the truth, so that it bounds the others and does not compete.
+
+    It may be told the truth of the slide that it predicts, or build on a gene model whose corpus holds
+    the test slides.
+    """
+    entry = config["methods"][method]
+    names = filter(None, (entry.get("gene_model"), entry.get("backbone")))
+    corpora = {config["gene_models"][name].get("corpus") for name in names}
+    return bool(entry.get("needs_truth")) or "oracle" in corpora

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flag_st.core.errors import FlagError
 from flag_st.data.slide_files import SlideFiles, SlideRow
 
 if TYPE_CHECKING:
@@ -34,6 +35,18 @@ class Source(ABC):
 
     def check_access(self) -> None:
         """Raise FlagError, with a remedy, if the origin would refuse the download."""
+
+    def counts_only(self) -> list[SlideRow]:
+        """Sections with counts and no image, from which a gene model may learn; they are no slides."""
+        return []
+
+    def counts(self, slide: str) -> Path:
+        """The file of counts of a section of ``counts_only``, in the layout of ``st/<id>.h5ad``.
+
+        Raises:
+            FlagError: there is no such section, or its file is not there.
+        """
+        raise FlagError(f"{type(self).__name__} has no section {slide} with counts and no image")
 
     @abstractmethod
     def fetch(self, slide: str, directory: Path) -> SlideFiles:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
-from flag_st.data.hest_layout import FOLDERS, names
+from flag_st.data.hest_layout import COUNTS, FOLDERS, names
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
+PROJECT = Path(__file__).resolve().parents[3]
 #: A leading dot would make a hidden file; a leading dash would look like an option of a command.
 SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -24,11 +25,19 @@ class Folder(Source):
         sheet: tab-separated table with the column ``slide`` and, if known, ``patient``,
             ``section`` and ``fold``. Without a sheet every file of ``st/`` is a slide, whose
             patient is the key ``patient`` of its metadata.
+        counts_sheet: the same for sections of which there is ``counts/<id>.h5ad`` and no image. Without
+            it, they are the files of ``counts/`` that are no slides.
     """
 
-    def __init__(self, root: str | Path | None = None, sheet: str | Path | None = None):
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        sheet: str | Path | None = None,
+        counts_sheet: str | Path | None = None,
+    ):
         self.root = None if root is None else Path(root)
-        self.sheet = None if sheet is None else Path(sheet)
+        self.sheet = None if sheet is None else locate(sheet)
+        self.counts_sheet = None if counts_sheet is None else locate(counts_sheet)
 
     def slides(self) -> list[SlideRow]:
         """The rows of the sheet or, without one, the files of ``st/`` by name.
@@ -38,15 +47,31 @@ class Folder(Source):
         """
         if self.sheet is not None:
             return read_sheet(self.sheet)
-        # File managers and interrupted copies leave hidden files behind, which are not slides.
         root = self._root()
-        ids = sorted(p.stem for p in root.glob(names("st", "*")[0]) if p.name[0] != ".")
-        if not ids:
+        if not (rows := _found(root, names("st", "*")[0])):
             raise FlagError(
                 f"{root}/st holds no .h5ad file",
                 remedy="point root at a folder in HEST-1k layout: st/, metadata/, wsis/, patches/",
             )
-        return [SlideRow(check_id(n, root / "st"), _patient(root, n)) for n in ids]
+        return rows
+
+    def counts_only(self) -> list[SlideRow]:
+        """The rows of ``counts_sheet`` or, without one, the files of ``counts/`` that are no slides."""
+        if self.counts_sheet is not None:
+            return read_sheet(self.counts_sheet)
+        slides = {row.id for row in self.slides()}
+        return [row for row in _found(self._root(), COUNTS.format("*")) if row.id not in slides]
+
+    def counts(self, slide: str) -> Path:
+        path = self._root() / COUNTS.format(
+            check_id(slide, self.counts_sheet or "the list of sections")
+        )
+        if not path.is_file():
+            raise FlagError(
+                f"section {slide}: no file {path}",
+                remedy="add it, or leave the section out of the sheet of sections with counts alone",
+            )
+        return path
 
     def inputs(self, slide: str) -> list[Path]:
         """Those files of ``slide`` that exist."""
@@ -96,6 +121,13 @@ class Folder(Source):
         return self.root
 
 
+def _found(root: Path, pattern: str) -> list[SlideRow]:
+    """The files of a folder by name, with the patients that the metadata name."""
+    # File managers and interrupted copies leave hidden files behind, which are not slides.
+    files = sorted(path for path in root.glob(pattern) if path.name[0] != ".")
+    return [SlideRow(check_id(p.stem, p.parent), _patient(root, p.stem)) for p in files]
+
+
 def _patient(root: Path, slide: str) -> str:
     path = root / names("metadata", slide)[0]
     if not path.is_file():
@@ -106,6 +138,12 @@ def _patient(root: Path, slide: str) -> str:
         return ""  # the check of the slide reports it, together with all other faults
     patient = facts.get("patient") if isinstance(facts, dict) else None
     return "" if patient is None else str(patient).strip()
+
+
+def locate(sheet: str | Path) -> Path:
+    """``sheet`` as given if it exists, else within the project folder if it exists there."""
+    sheet = Path(sheet)
+    return sheet if sheet.exists() or not (PROJECT / sheet).exists() else PROJECT / sheet
 
 
 def check_id(slide: str, where: str | Path) -> str:

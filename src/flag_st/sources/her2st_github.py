@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from flag_st.core.errors import FlagError
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
-from flag_st.sources.folder import read_sheet
-from flag_st.sources.hest import locate, restrict
+from flag_st.sources.folder import locate, read_sheet
+from flag_st.sources.hest import restrict
 
 REPO = "almaan/her2st"
 COMMIT = "85df7411b987a7dec3feff9718b869a7a82091ec"

@@ -12,7 +12,7 @@ from flag_st.core.errors import FlagError
 from flag_st.data import hest_layout
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
-from flag_st.sources.folder import read_sheet
+from flag_st.sources.folder import locate, read_sheet
 
 if TYPE_CHECKING:
     from flag_st.transfer.hub import Hub
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 #: Folder of HEST-1k → field of ``SlideFiles``.
 FOLDERS = {hest_layout.FOLDERS[kind][0]: kind for kind in ("st", "metadata", "patches", "wsi")}
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 class Hest(Source):
@@ -103,12 +102,6 @@ class Hest(Source):
             raise FlagError(f"{self.sheet} has no slide {slide}", choices=known)
         kinds = [FOLDERS[folder] for folder in self.folders]
         return {kind: hest_layout.names(kind, slide)[0] for kind in kinds}
-
-
-def locate(sheet: str | Path) -> Path:
-    """``sheet`` as given if it exists, else within the project folder."""
-    sheet = Path(sheet)
-    return sheet if sheet.exists() else PROJECT / sheet
 
 
 def restrict(rows: list[SlideRow], only: Sequence[str] | None, sheet: str | Path) -> list[SlideRow]:
