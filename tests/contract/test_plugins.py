@@ -47,7 +47,7 @@ def test_cohorts_of_the_paper_have_their_slides():
 def test_the_folds_of_hinge_are_the_first_section_of_each_patient():
     plan = Plan(CONFIG)
     rows = {row.id: row for row in plan.rows("HER2ST")}
-    folds = plan.expand_split("HER2ST", "hinge_her2st").values()
+    folds = plan.expand_split("HER2ST", "hinge").values()
     tested = [(rows[s].patient, rows[s].section) for fold in folds for s in fold.test]
     assert tested == [(letter, "1") for letter in "ABCDEFGH"]
     assert all(len(fold.train) == 34 and len(fold.valid) == 1 for fold in folds)
