@@ -66,7 +66,13 @@ def test_edges_may_come_from_elsewhere():
 
 @pytest.mark.parametrize(
     "module",
-    ["methods.graph_regressor", "methods.flag.method", "commands.describe", "commands.cli"],
+    [
+        "methods.graph_regressor",
+        "methods.merge",
+        "methods.flag.method",
+        "commands.describe",
+        "commands.cli",
+    ],
 )
 def test_the_library_is_imported_where_it_is_needed_alone(module):
     """Its import takes seconds of every job."""
