@@ -9,6 +9,7 @@ from flag_st.data.check_cohort import check_cohort
 from flag_st.data.slide_files import SlideFiles
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
+from flag_st.transfer.weights import checkpoints
 
 
 def check(config: dict[str, Any], data: bool = True) -> int:
@@ -46,12 +47,18 @@ def check(config: dict[str, Any], data: bool = True) -> int:
 
 
 def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> None:
-    """Build every plug-in that the experiments use; wrong arguments and traits are faults."""
+    """Build every plug-in that the experiments use; wrong arguments and traits are faults.
+
+    So are files of published weights that are not where ``params.weights`` says.
+    """
     methods = dict.fromkeys(m for e in experiments.values() for m in e["methods"])
+    used = [config["methods"][m] for m in methods]
     layers = {
         "methods": methods,
-        "encoders": {config["methods"][m]["encoder"]: None for m in methods},
-        "gene_models": {config["methods"][m]["gene_model"]: None for m in methods},
+        "encoders": dict.fromkeys(entry["encoder"] for entry in used),
+        "gene_models": dict.fromkeys(
+            entry.get(key) for key in ("gene_model", "backbone") for entry in used
+        ),
         "metrics": dict.fromkeys(config["defaults"]["metrics"]),
     }
     for layer, names in layers.items():
@@ -65,6 +72,9 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
 def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
     plugin = registry.build(entry["use"], entry.get("params", {}))
     check_traits(layer, name, stated(layer, entry), plugin)
+    for place in checkpoints(entry) if layer in ("encoders", "gene_models") else ():
+        if place.local is not None:
+            place.here()
 
 
 def check_columns(plan: Plan, name: str) -> None:

@@ -94,7 +94,7 @@ class Plan:
         names = [cohort]
         if method is not None:
             entry = self.config["methods"][method]
-            names += [method, entry["encoder"], entry["gene_model"]]
+            names += [method, entry["encoder"], entry["gene_model"], entry.get("backbone")]
         for name in names:
             reason = declared.get(name, "")
             if reason := reason if isinstance(reason, str) else reason.get(cohort, ""):
