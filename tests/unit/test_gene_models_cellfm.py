@@ -154,6 +154,44 @@ def test_genes_outside_the_vocabulary_are_refused_by_name(params):
         opened(params).backbone(["GENE3", "NONE"])
 
 
+HGNC = """HGNC ID\tApproved symbol\tStatus\tPrevious symbols\tAlias symbols
+1\tGENE7\tApproved\tOLD7, GENE2\tBOTH
+2\tGENE2\tApproved\tBOTH\tOLD2,OTHER2
+3\tGENE3~withdrawn\tSymbol Withdrawn\tOLD3\t
+4\tGENE4\tApproved
+"""
+
+
+def test_genes_with_former_names_are_found_by_a_table(params, tmp_path):
+    """An approved symbol is nobody's alias, previous symbols count more than aliases, withdrawn ones do not."""
+    path = tmp_path / "hgnc.tsv"
+    path.write_text(HGNC)
+    plain, model = opened(params), opened(params, aliases=str(path))
+    assert model.renamed == {"OLD7": "GENE7", "BOTH": "GENE2", "OLD2": "GENE2", "OTHER2": "GENE2"}
+    for panel, same in ((["OLD7", "BOTH"], ["GENE7", "GENE2"]), (["GENE2"], ["GENE2"])):
+        torch.testing.assert_close(model.backbone(panel).gene_emb, plain.backbone(same).gene_emb)
+    renamed = ["GENE0", "GENE1", "OLD2", *GENES[3:]]
+    ((_, found, mask),) = model.embed(counts(), renamed, [""] * 13, ["OLD2", "GENE5"])
+    ((_, same, _),) = plain.embed(counts(), GENES, [""] * 13, ["GENE2", "GENE5"])
+    assert mask[:, 0].any()
+    np.testing.assert_array_equal(found, same)
+    assert model.digest() != plain.digest()
+    with pytest.raises(FlagError, match=r"such as OLD7.*former names give params\.aliases"):
+        plain.backbone(["OLD7"])
+    with pytest.raises(FlagError, match="the panel names GENE2 twice"):
+        model.backbone(["GENE2", "OLD7", "OLD2"])
+
+
+def test_tables_of_aliases_that_are_none_are_refused(params, tmp_path):
+    path = tmp_path / "hgnc.tsv"
+    with pytest.raises(FlagError, match=r"cannot read the table of aliases .*hgnc\.tsv"):
+        opened(params, aliases=str(path))
+    for content, column in (("", "Approved symbol"), (HGNC.replace("Status", "State"), "Status")):
+        path.write_text(content)
+        with pytest.raises(FlagError, match=rf"hgnc\.tsv has no column {column}.*genenames"):
+            opened(params, aliases=str(path))
+
+
 def test_truncated_and_foreign_files_are_refused(params, tmp_path):
     path = tmp_path / "cellfm" / "base_weight.ckpt"
     whole_file = path.read_bytes()

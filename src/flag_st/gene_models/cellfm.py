@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flag_st.core.errors import FlagError
+from flag_st.core.io import digest
 from flag_st.gene_models.base import GeneModel
 from flag_st.gene_models.columns import OTHER_GENES, positions, report_unknown
 from flag_st.gene_models.files import Files
@@ -30,6 +31,7 @@ ADDRESS = (
 )
 #: What the published files hold beside the parts that are used here.
 UNUSED = ("ST_emb", "ST_enc.", "cellwise_dec.", "value_dec.zero_logit.")
+REMEDY = f"{OTHER_GENES}; for genes with former names give params.aliases of its entry"
 #: What MindSpore calls the scale and the shift of a norm → what torch calls them.
 NORMS = {"gamma": "weight", "beta": "bias"}
 
@@ -70,6 +72,8 @@ class PublishedCellFm(GeneModel):
         file: name of the checkpoint.
         sha256: digest that the checkpoint must have, or None to accept any.
         width, layers, heads, bins: sizes of the network (``nets.cellfm.CellFmSizes``).
+        aliases: HGNC's table of approved, previous and alias symbols (``read_aliases``), by which genes
+            with other names are looked up as by CellFM's own code, or None to take names as they are.
     """
 
     kind: str = "contextual"
@@ -85,12 +89,13 @@ class PublishedCellFm(GeneModel):
         layers: int = 40,
         heads: int = 48,
         bins: int = 256,
+        aliases: str | None = None,
     ):
         pins = {known.file: known.sha256 for known in LISTS.values()}
         pins |= {file: sha256} if sha256 else {}
         lists = {known.file: lambda name=known.file: _from_github(name) for known in LISTS.values()}
         self.files = Files(weights, ADDRESS, repo, revision, pins, lists)
-        self.file = file
+        self.file, self.aliases = file, aliases
         self.width, self.layers, self.heads, self.bins = width, layers, heads, bins
 
     def open(self, device: str) -> None:
@@ -109,6 +114,10 @@ class PublishedCellFm(GeneModel):
                 raise FlagError(f"{path} lacks {name}", remedy=f"the file should be {expected}")
         rows = len(state["gene_emb"])
         self.genes = read_genes(self.files[list_of(rows, path).file])
+        self.renamed: dict[str, str] = {}
+        if self.aliases:
+            self.renamed = read_aliases(self.aliases)
+            self.files.digests["aliases"] = digest(self.aliases)
         with torch.device("meta"):
             net = self.whole(rows)
         fill(net, state, path, expected, ignore=["zero_emb"])
@@ -127,7 +136,7 @@ class PublishedCellFm(GeneModel):
         import torch
         from scipy import sparse
 
-        known = np.isin(panel, self.genes)  # (G,)
+        known = np.isin(self._names(panel), self.genes)  # (G,)
         report_unknown(panel, known, f"the vocabulary of {self.file}")
         net = self.backbone([gene for gene, here in zip(panel, known, strict=True) if here]).eval()
         table = sparse.csr_matrix(counts, dtype=np.float64)
@@ -156,7 +165,13 @@ class PublishedCellFm(GeneModel):
         """
         import torch
 
-        known = positions(self.genes, panel, f"the vocabulary of {self.file}", OTHER_GENES)
+        names = self._names(panel)
+        known = positions(self.genes, names, f"the vocabulary of {self.file}", REMEDY)
+        if len(set(names)) < len(names):
+            raise FlagError(
+                f"the panel names {max(names, key=names.count)} twice by the table {self.aliases}",
+                remedy="leave one of the names out in panels.NAME.genes",
+            )
         with torch.device("meta"):
             net = self.empty(len(panel), **body)
         rows = [0, *(known + 1)]
@@ -178,6 +193,11 @@ class PublishedCellFm(GeneModel):
 
     def digest(self) -> str:
         return self.files.digest()
+
+    def _names(self, panel: Sequence[str]) -> list[str]:
+        """The panel by the symbols of the list."""
+        known = set(self.genes)
+        return [gene if gene in known else self.renamed.get(gene, gene) for gene in panel]
 
     def _sizes(self, rows: int) -> "CellFmSizes":
         from flag_st.nets.cellfm import CellFmSizes
@@ -210,6 +230,39 @@ def read_genes(path: Path) -> list[str]:
     """The first column of a list, in its order."""
     with open(path, encoding="utf-8", newline="") as file:
         return [row[0] for row in csv.reader(file)][1:]
+
+
+def read_aliases(path: str | Path) -> dict[str, str]:
+    """Other name → approved symbol, from a tab-separated table of HGNC.
+
+    Names that are approved symbols themselves are left out, and previous symbols count more than aliases.
+
+    Args:
+        path: with the columns ``Approved symbol``, ``Status``, ``Previous symbols`` and ``Alias symbols``,
+            of which the last two list names separated by commas; only rows with the status Approved count.
+
+    Raises:
+        FlagError: the file cannot be read, or lacks a column.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FlagError(f"cannot read the table of aliases {path} ({error})") from None
+    wanted = ("Approved symbol", "Status", "Alias symbols", "Previous symbols")
+    if missing := [name for name in wanted if not rows or name not in rows[0]]:
+        raise FlagError(
+            f"{path} has no column {missing[0]}",
+            remedy="download it with these columns from https://www.genenames.org/download/custom/",
+        )
+    rows = [row for row in rows if row["Status"] == "Approved"]
+    approved = {row["Approved symbol"] for row in rows}
+    found: dict[str, str] = {}
+    for column in wanted[2:]:
+        for row in rows:
+            others = {name.strip() for name in (row[column] or "").split(",")} - approved
+            found |= {name: row["Approved symbol"] for name in others if name}
+    return found
 
 
 def _from_github(name: str) -> Path:
