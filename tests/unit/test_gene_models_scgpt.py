@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from published import write_scgpt
 from scipy import sparse
 from torch import nn
 
@@ -407,3 +408,42 @@ def test_damaged_missing_and_code_bearing_files_are_refused(tmp_path, published)
             toy.made(ScGPT, **params)
     with pytest.raises(FlagError, match="length 1 has no room for a gene"):
         toy.made(ScGPT, length=1)
+
+
+def test_the_backbone_is_torchs_own_transformer_and_the_decoder(tmp_path):
+    """<cls> with the value 0, then the panel in its order, hidden genes with the value of masks."""
+    params = write_scgpt(tmp_path, GENES[:23])
+    net = toy.made(ScGPT, **params)
+    net.open("cpu")
+    panel = ["GENE5", "GENE0", "GENE19"]
+    found = net.backbone(panel).eval()
+    state = torch.load(tmp_path / "best_model.pt", weights_only=True)
+    torsos = {k.replace("self_attn.Wqkv.", "self_attn.in_proj_"): v for k, v in state.items()}
+    reference = Published(26, 16, 2, 20, 2).train()
+    reference.load_state_dict(
+        {k: torsos.get(k, v) for k, v in reference.state_dict().items() if "decoder" not in k},
+        strict=False,
+    )
+    values = torch.tensor([[0.5, 3.0, 2.0], [1.0, 0.0, 4.0]])
+    hidden = torch.tensor([[False, True, False], [True, True, True]])
+    given = torch.tensor([[0, 0.5, -1.0, 2.0], [0, -1.0, -1.0, -1.0]])
+    tokens = torch.tensor([[24, 5, 0, 19]] * 2)
+    with torch.no_grad():
+        h = reference(tokens, given)[:, 1:]
+        for place in (0, 2, 4):
+            h = nn.functional.linear(
+                h, state[f"decoder.fc.{place}.weight"], state[f"decoder.fc.{place}.bias"]
+            )
+            h = nn.functional.leaky_relu(h, 0.01) if place < 4 else h
+        torch.testing.assert_close(found(values, hidden), h[..., 0], atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_backbone_cannot_do_is_refused_by_name(tmp_path, folder):
+    model = toy.made(ScGPT, **write_scgpt(tmp_path, GENES[:23]))
+    model.open("cpu")
+    with pytest.raises(FlagError, match=r"not in the vocabulary of scGPT, such as GENE24.*another"):
+        model.backbone(["GENE1", "GENE24"])
+    with pytest.raises(FlagError, match=r"scGPT has no body\.slope, which is of CellFM alone"):
+        model.backbone(["GENE1"], slope=0.01)
+    with pytest.raises(FlagError, match=r"best_model\.pt lacks decoder\.fc\.0\.weight"):
+        opened(folder).backbone(["GENE1"])

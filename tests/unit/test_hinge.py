@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 import toy_slides
+from published import write_cellfm, write_scgpt
 from scipy import sparse
 
 from flag_st.core.errors import FlagError
+from flag_st.core.io import load_arrays
 from flag_st.core.seeds import Draws
 from flag_st.gene_models.cellfm_mini import CellFmMini
 from flag_st.gene_models.masked_values import Pretraining
 from flag_st.methods.base import Run, load
 from flag_st.methods.hinge import Hinge
-from flag_st.methods.hinge.options import Curriculum, Masking, Sampling, Start
+from flag_st.methods.hinge.options import Body, Curriculum, Masking, Sampling, Start
 from flag_st.methods.training import Training
 
 GENES = [f"g{i}" for i in range(toy_slides.GENES)]
@@ -185,12 +187,18 @@ def test_what_is_impossible_is_refused_before_any_training(backbone, tmp_path):
     for options, message in (
         ({"masking": Masking(horizon=1)}, "horizon is 1; give at least 2"),
         ({"sampling": Sampling(budget=7)}, "budget 7 of a chain of 6 steps: give 1 to 6"),
+        ({"masking": Masking(1, "cosine")}, "horizon 1: masked diffusion needs at least 2 steps"),
+        ({"sampling": Sampling(budget=0)}, "budget 0 of a chain of 6 steps: give 1 to 6"),
         ({"curriculum": Curriculum(ratio=0)}, "curriculum ratio 0"),
     ):
         with pytest.raises(FlagError, match=message):
             made(**options)
     with pytest.raises(FlagError, match=r"no backbone to freeze.*backbone: cellfm_mini"):
         Hinge()
+    with pytest.raises(FlagError, match=r"no network to modulate.*backbone: true"):
+        Hinge({"use": "flag_st.gene_models.coexpression.Coexpression"})
+    with pytest.raises(FlagError, match=r"scGPT has no body\.slope, which is of CellFM alone"):
+        Hinge({"use": "flag_st.gene_models.scgpt.ScGPT"}, body=Body(slope=0.01))
     with pytest.raises(FlagError, match="was not fitted before it"):
         fitted(None, tmp_path)
 
@@ -204,4 +212,104 @@ def test_genes_outside_the_vocabulary_are_refused_by_name(backbone, tmp_path):
             Cohort(slides, ["x0", *GENES[1:]]),
             Cohort(slides, GENES),
             Run(directory=tmp_path, backbone=backbone),
+        )
+
+
+# --- published backbones ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cellfm(tmp_path, monkeypatch):
+    """CellFM's files, among whose genes are those of the panel."""
+    params = write_cellfm(tmp_path / "files", ["first", *GENES[::-1], "last"], monkeypatch)
+    return {"use": "flag_st.gene_models.cellfm.PublishedCellFm", "params": params}
+
+
+@pytest.fixture
+def scgpt(tmp_path):
+    params = write_scgpt(tmp_path / "files", ["first", *GENES[::-1], "last"])
+    return {"use": "flag_st.gene_models.scgpt.ScGPT", "params": params}
+
+
+def saved(published, tmp_path, **options):
+    """A method that was trained around a published backbone, its file, a slide and its draws there."""
+    given = {"masking": Masking(horizon=6), "training": BRIEF, "batch": 16, **options}
+    method, slide = fitted(None, tmp_path, method=Hinge(published, **given))
+    path = tmp_path / "model.safetensors"
+    params = {name: given[name] for name in given if name != "batch"}
+    method.save(
+        path, use="flag_st.methods.hinge.Hinge", params={"backbone": published, **plain(params)}
+    )
+    return method, path, slide
+
+
+def plain(groups: dict) -> dict:
+    """Groups of options as the configuration gives them."""
+    return {name: dict(vars(group)) for name, group in groups.items()}
+
+
+@pytest.mark.parametrize("kind", ["cellfm", "scgpt"])
+@pytest.mark.parametrize(
+    "start",
+    [Start(), Start(weights="permuted"), Start(train="decoder"), Start(train="lora", rank=2)],
+    ids=["frozen", "permuted", "decoder", "lora"],
+)
+def test_a_model_file_says_what_was_learned_and_which_backbone_it_is_for(
+    kind, start, tmp_path, request
+):
+    """No frozen tensor is in it, and with the files it draws the same bytes."""
+    published = request.getfixturevalue(kind)
+    method, path, slide = saved(published, tmp_path, start=start)
+    arrays, _ = load_arrays(path)
+    inside = {k.removeprefix("net.") for k in arrays if k.startswith("net.backbone.")}
+    trained = {"decoder": "dec", "lora": ("a", "b")}.get(start.train, "-")
+    if start.train == "lora":
+        assert all(name.rpartition(".")[2] in trained for name in inside)
+    else:
+        assert all(trained in name for name in inside)
+    assert bool(inside) == (start.train in ("decoder", "lora"))
+    again = load(path)[0].predict(slide.without_truth(), 2, Draws(0, slide.id))
+    first = method.predict(slide.without_truth(), 2, Draws(0, slide.id))
+    assert np.array_equal(again.samples, first.samples)
+    table = method.net.backbone.parts().table
+    plain_table = method.model.backbone(GENES).parts().table
+    assert torch.equal(table, plain_table) == (start.weights != "permuted")
+    assert torch.equal(table.sort(0).values, plain_table.sort(0).values)
+
+
+def test_another_backbone_or_none_is_refused_in_prediction(cellfm, tmp_path, monkeypatch):
+    _, path, _ = saved(cellfm, tmp_path)
+    genes = ["first", *GENES[::-1], "last"]
+    write_cellfm(tmp_path / "files", genes, monkeypatch, seed=1)
+    with pytest.raises(
+        FlagError, match=r"files have the digest .*; those of PublishedCellFm .*again"
+    ):
+        load(path)
+    (tmp_path / "files" / "base_weight.ckpt").unlink()
+    with pytest.raises(FlagError, match=r"base_weight\.ckpt does not exist"):
+        load(path)
+
+
+def test_a_published_backbone_that_is_not_there_is_refused_before_training(cellfm, tmp_path):
+    (tmp_path / "files" / "base_weight.ckpt").unlink()
+    with pytest.raises(FlagError, match=r"base_weight\.ckpt does not exist"):
+        saved(cellfm, tmp_path)
+
+
+def test_random_weights_need_no_files_and_are_kept(cellfm, tmp_path):
+    (tmp_path / "files" / "base_weight.ckpt").unlink()
+    method, path, slide = saved(cellfm, tmp_path, start=Start(weights="random"))
+    again = load(path)[0].predict(slide.without_truth(), 1, Draws(0, slide.id))
+    first = method.predict(slide.without_truth(), 1, Draws(0, slide.id))
+    assert np.array_equal(again.samples, first.samples)
+
+
+def test_genes_that_a_published_backbone_does_not_know_are_refused_by_name(cellfm, tmp_path):
+    from flag_st.data.slide import Cohort
+
+    slides = [toy_slides.toy_slide()]
+    method = Hinge(cellfm, masking=Masking(horizon=6), training=BRIEF)
+    with pytest.raises(FlagError, match=r"not in the vocabulary of base_weight\.ckpt, such as x0"):
+        method.fit(
+            Cohort(slides, ["x0", *GENES[1:]]), Cohort(slides, GENES), Run(directory=tmp_path)
         )

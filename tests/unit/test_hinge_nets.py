@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.nets.cellfm import CellFm, CellFmSizes
+from flag_st.nets.scgpt import ScGptBackbone
 from flag_st.nets.soft_adaln import Conditioning, Modulated
+from flag_st.planning import config
 
 D, HEADS, LAYERS, ROWS, G, V, B = 64, 2, 40, 16, 12, 5, 2
 RELEASED = Conditioning(condition="sum", see_next=True, eta="sigmoid", silu=True)
@@ -148,24 +151,78 @@ def test_forward_is_that_of_the_authors_code(backbone, expected):
     torch.testing.assert_close(out, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
-def counted(rows, image, options, **backbone):
-    with torch.device("meta"):
-        net = Modulated(CellFm(CellFmSizes(rows), range(1, 201), **backbone), options, image, 200)
-    frozen = sum(p.numel() for p in net.backbone.parameters())
-    return frozen, sum(p.numel() for p in net.parameters() if p.requires_grad) - frozen
+def size(parameters) -> int:
+    return sum(p.numel() for p in parameters)
 
 
 @pytest.mark.parametrize(
-    ("rows", "image", "options", "frozen", "trained"),
+    ("entry", "rows", "published"),
     [
-        (27_856, 1536, RELEASED, 800_830_209, 581_468_241),
-        (24_080, 1536, Conditioning(), 795_030_273, 576_436_305),
-        (27_856, 1024, RELEASED, 800_830_209, 580_681_809),
-        (27_856, 512, Conditioning(), 800_830_209, 574_863_441),
+        ("cellfm", 27_856, 800_830_209),
+        ("cellfm", 24_080, 795_030_273),
+        ("cellfm_80m", 27_856, 83_370_753),
     ],
 )
-def test_parameters_are_as_many_as_published(rows, image, options, frozen, trained):
-    assert counted(rows, image, options) == (frozen, trained)
+def test_published_backbones_have_as_many_parameters_as_their_authors(entry, rows, published):
+    known = config.load()["gene_models"][entry]
+    with torch.device("meta"):
+        net = registry.build(known["use"], known["params"]).whole(rows)
+    assert size(net.parameters()) == published
+
+
+def test_scgpt_with_its_whole_table_has_as_many_parameters_as_published():
+    known = config.load()["gene_models"]["scgpt"]
+    with torch.device("meta"):
+        net = ScGptBackbone(registry.build(known["use"], known["params"]).arguments, 60_696)
+    assert size(net.parameters()) == 50_804_225
+
+
+@pytest.mark.parametrize(
+    ("entry", "image", "frozen", "trained"),
+    [
+        ("hinge_released", 1536, 800_830_209 - (27_856 - 201) * 1536, 581_468_241),
+        ("hinge_paper", 1536, 795_030_273 - (24_080 - 201) * 1536, 576_436_305),
+        ("hinge_released", 1024, 800_830_209 - (27_856 - 201) * 1536, 580_681_809),
+        ("hinge_paper", 512, 795_030_273 - (24_080 - 201) * 1536, 574_863_441),
+        ("hinge_80m", 1536, 83_370_753 - (27_856 - 201) * 1536, 38_166_533),
+        ("hinge_scgpt", 1536, 50_804_225 - (60_697 - 201) * 512, 20_617_241 + 2 * 200),
+    ],
+)
+def test_entries_train_as_many_parameters_as_published(entry, image, frozen, trained):
+    """Of the table of genes, the panel's rows alone are kept; scGPT's rescaling is our addition."""
+    known = config.load()["methods"][entry]
+    method = registry.build(known["use"], known["params"])
+    with torch.device("meta"):
+        net = method.build(200, image)
+    names = {f"backbone.{name}" for name, _ in net.backbone.named_parameters()}
+    assert method.frozen == names
+    assert size(net.backbone.parameters()) == frozen
+    assert size(p for p in net.parameters() if p.requires_grad) == trained
+
+
+def scgpt() -> ScGptBackbone:
+    arguments = {"embsize": D, "nheads": 2, "d_hid": 80, "nlayers": 3, "mask_value": -1}
+    torch.manual_seed(0)
+    return ScGptBackbone(arguments, G)
+
+
+def test_scgpt_untrained_is_the_bare_network_and_sees_no_hidden_value():
+    """Its rescaling changes nothing at first, and is a scale and a shift per gene afterwards."""
+    x, t, visible, following, image = golden_inputs()
+    net = Modulated(scgpt(), Conditioning(tau_bias=40.0, rescale=True), V, G)
+    with torch.no_grad():
+        found = net(x, t, visible, following, image)
+        torch.testing.assert_close(found, net.backbone(x, ~visible))
+        other = torch.where(visible, x, x + 5)
+        assert torch.equal(found, net(other, t, visible, following, image))
+        assert not torch.equal(found, net(x + 1, t, visible, following, image))
+        net.rescale.scale[3], net.rescale.shift[4] = 1.0, 2.0
+        changed = net(x, t, visible, following, image)
+    expected = found.clone()
+    expected[:, 3] *= 2
+    expected[:, 4] += 2
+    torch.testing.assert_close(changed, expected)
+    assert [s.reads_all for s in net.backbone.sublayers()] == [True] * 6
 
 
 def test_untrained_the_modulated_network_is_the_bare_one():

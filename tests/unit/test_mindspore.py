@@ -2,35 +2,10 @@
 
 import numpy as np
 import pytest
+from published import TYPES, field, value, varint
 
 from flag_st.core.errors import FlagError
 from flag_st.transfer.mindspore import read_mindspore
-
-TYPES = {"<f4": "Float32", "<f2": "Float16", "<i8": "Int64"}
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while True:
-        value, rest = value >> 7, value & 127
-        out.append(rest | (128 if value else 0))
-        if not value:
-            return bytes(out)
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def value(tag: str, array: np.ndarray, kind: str | None = None, packed: bool = False) -> bytes:
-    dims = array.shape or (0,)
-    if packed:
-        shape = field(1, b"".join(map(varint, dims)))
-    else:
-        shape = b"".join(varint(8) + varint(n) for n in dims)
-    name = kind or TYPES[array.dtype.str]
-    tensor = shape + field(2, name.encode()) + field(3, array.tobytes())
-    return field(1, field(1, tag.encode()) + field(2, tensor))
 
 
 def slices(tag: str, array: np.ndarray, parts: int) -> bytes:

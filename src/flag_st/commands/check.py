@@ -12,6 +12,7 @@ from flag_st.gene_models.corpus import corpus_model
 from flag_st.planning.config import genes_of
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
+from flag_st.transfer.weights import checkpoints
 
 
 def check(config: dict[str, Any], data: bool = True) -> int:
@@ -50,16 +51,18 @@ def check(config: dict[str, Any], data: bool = True) -> int:
 
 
 def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> None:
-    """Build every plug-in that the experiments use; wrong arguments and traits are faults."""
+    """Build every plug-in that the experiments use; wrong arguments and traits are faults.
+
+    So are files of published weights that are not where ``params.weights`` says.
+    """
     methods = dict.fromkeys(m for e in experiments.values() for m in e["methods"])
+    used = [config["methods"][m] for m in methods]
     layers = {
         "methods": methods,
-        "encoders": {config["methods"][m]["encoder"]: None for m in methods},
-        "gene_models": {
-            config["methods"][m].get(key): None
-            for m in methods
-            for key in ("gene_model", "backbone")
-        },
+        "encoders": dict.fromkeys(entry["encoder"] for entry in used),
+        "gene_models": dict.fromkeys(
+            entry.get(key) for key in ("gene_model", "backbone") for entry in used
+        ),
         "metrics": dict.fromkeys(config["defaults"]["metrics"]),
     }
     for layer, names in layers.items():
@@ -75,6 +78,9 @@ def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
     check_traits(layer, name, stated(layer, entry), plugin)
     if layer == "gene_models":
         corpus_model(plugin, entry.get("corpus", "train") != "train")
+    for place in checkpoints(entry) if layer in ("encoders", "gene_models") else ():
+        if place.local is not None:
+            place.here()
 
 
 def check_columns(plan: Plan, name: str) -> None:

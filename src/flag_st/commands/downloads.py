@@ -51,8 +51,9 @@ def origins(plan: Plan) -> Iterator[tuple[str, Origin]]:
     for cohort in dict.fromkeys(run.cohort for run in runs):
         yield cohort, plan.source(cohort)
     methods = [plan.config["methods"][name] for name in dict.fromkeys(run.method for run in runs)]
-    for layer, key in (("encoders", "encoder"), ("gene_models", "gene_model")):
-        for name in dict.fromkeys(method[key] for method in methods if method[key]):
+    for layer, keys in (("encoders", ["encoder"]), ("gene_models", ["gene_model", "backbone"])):
+        used = (method.get(key) for key in keys for method in methods)
+        for name in dict.fromkeys(filter(None, used)):
             entry = plan.config[layer][name]
             for place in checkpoints(entry):
                 yield name, place

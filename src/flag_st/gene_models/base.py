@@ -17,6 +17,10 @@ Scope = Literal["panel", "transcriptome"]
 class GeneModel(Fitted, ABC):
     """Embeds panel genes, once per panel or in the context of each spot.
 
+    A model whose network a method can be built on also has ``backbone(panel, **body)``, that network
+    (``flag_st.nets.backbone.Backbone``) for the genes of a panel, and ``empty(genes, **body)``, one of the
+    same sizes without pre-trained weights, which needs neither files nor a fit.
+
     Class attributes:
         kind: ``static`` (one vector per gene, (G, K)), ``contextual`` (one per spot and gene,
             (N, G, K)) or ``spot`` (one per spot, (N, K)).

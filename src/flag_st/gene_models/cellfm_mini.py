@@ -13,7 +13,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import digest_arrays, refill, require, unfitted
 from flag_st.core.io import pack_names, unpack_names
 from flag_st.core.seeds import numpy_generator
-from flag_st.gene_models.columns import positions, report_unknown, vocabulary
+from flag_st.gene_models.columns import OTHER_GENES, positions, report_unknown, vocabulary
 from flag_st.gene_models.corpus import CorpusModel, Section
 from flag_st.gene_models.hidden_values import TELLERS, explained
 from flag_st.gene_models.masked_values import Pretraining, pretrain
@@ -175,7 +175,7 @@ class CellFmMini(CorpusModel):
         """
         if self.net is None:
             raise unfitted(NAME)
-        rows = positions(self.genes, panel, f"the vocabulary of {NAME}") + 1
+        rows = positions(self.genes, panel, f"the vocabulary of {NAME}", OTHER_GENES) + 1
         arrays = self.arrays()
         arrays["gene_emb"] = arrays["gene_emb"][[0, *rows]]
         net = self.empty(len(panel), **body)

@@ -11,7 +11,14 @@ from flag_st.core.errors import FlagError
 log = logging.getLogger(__name__)
 
 
-def positions(have: Sequence[str], want: Sequence[str], where: str) -> np.ndarray:
+#: What to do about genes that a slide lacks, and about those that a pre-trained network does not know.
+SHARED_GENES = "choose the panel from the genes that all slides of the cohort share"
+OTHER_GENES = "list the genes that it knows in panels.NAME.genes, or choose another backbone"
+
+
+def positions(
+    have: Sequence[str], want: Sequence[str], where: str, remedy: str = SHARED_GENES
+) -> np.ndarray:
     """Index in ``have`` of each name of ``want``.
 
     Raises:
@@ -22,7 +29,7 @@ def positions(have: Sequence[str], want: Sequence[str], where: str) -> np.ndarra
     if missing:
         raise FlagError(
             f"{len(missing)} panel genes are not in {where}, such as {', '.join(missing[:3])}",
-            remedy="choose the panel from the genes that all slides of the cohort share",
+            remedy=remedy,
         )
     return np.array([index[name] for name in want], dtype=np.int64)
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from flag_st.core.errors import FlagError
 from flag_st.core.io import digest, read_json
 from flag_st.transfer.weights import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,7 +23,8 @@ class Files:
         weights: folder that holds them, or None to fetch them from the hub.
         address: where a person gets them.
         repo, revision: hub repository and commit, or None if the release is on no hub.
-        sha256: name → digest that the file must have; files without one are not checked.
+        sha256: name → digest that the file must have; of files without one it is logged what it is.
+        elsewhere: name → how to get a file that the hub's repository does not have.
         digests: name → digest of each file that was asked for.
     """
 
@@ -29,6 +33,7 @@ class Files:
     repo: str | None = None
     revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Path:
@@ -44,6 +49,8 @@ class Files:
                 f"{path} has sha256 {found}, expected {pinned.lower()}",
                 remedy=f"get {name} again from {self.address}, or correct params.sha256",
             )
+        if not pinned:
+            log.info("%s has sha256 %s; there is none to compare it with", path, found)
         self.digests[name] = found
         return path
 
@@ -53,6 +60,9 @@ class Files:
 
     def _locate(self, name: str) -> Path:
         pin = self.sha256.get(name)
+        if name in self.elsewhere:
+            given = None if self.weights is None else Path(self.weights).expanduser() / name
+            return given if given and given.is_file() else self.elsewhere[name]()
         if self.weights is None and self.repo is not None:
             return Checkpoint(self.repo, name, self.revision or "main", pin).locate()
         if self.weights is None:

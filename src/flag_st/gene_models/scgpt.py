@@ -1,7 +1,7 @@
 """scGPT (Cui et al., Nature Methods 2024), read from its whole-human checkpoint.
 
-Its encoder is written here with the names of the published keys, so that it runs beside the
-versions of all other models; ``scgpt_package.py`` is the encoder of the official package.
+Its networks are those of ``nets.scgpt``, which run beside the versions of all other models;
+``scgpt_package.py`` is the encoder of the official package. HINGE can take it as its frozen backbone.
 """
 
 import hashlib
@@ -12,101 +12,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import numpy_generator
 from flag_st.gene_models.base import GeneModel, Scope
-from flag_st.gene_models.columns import positions, report_unknown
+from flag_st.gene_models.columns import OTHER_GENES, positions, report_unknown
 from flag_st.gene_models.files import Files, check_sizes, read_object
 from flag_st.gene_models.packages import Backend
 from flag_st.gene_models.scgpt_package import PackageEncoder, package_encoder
 from flag_st.gene_models.token_states import contextual, pad
+from flag_st.nets.scgpt import Encoder, ScGptBackbone
 from flag_st.transfer.weights import fill, read_state
 
 ADDRESS = "https://github.com/bowang-lab/scGPT (pre-trained models, whole-human)"
+WEIGHTS = f"best_model.pt of {ADDRESS}"
 CLS = "<cls>"
 SIZES = ("embsize", "nheads", "d_hid", "nlayers", "n_bins")
+#: What ``args.json`` of the whole-human release states; the backbone is counted by it without the file.
+WHOLE_HUMAN = {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "mask_value": -1}
 #: What the published file holds beside the encoder: decoders, and a table that nothing uses.
 UNUSED = ("decoder.", "cls_decoder.", "mvc_decoder.", "flag_encoder.")
 #: How other versions of the package spelled the keys of the attention.
 SPELLINGS = ((r"self_attn\._impl\.", "self_attn."), (r"self_attn\.in_proj_", "self_attn.Wqkv."))
-
-
-class GeneEncoder(nn.Module):
-    """Embeds which gene a token is."""
-
-    def __init__(self, vocabulary: int, width: int, padding: int):
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width, padding_idx=padding)
-        self.enc_norm = nn.LayerNorm(width)
-
-    def forward(self, genes: Tensor) -> Tensor:
-        return self.enc_norm(self.embedding(genes))  # (B, L, d)
-
-
-class ValueEncoder(nn.Module):
-    """Embeds the expression of the gene, given as its bin."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.linear1, self.linear2 = nn.Linear(1, width), nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, values: Tensor) -> Tensor:
-        x = self.linear1(values.clamp(max=512)[..., None]).relu()  # (B, L, d)
-        return self.norm(self.linear2(x))  # (B, L, d)
-
-
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.Wqkv, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        qkv = self.Wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, H, d/H)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 of (B, H, L, d/H)
-        x = scaled_dot_product_attention(q, k, v, present[:, None, None])  # (B, H, L, d/H)
-        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, d)
-
-
-class Layer(nn.Module):
-    """Post-norm transformer layer with ReLU."""
-
-    def __init__(self, width: int, heads: int, inner: int):
-        super().__init__()
-        self.self_attn = Attention(width, heads)
-        self.linear1, self.linear2 = nn.Linear(width, inner), nn.Linear(inner, width)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        x = self.norm1(x + self.self_attn(x, present))  # (B, L, d)
-        return self.norm2(x + self.linear2(self.linear1(x).relu()))  # (B, L, d)
-
-
-class Encoder(nn.Module):
-    """The part of the published model that gene embeddings need: all but its decoders."""
-
-    def __init__(self, arguments: Mapping, vocabulary: int, padding: int):
-        super().__init__()
-        width, heads, inner = (arguments[key] for key in ("embsize", "nheads", "d_hid"))
-        self.encoder = GeneEncoder(vocabulary, width, padding)
-        self.value_encoder = ValueEncoder(width)
-        self.transformer_encoder = nn.ModuleDict(
-            {
-                "layers": nn.ModuleList(
-                    Layer(width, heads, inner) for _ in range(arguments["nlayers"])
-                )
-            }
-        )
-
-    def forward(self, genes: Tensor, values: Tensor, present: Tensor) -> Tensor:
-        x = self.encoder(genes) + self.value_encoder(values)  # (B, L, d)
-        for layer in self.transformer_encoder["layers"].children():
-            x = layer(x, present)  # (B, L, d)
-        return x  # (B, L, d)
 
 
 class ScGPT(GeneModel):
@@ -152,6 +80,7 @@ class ScGPT(GeneModel):
         self.files = Files(weights, ADDRESS, repo, revision, sha256 or {})
         self.scope, self.ties, self.length, self.batch_tokens = scope, ties, length, batch_tokens
         self.backend = backend
+        self.arguments: dict[str, Any] = dict(WHOLE_HUMAN)
 
     def open(self, device: str) -> None:
         """Load vocabulary and weights.
@@ -166,7 +95,8 @@ class ScGPT(GeneModel):
         with torch.device("meta"):
             empty = Encoder(self.arguments, len(self.vocabulary), self.padding)
         # The file is checked key by key in any case, because the package skips what does not fit.
-        own = load_encoder(empty, self.files["best_model.pt"])
+        self.path = self.files["best_model.pt"]
+        own = load_encoder(empty, self.path)
         model: Encoder | PackageEncoder = own
         if self.backend == "package":
             model = package_encoder(self.arguments, self.vocabulary, own)
@@ -212,6 +142,31 @@ class ScGPT(GeneModel):
 
     def digest(self) -> str:
         return self.files.digest()
+
+    def backbone(self, panel: Sequence[str], **body: Any) -> ScGptBackbone:
+        """The network with its decoder, for the genes of ``panel`` alone, in their order.
+
+        Raises:
+            FlagError: a gene has no token, ``body`` has an option that only CellFM knows, or the file
+                lacks a part of the decoder.
+        """
+        with torch.device("meta"):
+            net = self.empty(len(panel), **body)
+        names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
+        rows = [self.cls, *positions(names, panel, "the vocabulary of scGPT", OTHER_GENES)]
+        state, table = read_weights(self.path), "encoder.embedding.weight"
+        others = [part for part in UNUSED if part != "decoder."]
+        fill(net, {**state, table: state[table][rows]}, self.path, WEIGHTS, ignore=others)
+        return net.float().to(self.device)
+
+    def empty(self, genes: int, **body: Any) -> ScGptBackbone:
+        """A network of the same sizes for a panel of G genes, without pre-trained weights."""
+        if body:
+            raise FlagError(
+                f"scGPT has no body.{', body.'.join(sorted(body))}, which is of CellFM alone",
+                remedy="leave it out of the method's params",
+            )
+        return ScGptBackbone(self.arguments, genes)
 
     def _tokens(self, genes: Sequence[str]) -> np.ndarray:
         """The token of each gene, -1 where there is none."""
@@ -281,7 +236,7 @@ def read_arguments(path: Path) -> dict[str, Any]:
     Raises:
         FlagError: it is no object, or a value is missing, of the wrong type or not supported.
     """
-    arguments = {"n_bins": 51, **read_object(path, ADDRESS)}
+    arguments = {"n_bins": 51, "mask_value": -1, **read_object(path, ADDRESS)}
     check_sizes(arguments, SIZES, path, ADDRESS)
     width, heads = arguments["embsize"], arguments["nheads"]
     if width % heads:
@@ -289,7 +244,8 @@ def read_arguments(path: Path) -> dict[str, Any]:
             f"{path}: embsize {width} is no multiple of nheads {heads}",
             remedy=f"get it again from {ADDRESS}",
         )
-    for key, kinds in (("pad_token", (str,)), ("pad_value", (int, float))):
+    number = (int, float)
+    for key, kinds in (("pad_token", (str,)), ("pad_value", number), ("mask_value", number)):
         if type(arguments.get(key)) not in kinds:
             raise FlagError(
                 f"{path} has no usable {key}: {arguments.get(key)!r}",
@@ -322,16 +278,21 @@ def read_vocabulary(path: Path, special: Iterable[str]) -> dict[str, int]:
     return vocabulary
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of ``best_model.pt`` by the names of ``nets.scgpt``, whichever attention wrote them."""
+    state = read_state(path)
+    for old, new in SPELLINGS:
+        state = {re.sub(old, new, key): value for key, value in state.items()}
+    return state
+
+
 def load_encoder(model: Encoder, path: Path) -> Encoder:
-    """Fill ``model`` from ``best_model.pt``, whichever attention wrote it, without its decoders.
+    """Fill ``model`` from ``best_model.pt``, without its decoders.
 
     Raises:
         FlagError: the file is damaged, or lacks or has a key that the published model does not.
     """
-    state = read_state(path)
-    for old, new in SPELLINGS:
-        state = {re.sub(old, new, key): value for key, value in state.items()}
-    fill(model, state, path, f"best_model.pt of {ADDRESS}", ignore=UNUSED)
+    fill(model, read_weights(path), path, WEIGHTS, ignore=UNUSED)
     return model.float().eval().requires_grad_(False)
 
 

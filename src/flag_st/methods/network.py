@@ -124,14 +124,22 @@ class NetworkMethod(Method):
         return (z.float().cpu().numpy() * self.scale + self.mean).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        state = {f"net.{k}": v.cpu().numpy() for k, v in self.net.state_dict().items()}
+        state = {f"net.{k}": v.cpu().numpy() for k, v in self.learned().items()}
         return {**state, **{name: getattr(self, name) for name in STATISTICS}}
 
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
         for name in STATISTICS:
             setattr(self, name, arrays[name])
         state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net.")}
-        self.net = self.build(len(self.mean), len(self.feature_mean))
-        self.net.load_state_dict(state)
-        self.net = self.net.to(device).eval().requires_grad_(False)
+        self.net = self.rebuilt(state).to(device).eval().requires_grad_(False)
         self.device = device
+
+    def learned(self) -> dict[str, Tensor]:
+        """What the model file keeps of the network."""
+        return self.net.state_dict()
+
+    def rebuilt(self, state: dict[str, Tensor]) -> nn.Module:
+        """The inverse of ``learned``."""
+        net = self.build(len(self.mean), len(self.feature_mean))
+        net.load_state_dict(state)
+        return net

@@ -1,7 +1,7 @@
 """CellFM (Zeng et al., Nature Communications 2025): a gene language model of retention layers.
 
-Parameters have the names of the published checkpoint, so that it loads without a table. Genes have no
-order: a token is the sum of what its value says and of its gene's own vector.
+Parameters have the names of the published checkpoint, but for those of norms. Genes have no order:
+a token is the sum of what its value says and of its gene's own vector.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flag_st.core.errors import FlagError
+from flag_st.nets.backbone import Backbone, Parts, Sublayer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Retention(nn.Module):
         o = q @ (k.transpose(-1, -2) @ v)  # (B, H, L, d)
         # Constant factors of q, k and v would vanish in this norm, and are left out. Where nothing may be
         # read all is 0, and the root must not be taken of it, as its slope there is infinite.
-        o = o / o.square().mean(-1, keepdim=True).clamp(min=1e-24).sqrt()  # (B, H, L, d)
+        size = o.float().square().mean(-1, keepdim=True).clamp(min=1e-24)  # (B, H, L, 1)
+        o = o / size.sqrt()  # (B, H, L, d)
         return self.o_proj((o * F.silu(u)).transpose(1, 2).flatten(2))  # (B, L, D)
 
 
@@ -122,7 +124,7 @@ class ValueDecoder(nn.Module):
         return self.w2(F.leaky_relu(self.w1(h), self.slope)).squeeze(-1)  # (B, G)
 
 
-class CellFm(nn.Module):
+class CellFm(Backbone):
     """The parts of CellFM that HINGE uses.
 
     Args:
@@ -164,7 +166,9 @@ class CellFm(nn.Module):
         layers = [Layer(width, sizes.heads) for _ in range(sizes.layers)]
         self.encoder = nn.ModuleList(layers)
         self.value_dec = ValueDecoder(width, slope)
-        self.register_buffer("genes", torch.as_tensor(list(genes)), persistent=False)
+        # Never on the meta device, since no file of weights could fill it.
+        rows = torch.as_tensor(list(genes), device="cpu")  # (G,)
+        self.register_buffer("genes", rows, persistent=False)
         if mask_token == "zero_emb":
             del self.value_enc.mask_emb
 
@@ -197,36 +201,23 @@ class CellFm(nn.Module):
         states = known + hide * self._token + self.gene_emb[self.genes]  # (B, G, D)
         return torch.cat([self.cls_token.expand(len(values), -1, -1), states], 1)  # (B, 1 + G, D)
 
-    def sublayers(self) -> list[tuple[nn.Module, nn.LayerNorm, bool]]:
-        """Each sublayer in order, the norm after it, and whether hidden genes may be read in it."""
+    def sublayers(self) -> list[Sublayer]:
+        """Each sublayer in order; hidden genes are read in the second half alone, if at all."""
         half = len(self.encoder) // 2
-        found: list[tuple[nn.Module, nn.LayerNorm, bool]] = []
+        found: list[Sublayer] = []
         for place, layer in enumerate(self.encoder):
             assert isinstance(layer, Layer)
-            found.append((layer.attn, layer.post_norm1, not self.half_masked or place >= half))
-            found.append((layer.ffn, layer.post_norm2, True))
+            reads_all = not self.half_masked or place >= half
+            found.append(Sublayer(layer.attn, layer.post_norm1, reads_all))
+            found.append(Sublayer(layer.ffn, layer.post_norm2, True))
         return found
 
     def decode(self, h: Tensor) -> Tensor:
         """States of genes (B, G, D) → values (B, G)."""
         return self.value_dec(h)  # (B, G)
 
-    def forward(self, values: Tensor, hidden: Tensor) -> Tensor:
-        """The network as it was pre-trained: values (B, G) and which are hidden → all of them."""
-        return self.decode(self.states(values, hidden))  # (B, G)
-
-    def states(self, values: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The states of genes after the last layer, (B, G, D); by default none is hidden."""
-        hidden = torch.zeros_like(values, dtype=torch.bool) if hidden is None else hidden
-        h, keep = self.tokens(values, hidden), readable(hidden)  # (B, 1 + G, D), (B, 1 + G)
-        for sublayer, norm, reads_all in self.sublayers():
-            h = norm(sublayer(h, None if reads_all else keep) + self.residual * h)
-        return h[:, 1:]  # (B, G, D)
-
-
-def readable(hidden: Tensor) -> Tensor:
-    """(B, 1 + G) 1 where a token may be read: the first one and the visible genes."""
-    return F.pad((~hidden).float(), (1, 0), value=1.0)  # (B, 1 + G)
+    def parts(self) -> Parts:
+        return Parts(self.gene_emb, self.encoder, self.value_dec)
 
 
 def _amplified(name: str) -> bool:

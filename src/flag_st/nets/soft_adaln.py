@@ -5,34 +5,16 @@ Before training the modulation is the identity, so that the network starts as it
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flag_st.nets.cellfm import readable
+from flag_st.nets.backbone import Backbone, readable
 
 #: Numbers that describe a step to the network, half of them cosines.
 STEP_FEATURES = 256
-
-
-class Backbone(Protocol):
-    """What can be modulated: a network over gene tokens, sublayer by sublayer.
-
-    Attributes:
-        width: D.
-        residual: λ, the factor of a sublayer's input in the sum that is normalised after it.
-    """
-
-    width: int
-    residual: float
-
-    def tokens(self, values: Tensor, hidden: Tensor) -> Tensor: ...
-
-    def sublayers(self) -> list[tuple[nn.Module, nn.LayerNorm, bool]]: ...
-
-    def decode(self, h: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +32,9 @@ class Conditioning:
             number that starts at -12; the release) or ``zero`` (fixed: no SoftNorm).
         tau_bias: where the gate's bias starts; the gate is its sigmoid.
         silu: the condition passes a SiLU before it is mapped to modulations (release).
+        rescale: what the backbone decodes passes an affine map per gene, which is trained and changes
+            nothing at first. It is for backbones whose values have another unit than the panel, of
+            which the paper says nothing.
     """
 
     form: Literal["soft", "no_identity", "affine"] = "soft"
@@ -58,6 +43,7 @@ class Conditioning:
     eta: Literal["raw", "sigmoid", "zero"] = "raw"
     tau_bias: float = 6.0
     silu: bool = False
+    rescale: bool = False
 
 
 class Condition(nn.Module):
@@ -111,6 +97,17 @@ class Share(nn.Module):
         return torch.lerp(h, F.layer_norm(h, h.shape[-1:], eps=1e-6), eta)  # (B, L, D)
 
 
+class Rescale(nn.Module):
+    """A scale and a shift of its own for each gene."""
+
+    def __init__(self, genes: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.zeros(genes)), nn.Parameter(torch.zeros(genes))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y * (1 + self.scale) + self.shift  # (B, G)
+
+
 class Modulated(nn.Module):
     """A frozen backbone whose sublayers an image and a step modulate.
 
@@ -134,6 +131,7 @@ class Modulated(nn.Module):
         self.out = nn.Linear(width, 2 * width)
         kind = "half" if options.form == "no_identity" else options.eta
         self.share, self.out_share = Share(count, kind), Share(1, kind)
+        self.rescale = Rescale(genes) if options.rescale else nn.Identity()
         self._reset(width)
 
     def _reset(self, width: int) -> None:
@@ -169,19 +167,19 @@ class Modulated(nn.Module):
         h = self._sublayers(h, c, readable(~visible))  # (B, 1 + G, D)
         shift, scale = self.out(c).chunk(2, -1)  # 2 × (B, 1, D)
         h = self.out_share(h[:, 1:], 0) * (1 + scale) + shift  # (B, G, D)
-        return self.backbone.decode(h)  # (B, G)
+        return self.rescale(self.backbone.decode(h))  # (B, G)
 
     def _sublayers(self, h: Tensor, c: Tensor, keep: Tensor) -> Tensor:
         affine, lam = self.options.form == "affine", self.backbone.residual
-        for place, (sublayer, norm, reads_all) in enumerate(self.backbone.sublayers()):
+        for place, (transform, norm, reads_all) in enumerate(self.backbone.sublayers()):
             if place % 2 == 0:
                 parts = self.maps[place // 2](c).chunk(4 if affine else 6, -1)  # (B, 1, D) each
             mask = None if reads_all else keep  # (B, 1 + G)
             if affine:
                 shift, scale = parts[2 * (place % 2) :][:2]  # 2 × (B, 1, D)
-                h = norm(sublayer(h, mask) + lam * h) * (1 + scale) + shift  # (B, 1 + G, D)
+                h = norm(transform(h, mask) + lam * h) * (1 + scale) + shift  # (B, 1 + G, D)
                 continue
             shift, scale, gate = parts[3 * (place % 2) :][:3]  # 3 × (B, 1, D)
-            u = sublayer(self.share(h, place) * (1 + scale) + shift, mask)  # (B, 1 + G, D)
+            u = transform(self.share(h, place) * (1 + scale) + shift, mask)  # (B, 1 + G, D)
             h = norm(gate.sigmoid() * u + lam * h)  # (B, 1 + G, D)
         return h  # (B, 1 + G, D)

@@ -59,8 +59,8 @@ def _tested(
                 tests = signed_rank(wide[method] - wide[reference]), over_patients.p
             found[cohort, panel, method] = tests
     keys = zip(values["cohort"], values["panel"], values["method"], strict=True)
-    tests = [found.get(key, (nan, nan)) for key in keys]
-    return values.assign(p_slides=[t[0] for t in tests], p_patients=[t[1] for t in tests])
+    p = [found.get(key, (nan, nan)) for key in keys]
+    return values.assign(p_slides=[pair[0] for pair in p], p_patients=[pair[1] for pair in p])
 
 
 def signed_rank(differences: "pandas.Series") -> float:

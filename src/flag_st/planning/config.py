@@ -175,6 +175,19 @@ def _grid_faults(config: dict[str, Any], faults: Faults) -> None:
             names += [("gene_models", entry.get(key), f"{where}.{key}")]
     for layer, name, where in names:
         _check_name(config, faults, layer, name, where)
+    _backbone_faults(config, faults)
+
+
+def _backbone_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of each method that is built on a gene model: whether that has a network to build on."""
+    known = config["gene_models"]
+    bases = {name: known.get(entry.get("base"), {}) for name, entry in known.items()}
+    able = [name for name in known if merge(bases[name], known[name]).get("backbone")]
+    for method, entry in config["methods"].items():
+        name = entry.get("backbone")
+        if name in known and name not in able:
+            fault = f"methods.{method}.backbone: {name} has no network to build on"
+            faults.add(fault, choices=sorted(able))
 
 
 def _gene_faults(config: dict[str, Any], faults: Faults) -> None:

@@ -18,7 +18,10 @@ TRAITS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "backbone": lambda method: "backbone" in method.needs,
     },
     "encoders": {"fits": lambda encoder: encoder.fits},
-    "gene_models": {"fits": lambda gene_model: gene_model.fits},
+    "gene_models": {
+        "fits": lambda gene_model: gene_model.fits,
+        "backbone": lambda gene_model: hasattr(gene_model, "backbone"),
+    },
     "metrics": {"downstream": lambda metric: metric.downstream},
 }
 

@@ -8,6 +8,7 @@ little-endian and row-major. Scalars have the dimensions [0].
 
 import mmap
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +54,8 @@ def read_mindspore(
 ) -> dict[str, np.ndarray]:
     """Named arrays of a checkpoint, without those of an optimiser.
 
-    The file is mapped, and only what is ``wanted`` is copied, slice by slice, so that the peak of memory
-    is what is returned.
+    The file is mapped to find its tensors. The contents of those that are ``wanted`` are then read to
+    where they stay, slice by slice, so that the peak of memory is what is returned.
 
     Raises:
         FlagError: the file cannot be read, is truncated or of another format, or holds a tensor of an
@@ -66,7 +67,7 @@ def read_mindspore(
             for tag, part in _values(data):
                 if not tag.startswith(OPTIMISER) and wanted(tag):
                     slices.setdefault(tag, []).append(part)
-            return {tag: _joined(data, tag, parts) for tag, parts in slices.items()}
+            return {tag: _joined(file, tag, parts) for tag, parts in slices.items()}
     except (OSError, ValueError) as error:
         raise FlagError(
             f"{path} is no whole MindSpore checkpoint ({error})",
@@ -115,7 +116,7 @@ def _tensor(data: mmap.mmap, value: _Field) -> _Slice:
     return dims, name, content
 
 
-def _joined(data: mmap.mmap, tag: str, parts: list[_Slice]) -> np.ndarray:
+def _joined(file: BufferedReader, tag: str, parts: list[_Slice]) -> np.ndarray:
     dims, name, _ = parts[0]
     if name not in TYPES:
         raise _Broken(f"{tag} is of the unknown type {name!r}")
@@ -126,7 +127,9 @@ def _joined(data: mmap.mmap, tag: str, parts: list[_Slice]) -> np.ndarray:
     joined = np.empty(size, np.uint8)
     at = 0
     for _, _, (start, end) in parts:
-        joined[at : at + end - start] = np.frombuffer(data, np.uint8, end - start, start)
+        file.seek(start)
+        if file.readinto(joined.data[at : at + end - start]) != end - start:
+            raise _Broken("it ends too early")
         at += end - start
     return joined.view(kind).reshape(shape)
 

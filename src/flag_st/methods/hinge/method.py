@@ -5,8 +5,8 @@ frozen network, which image and step modulate in every sublayer, says what they 
 of what it says is written down and never changed.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
+from flag_st.core.io import pack_names, unpack_names
 from flag_st.core.seeds import Draws, entropy
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Prediction, Run
@@ -23,7 +24,7 @@ from flag_st.methods.hinge.task import Batches, HingeTask
 from flag_st.methods.network import Centre, NetworkMethod
 from flag_st.methods.precision import precise
 from flag_st.methods.training import Loop, Task, Training
-from flag_st.nets.cellfm import CellFm
+from flag_st.nets.backbone import Backbone
 from flag_st.nets.lora import adapt
 from flag_st.nets.soft_adaln import Conditioning, Modulated
 
@@ -36,8 +37,25 @@ TRAINING = Training(
 )  # fmt: skip
 
 
+class Published(NamedTuple):
+    """What a model file keeps of a published backbone in place of its weights.
+
+    Attributes:
+        digest: of the files of the backbone.
+        genes: the panel.
+        order: (G,) the row that each gene's row was taken from, where they are permuted.
+    """
+
+    digest: str
+    genes: Sequence[str]
+    order: np.ndarray
+
+
 class Hinge(NetworkMethod):
     """Expression by masked diffusion in a frozen gene model.
+
+    A backbone that was fitted here goes into the model file. Of a published one the file holds a digest,
+    because its licence may forbid to pass it on; prediction reads it again from its own files.
 
     The groups are documented field by field in ``flag_st.methods.hinge.options`` and
     ``flag_st.nets.soft_adaln``.
@@ -55,7 +73,8 @@ class Hinge(NetworkMethod):
         training: settings of the loop.
 
     Raises:
-        FlagError: a chain, budget or curriculum that is impossible, or no backbone.
+        FlagError: a chain, budget or curriculum that is impossible; no backbone, or one that cannot be
+            modulated.
     """
 
     net: Modulated
@@ -84,57 +103,82 @@ class Hinge(NetworkMethod):
                 "hinge has no backbone to freeze",
                 remedy="name an entry of gene_models in the method's entry, such as backbone: cellfm_mini",
             )
-        self.given, self.objective, self.scaling = dict(backbone), objective, scaling
+        self.model = registry.build(backbone["use"], backbone.get("params"))
+        if not hasattr(self.model, "backbone"):
+            raise FlagError(
+                f"hinge cannot be built on {backbone['use']}, which has no network to modulate",
+                remedy="name an entry of gene_models with backbone: true, such as cellfm_mini",
+            )
+        self.objective, self.scaling = objective, scaling
+        self.published: Published | None = None
         self.masking, self.curriculum, self.conditioning = masking, curriculum, conditioning
         self.begin, self.body, self.sampling = start, body, sampling
         self.batches = Batches(batch, shuffle)
         self.needs = frozenset({"backbone"})
         self.stochastic = objective != "one_shot"
-        # Impossible chains are refused before any training.
-        chain = masking.chain(genes=100)
-        steps = len(chain.within(sampling.budget or len(chain)))
-        if not 1 <= sampling.until <= steps:
-            raise FlagError(f"hinge: sampling.until is {sampling.until}; give 1 to {steps} steps")
-        if curriculum.epochs:
-            chain.last_easy(curriculum.ratio)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what is impossible before any training: chains, budgets, curricula and backbones."""
+        chain = self.masking.chain(genes=100)
+        budget, until = self.sampling.budget, self.sampling.until
+        steps = len(chain.within(len(chain) if budget is None else budget))
+        if not 1 <= until <= steps:
+            raise FlagError(f"hinge: sampling.until is {until}; give 1 to {steps} steps")
+        if self.curriculum.epochs:
+            chain.last_easy(self.curriculum.ratio)
+        with torch.device("meta"):
+            self.network_of(genes=2, inputs=1)
 
     # --- the network -------------------------------------------------------------------------------
 
     def network_of(self, genes: int, inputs: int) -> nn.Module:
         """The network without pre-trained weights, for counting and for reading a model file."""
-        model = registry.build(self.given["use"], self.given["params"])
-        return self._around(model.empty(genes, **self._body()), genes, inputs)
+        return self._around(self.model.empty(genes, **self._body()), genes, inputs)
 
     def _body(self) -> dict[str, Any]:
-        return {name: getattr(self.body, name) for name in Body.__dataclass_fields__}
+        """The options of the backbone that differ from its own."""
+        return {k: v for k, v in vars(self.body).items() if v != getattr(BODY, k)}
 
-    def _around(self, backbone: CellFm, genes: int, inputs: int) -> Modulated:
+    def _around(self, backbone: Backbone, genes: int, inputs: int) -> Modulated:
+        parts = backbone.parts()
         backbone.requires_grad_(self.begin.train == "all")
         if self.begin.train == "decoder":
-            backbone.value_dec.requires_grad_(True)
+            parts.decoder.requires_grad_(True)
         if self.begin.train == "lora":
-            adapt(backbone.encoder, self.begin.rank)
+            adapt(parts.layers, self.begin.rank)
+        frozen = [f"backbone.{n}" for n, p in backbone.named_parameters() if not p.requires_grad]
+        self.frozen = frozenset(frozen)
         return Modulated(backbone, self.conditioning, inputs, genes)
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         self._statistics(train)
         self.device, self.process = run.device, self._process(len(train.genes))
-        model = registry.build(self.given["use"], self.given["params"])
-        model.open(run.device)
-        if model.fits:
+        inputs = self.inputs_of(train[0].features.shape[1])
+        self.net = self._around(self._begun(train.genes, run), len(train.genes), inputs)
+        Loop(self.task(train, valid, run), self.training, run)()
+
+    def _begun(self, genes: Sequence[str], run: Run) -> Backbone:
+        """The backbone as training finds it."""
+        if self.begin.weights == "random":
+            torch.manual_seed(entropy(run.seed, "init"))
+            backbone = self.model.empty(len(genes), **self._body())
+            backbone.reset()
+            return backbone.to(run.device)
+        self.model.open(run.device)
+        if self.model.fits:
             if run.backbone is None:
                 raise FlagError("hinge: its backbone was not fitted before it")
-            model.load(run.backbone)
+            self.model.load(run.backbone)
         torch.manual_seed(entropy(run.seed, "init"))
-        backbone = model.backbone(train.genes, **self._body())
-        if self.begin.weights == "random":
-            backbone.reset()
+        backbone = self.model.backbone(genes, **self._body())
+        order = torch.arange(len(genes))  # (G,)
         if self.begin.weights == "permuted":
-            rows = 1 + torch.randperm(len(backbone.gene_emb) - 1)
-            backbone.gene_emb.data[1:] = backbone.gene_emb.data[rows]
-        inputs = self.inputs_of(train[0].features.shape[1])
-        self.net = self._around(backbone, len(train.genes), inputs)
-        Loop(self.task(train, valid, run), self.training, run)()
+            order = torch.randperm(len(genes))
+            permute(backbone, order)
+        if not self.model.fits:
+            self.published = Published(self.model.digest(), genes, order.numpy())
+        return backbone
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         seen, judged = (
@@ -159,6 +203,51 @@ class Hinge(NetworkMethod):
 
     # --- the model file ----------------------------------------------------------------------------
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        if self.published is None:
+            return super().arrays()
+        digest, genes, order = self.published
+        names = {"backbone": pack_names([digest]), "genes": pack_names(genes)}
+        return {**super().arrays(), **names, "order": order}
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        state = self.net.state_dict()
+        return {k: v for k, v in state.items() if self.published is None or k not in self.frozen}
+
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
+        self.device = device
+        if "backbone" in arrays:
+            (digest,), genes = unpack_names(arrays["backbone"]), unpack_names(arrays["genes"])
+            self.published = Published(digest, genes, arrays["order"])
         super().restore(arrays, device)
         self.process = self._process(len(self.mean))
+
+    def rebuilt(self, state: dict[str, torch.Tensor]) -> nn.Module:
+        """The inverse of ``learned``, around the published backbone if the model file names one.
+
+        Raises:
+            FlagError: the files of the published one are missing, or others than in training.
+        """
+        if self.published is None:
+            return super().rebuilt(state)
+        digest, genes, order = self.published
+        self.model.open(self.device)
+        if self.model.digest() != digest:
+            raise FlagError(
+                f"hinge was trained in a backbone whose files have the digest {digest}; those of "
+                f"{type(self.model).__name__} that are here have {self.model.digest()}",
+                remedy="get the files at the revision that the entry states, or train again",
+            )
+        backbone = self.model.backbone(genes, **self._body())
+        permute(backbone, torch.from_numpy(order))
+        net = self._around(backbone, len(genes), self.inputs_of(len(self.feature_mean)))
+        missing, surplus = net.load_state_dict(state, strict=False)
+        if surplus or set(missing) != self.frozen:
+            raise RuntimeError(f"missing {set(missing) - self.frozen}, surplus {surplus}")
+        return net
+
+
+def permute(backbone: Backbone, order: torch.Tensor) -> None:
+    """Give each gene the row of the table that ``order`` (G,) names."""
+    table = backbone.parts().table
+    table.data[1:] = table.data[1 + order.to(table.device)]

@@ -88,7 +88,7 @@ class Process:
         chain = self.chain
         if self.objective == "one_shot":
             chain = chain.within(1)
-        elif self.sampling.budget:
+        elif self.sampling.budget is not None:
             chain = chain.within(self.sampling.budget)
 
         def clean(x: Tensor, t: Tensor, now: Tensor, before: Tensor) -> Tensor:

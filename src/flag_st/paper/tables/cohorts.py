@@ -47,11 +47,11 @@ def patient_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "p
         facts |= {"pitch": pitch(position), "diameter": spot_diameter(position)}
         rows.append({**facts, "spots": table.n_obs, "genes": table.n_vars})
     groups = pd.DataFrame(rows).groupby(["cohort", "row"], sort=False)
-    facts = {"samples": ("spots", "size"), "inter_spot_um": ("pitch", "median")}
-    facts |= {"spot_diameter_um": ("diameter", "median")}
+    asked = {"samples": ("spots", "size"), "inter_spot_um": ("pitch", "median")}
+    asked |= {"spot_diameter_um": ("diameter", "median")}
     for name in ("spots", "genes"):
-        facts |= {f"{name}_min": (name, "min"), f"{name}_max": (name, "max")}
-    return groups.agg(**facts).reset_index().assign(method="")
+        asked |= {f"{name}_min": (name, "min"), f"{name}_max": (name, "max")}
+    return groups.agg(**asked).reset_index().assign(method="")
 
 
 def cohort_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "pandas.DataFrame":
