@@ -44,8 +44,8 @@ def patient_facts(keys: Sequence[Mapping[str, str]], paths: Sequence[str]) -> "p
         table = anndata.read_h5ad(path, backed="r")
         position = table.obsm["spatial_um"]
         facts = {"cohort": key["cohort"], "row": f"Patient {table.uns['patient'] or 'unknown'}"}
-        facts |= {"pitch": pitch(position), "diameter": spot_diameter(position)}
-        rows.append({**facts, "spots": table.n_obs, "genes": table.n_vars})
+        array = {"pitch": pitch(position), "diameter": spot_diameter(position)}
+        rows.append({**facts, **array, "spots": table.n_obs, "genes": table.n_vars})
     groups = pd.DataFrame(rows).groupby(["cohort", "row"], sort=False)
     asked = {"samples": ("spots", "size"), "inter_spot_um": ("pitch", "median")}
     asked |= {"spot_diameter_um": ("diameter", "median")}
