@@ -7,6 +7,7 @@ def main(job):
     import anndata
     import numpy as np
 
+    from flag_st.core import registry
     from flag_st.core.errors import FlagError
     from flag_st.core.io import read_json, writing
     from flag_st.data.panels import read_vocabulary, select_panel
@@ -29,7 +30,9 @@ def main(job):
             f"{job.input.split} names {', '.join(absent)}, whose spots are not among the inputs",
             remedy=f"delete {job.input.split} and run the same command again",
         )
-    if entry.get("vocabulary"):
+    for model in job.params.gene_models:
+        entry["vocabulary"] = registry.build(model["use"], model["params"]).symbols()
+    if job.input.get("vocabulary"):
         entry["vocabulary"] = read_vocabulary(job.input.vocabulary)
     panel = select_panel(fit, names, **entry)
     pairs = zip(paths, fit, strict=True)

@@ -179,7 +179,7 @@ STAGES = {
         "select_panel",
         {"spots": spots(), "split": "split.json"},
         {"panel": "panel.parquet"},
-        {"panel": {"size": SIZE}},
+        {"panel": {"size": SIZE}, "gene_models": []},
     ),
     "fit_gene_model": Job(
         "fit_gene_model",

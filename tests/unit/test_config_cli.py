@@ -81,7 +81,7 @@ def test_all_faults_are_told_at_once():
         ({"panels": {"p": {"transform": "log1p"}}}, "panels.p"),
         (
             {"panels": {"hinge": {"vocabulary": "no/such.txt"}}},
-            r"panels\.hinge\.vocabulary: no file no/such\.txt.*one a line",
+            r"panels\.hinge\.vocabulary: no gene model and no file no/such\.txt.*one a line",
         ),
         ({"splits": {"data": {"scheme": "fixed"}}}, "data"),
         ({"splits": {"s": {"scheme": "random"}}}, "ratio"),

@@ -1,5 +1,6 @@
 """CellFM on tiny checkpoints in the official format."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from published import CELLFM, arrays_of, write_cellfm, write_checkpoint
 from scipy import sparse
 
 from flag_st.core.errors import FlagError
-from flag_st.gene_models.cellfm import LISTS, PublishedCellFm
+from flag_st.gene_models import cellfm
+from flag_st.gene_models.cellfm import LISTS, GeneList, PublishedCellFm
+from flag_st.gene_models.cellfm_mini import CellFmMini
 from flag_st.nets.cellfm import CellFm, CellFmSizes
 
 GENES = [f"GENE{i}" for i in range(13)]
@@ -180,6 +183,21 @@ def test_genes_with_former_names_are_found_by_a_table(params, tmp_path):
         plain.backbone(["OLD7"])
     with pytest.raises(FlagError, match="the panel names GENE2 twice"):
         model.backbone(["GENE2", "OLD7", "OLD2"])
+
+
+def test_a_panel_may_choose_among_the_genes_of_all_lists(params, tmp_path, monkeypatch):
+    """Without the checkpoint: only genes of both lists, which it knows whichever is its own."""
+    lists = {"one.csv": ["A", "B", "C"], "two.csv": ["C", "A", "D"]}
+    known = {}
+    for rows, (name, genes) in enumerate(lists.items()):
+        text = "\n".join(["gene", *genes]) + "\n"
+        (tmp_path / name).write_text(text)
+        known[rows] = GeneList(name, len(genes), hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(cellfm, "LISTS", known)
+    model = PublishedCellFm(weights=str(tmp_path), file="absent.ckpt")
+    assert model.symbols() == ["A", "C"]
+    with pytest.raises(FlagError, match="cannot tell its genes before it is loaded or fitted"):
+        CellFmMini().symbols()
 
 
 def test_tables_of_aliases_that_are_none_are_refused(params, tmp_path):

@@ -181,8 +181,15 @@ def panels_of(cohort):
 
 def vocabulary_of(wildcards):
     """The file of the genes that a panel may choose from, if its entry names one."""
-    path = entry("panels", wildcards.panel).get("vocabulary")
-    return str(layers.locate_file(path)) if path else []
+    name = entry("panels", wildcards.panel).get("vocabulary")
+    file = name and name not in CONFIG["gene_models"]
+    return str(layers.locate_file(name)) if file else []
+
+
+def knows_genes(wildcards):
+    """The gene model whose genes a panel may choose from, if its entry names one."""
+    name = entry("panels", wildcards.panel).get("vocabulary")
+    return [name] if name in CONFIG["gene_models"] else []
 
 
 def makes(kind):

@@ -140,7 +140,10 @@ rule select_panel:
         **resources_of("select_panel"),
     params:
         panel=lambda wc: entry("panels", wc.panel),
-        code=code("select_panel"),
+        gene_models=lambda wc: [plugin("gene_models", n) for n in knows_genes(wc)],
+        code=lambda wc: code(
+            "select_panel", *(entry("gene_models", n) for n in knows_genes(wc))
+        ),
     script:
         "../../scripts/select_panel.py"
 

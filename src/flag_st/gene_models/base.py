@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from flag_st.core.errors import FlagError
 from flag_st.core.fitted import Fitted
 from flag_st.data.targets import writing_targets
 
@@ -47,6 +48,17 @@ class GeneModel(Fitted, ABC):
             genes, panel: as in ``embed``.
             ensembl: ids of ``genes`` ("" where unknown); None if none is known.
         """
+
+    def symbols(self) -> list[str]:
+        """The gene symbols that it knows, told without its weights, so that a panel can be made of them.
+
+        Raises:
+            FlagError: it cannot tell them without its weights or a fit.
+        """
+        raise FlagError(
+            f"{type(self).__name__} cannot tell its genes before it is loaded or fitted",
+            remedy="name another gene model in the panel's vocabulary, or a file of gene symbols",
+        )
 
     @abstractmethod
     def embed(

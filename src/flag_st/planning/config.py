@@ -193,10 +193,12 @@ def _backbone_faults(config: dict[str, Any], faults: Faults) -> None:
 def _gene_faults(config: dict[str, Any], faults: Faults) -> None:
     """Of panels: the files that they name; of gene models: a corpus where nothing is fitted."""
     for name, panel in config["panels"].items():
-        if (path := panel.get("vocabulary")) and not locate_file(path).is_file():
+        known = panel.get("vocabulary")
+        if known and known not in config["gene_models"] and not locate_file(known).is_file():
             faults.add(
-                f"panels.{name}.vocabulary: no file {path}",
-                remedy="write the gene symbols there, one a line, or set vocabulary: null",
+                f"panels.{name}.vocabulary: no gene model and no file {known}",
+                remedy="name a gene model, write the symbols into that file, one a line, or set "
+                "vocabulary: null",
             )
     models = config["gene_models"]
     for name, entry in models.items():
