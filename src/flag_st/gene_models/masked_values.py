@@ -118,7 +118,7 @@ def _sequences(
                 hidden = rng.random(columns.shape) < HIDDEN
             else:
                 more = rng.permuted(np.tile(np.arange(panel, count), (len(rows), 1)), axis=1)
-                known = np.tile(np.arange(panel), (len(rows), 1))
-                columns = np.concatenate([known, more], 1)[:, : max(panel, length)]
+                own = np.tile(np.arange(panel), (len(rows), 1))
+                columns = np.concatenate([own, more], 1)[:, : max(panel, length)]
                 hidden = rng.random(columns.shape) < rng.random((len(rows), 1))
             yield rows, columns, hidden
