@@ -47,7 +47,13 @@ SMALL = {
 
 
 #: HINGE's backbone, or a linear one.
-BACKBONE = {"width": 16, "layers": 2, "heads": 2, "bins": 8, "pretraining": {"epochs": 1}}
+BACKBONE = {
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "bins": 8,
+    "pretraining": {"epochs": 1, "held_out": 0},
+}
 
 
 def fitting(value, default):
@@ -65,6 +71,9 @@ def small(entry: dict) -> dict:
     if "use" in params.get("backbone", {}):
         known = registry.arguments(registry.load(params["backbone"]["use"]))
         shrunk["backbone"] = {"params": {k: v for k, v in BACKBONE.items() if k in known}}
+    own = params.get("sampling", {})
+    if {"budget", "until"} & set(own):  # draws that ask for steps of the whole chain
+        shrunk.pop("masking", None)
     if "base" in params:
         shrunk["base"] = {**params["base"], "params": small(params["base"])}
     return config.merge(params, shrunk)

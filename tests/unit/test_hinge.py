@@ -108,11 +108,29 @@ def test_a_budget_of_one_is_the_one_shot_prediction(backbone, tmp_path):
     """All genes are hidden and all are revealed: draws do not differ, and T = 1 says the same."""
     method, slide = fitted(backbone, tmp_path, sampling=Sampling(budget=1))
     found = method.predict(slide.without_truth(), 2, Draws(0, slide.id))
-    assert np.array_equal(*found.samples)
+    assert len(found.samples) == 1  # no draw differs from another
     u = torch.as_tensor(method.features_of(slide))
     with torch.inference_mode():
         shown = method.in_unit(method.process.one_shot(method.net, u))
     np.testing.assert_allclose(found.samples[0], shown, atol=1e-6)
+
+
+def test_a_draw_may_end_early_with_the_estimate_of_all_genes(backbone, tmp_path):
+    """After the first step that is the one-shot prediction; after the last it is the draw."""
+    drawn = {}
+    for until in (None, 1, 5):
+        asked = {"masking": Masking(horizon=5)}
+        asked |= {} if until is None else {"sampling": Sampling(until=until)}
+        method, slide = fitted(backbone, tmp_path / str(until), **asked)
+        drawn[until] = method.predict(slide.without_truth(), 2, Draws(0, slide.id)).samples
+    np.testing.assert_array_equal(drawn[1], drawn[None])
+    assert len(drawn[5]) == 1
+    u = torch.as_tensor(method.features_of(slide))
+    with torch.inference_mode():
+        shown = method.in_unit(method.process.one_shot(method.net, u))
+    np.testing.assert_allclose(drawn[5][0], shown, atol=1e-6)
+    with pytest.raises(FlagError, match=r"sampling\.until is 6; give 1 to 5 steps"):
+        fitted(backbone, tmp_path, masking=Masking(horizon=5), sampling=Sampling(until=6))
 
 
 def test_a_draw_costs_its_budget(backbone, tmp_path):

@@ -47,7 +47,7 @@ def plans(tmp_path_factory) -> Callable[[Path | None], subprocess.CompletedProce
 def test_default_configuration_plans_the_paper_without_data(plans):
     done = plans(None)
     jobs = counts(done.stdout)
-    assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23 + 9
+    assert jobs["retrieve"] == jobs["prepare_slide"] == 36 + 23 + 23 + 9 + 12
     stages = (
         "check_cohort make_split select_panel encode_patches embed_genes train predict evaluate "
         "evaluate_downstream collect_scores table figure report"

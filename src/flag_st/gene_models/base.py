@@ -27,9 +27,11 @@ class GeneModel(Fitted, ABC):
             (N, G, K)) or ``spot`` (one per spot, (N, K)).
         fits: True if ``fit`` must see training counts, so that embeddings belong to one split;
             ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
+        backs: True if methods can be built on it, on its network or on what it has fitted.
     """
 
     kind: str
+    backs: bool = False
 
     def open(self, device: str) -> None:
         """Load weights onto ``device``; called once."""

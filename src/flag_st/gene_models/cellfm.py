@@ -77,6 +77,7 @@ class PublishedCellFm(GeneModel):
     """
 
     kind: str = "contextual"
+    backs: bool = True
 
     def __init__(
         self,

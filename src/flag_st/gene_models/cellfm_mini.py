@@ -36,6 +36,7 @@ class CellFmMini(CorpusModel):
     """
 
     kind: str = "contextual"
+    backs: bool = True
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class LinearPrior(CorpusModel):
     """
 
     kind: str = "static"
+    backs: bool = True
 
     def __init__(self, width: int = 50):
         if width < 1:

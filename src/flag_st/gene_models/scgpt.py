@@ -62,6 +62,7 @@ class ScGPT(GeneModel):
     """
 
     kind: str = "contextual"
+    backs: bool = True
 
     def __init__(
         self,
@@ -218,6 +219,7 @@ class ScGPTGenes(ScGPT):
     """
 
     kind: str = "static"
+    backs: bool = True
 
     def embed(self, counts, genes, ensembl, panel, progress=lambda items, **_: items):
         """Yield the (G, K) table of the panel and the (G,) mask of the genes with a token."""

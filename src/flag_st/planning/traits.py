@@ -20,7 +20,7 @@ TRAITS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "encoders": {"fits": lambda encoder: encoder.fits},
     "gene_models": {
         "fits": lambda gene_model: gene_model.fits,
-        "backbone": lambda gene_model: hasattr(gene_model, "backbone"),
+        "backbone": lambda gene_model: gene_model.backs,
     },
     "metrics": {"downstream": lambda metric: metric.downstream},
 }

@@ -115,7 +115,9 @@ class Hinge(NetworkMethod):
         self.begin, self.body, self.sampling = start, body, sampling
         self.batches = Batches(batch, shuffle)
         self.needs = frozenset({"backbone"})
-        self.stochastic = objective != "one_shot"
+        # Nothing but the order of revealing is random, and one step has none.
+        last = sampling.until == (sampling.budget or masking.horizon)
+        self.stochastic = objective != "one_shot" and not (last and objective == "masked")
         self._check()
 
     def _check(self) -> None:
