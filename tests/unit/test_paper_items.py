@@ -733,7 +733,14 @@ def test_slides_are_tested_over_slides_and_over_patients(large, tmp_path):
     (axes,) = charts.per_slide(table, experiment).axes
     dots = sorted(x for found in axes.collections for x, _ in found.get_offsets())
     assert dots == pytest.approx(sorted(wide.to_numpy().ravel()))
-    assert len(axes.texts) == 2
+    texts = [text.get_text() for text in axes.texts]
+    assert (
+        texts[0] == f"{rows.loc['ridge', 'p_slides']:.2g} | {rows.loc['ridge', 'p_patients']:.2g}"
+    )
+    assert (len(texts), texts[-1]) == (3, "p slides | patients")
+    # As PCC-200 of a panel of 50 genes.
+    (axes,) = charts.per_slide(table.assign(value=np.nan, p_slides=np.nan), experiment).axes
+    assert [text.get_text() for text in axes.texts] == ["undefined"]
 
 
 def test_settings_figure_has_a_line_over_each_setting(study, scores, runs, tmp_path):

@@ -54,7 +54,7 @@ def _tested(
         rows = scores[(scores["cohort"] == cohort) & (scores["panel"] == panel)]
         for method in set(wide.columns) - {reference}:
             tests = nan, nan
-            if reference in wide:
+            if reference in wide and len(wide) > 1:
                 over_patients = paired(experiment, rows, column, method, reference)
                 tests = signed_rank(wide[method] - wide[reference]), over_patients.p
             found[cohort, panel, method] = tests

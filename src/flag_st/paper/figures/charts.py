@@ -277,9 +277,13 @@ def per_slide(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
         for place, axes in enumerate(row):
             part = table[(table["cohort"] == cohort) & (table["column"] == place)]
             part = part.assign(name=part["method"].map(names))
-            how = {"data": part, "x": "value", "y": "name", "order": shown, "ax": axes}
-            sns.boxplot(**how, color="0.9", fliersize=0, linewidth=0.6, width=0.7)
-            sns.stripplot(**how, color=style.COLOURS[0], size=2.5, jitter=False)
+            how = {"data": part.dropna(subset="value"), "x": "value", "y": "name"}
+            how |= {"order": shown, "ax": axes}
+            if len(how["data"]):  # seaborn cannot draw boxes of nothing
+                sns.boxplot(**how, color="0.9", fliersize=0, linewidth=0.6, width=0.7)
+                sns.stripplot(**how, color=style.COLOURS[0], size=2.5, jitter=False)
+            else:
+                axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center")
             axes.set(title=f"{cohort}: {_title(experiment, place)}", xlabel="", ylabel="")
             _tests(axes, part.drop_duplicates("name").set_index("name"), shown)
     return figure
@@ -287,11 +291,13 @@ def per_slide(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
 
 def _tests(axes: "Axes", rows: "pandas.DataFrame", names: list[str]) -> None:
     """Write the two p values of each method behind its row."""
-    for place, name in enumerate(names):
-        if name in rows.index and np.isfinite(rows.loc[name, "p_slides"]):
-            words = f"{rows.loc[name, 'p_slides']:.2g} | {rows.loc[name, 'p_patients']:.2g}"
-            where = axes.get_yaxis_transform()
-            axes.text(1.01, place, words, transform=where, fontsize=5, va="center")
+    known = [name for name in names if name in rows.index and rows.loc[name, "p_slides"] <= 1]
+    how: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 5, "va": "center"}
+    for name in known:
+        words = f"{rows.loc[name, 'p_slides']:.2g} | {rows.loc[name, 'p_patients']:.2g}"
+        axes.text(1.01, names.index(name), words, **how)
+    if known:
+        axes.text(1.01, -0.75, "p slides | patients", **how)
 
 
 def against_time(table: "pandas.DataFrame", label: str, experiment: Experiment) -> "Figure":
