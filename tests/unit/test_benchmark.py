@@ -35,6 +35,12 @@ def test_attention_is_measured_with_and_without_gradients(case, training):
     assert benchmark.run_case(case, "flag", 60, {"training": training})["seconds"] > 0
 
 
+@pytest.mark.parametrize("case", ["spot_draw", "spot_epoch"])
+def test_hinge_is_measured_on_so_many_spots(case):
+    found = benchmark.run_case(case, "hinge_budget_2", 40, {})
+    assert found["spots_per_second"] == pytest.approx(40 / found["seconds"])
+
+
 def test_an_unknown_case_lists_the_cases(capsys):
     assert cli.main(["benchmark", "--case", "speed"]) == 1
     assert "no benchmark 'speed'. Valid: " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Speed and memory of FLAG against its release: one measurement per process, pairs in one run.
+"""Speed and memory, of FLAG against its release and of HINGE: one measurement per process, in pairs.
 
 ``flag-st benchmark`` measures every pair, each side in a process of its own so that its peak memory
 is its own, and writes a table and a picture. No test asserts a time.
@@ -226,6 +226,42 @@ def construction_by_pairs(entry: str, spots: int, rows: int = 27) -> dict[str, f
     return {"seconds": best(loop, 1) * spots / rows}
 
 
+def spot_draw(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """One draw of a slide by an entry of HINGE, around a backbone with random weights."""
+    from flag_st.core.seeds import Draws
+
+    one, target = method(entry, spots, {"sampling": {"point_draws": 1}}, more), slide(spots)
+    one.process = one._process(GENES)
+    one.net.eval().requires_grad_(False)
+    seconds = best(lambda: one.predict(target, 1, Draws(0, "x")), 1)
+    return {"seconds": seconds, "spots_per_second": spots / seconds}
+
+
+def spot_epoch(entry: str, spots: int, **more: Any) -> dict[str, float]:
+    """One epoch of an entry of HINGE on so many spots: forward, backward and steps of the optimiser."""
+    from flag_st.core.seeds import torch_generator
+    from flag_st.data.slide import Cohort
+    from flag_st.methods.base import Run
+    from flag_st.nets.optimizer import AdamW
+
+    one = method(entry, spots, more)
+    one.process = one._process(GENES)
+    whole = Cohort([slide(spots)], [f"g{i}" for i in range(GENES)])
+    few = Cohort([slide(32)], whole.genes)
+    task = one.task(whole, few, Run())
+    task.epoch = one.curriculum.epochs + 1
+    optimizer = AdamW([p for p in one.net.parameters() if p.requires_grad], lr=1e-4)
+
+    def epoch() -> None:
+        for batch in task.batches(torch_generator(0)):
+            task.loss(batch, torch_generator(1))[0].backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    seconds = best(epoch, 1)
+    return {"seconds": seconds, "spots_per_second": spots / seconds}
+
+
 def growth(entry: str, spots: int, **more: Any) -> dict[str, float]:
     """A draw of two steps of a whole slide: how time and memory grow with its spots."""
     from flag_st.core.seeds import Draws
@@ -252,6 +288,8 @@ CASES = {
         construction,
         construction_by_pairs,
         growth,
+        spot_draw,
+        spot_epoch,
     )
 }
 
@@ -309,6 +347,16 @@ PAIRS: dict[str, tuple] = {
     "Graph of a slide with 2,700 spots, against a loop over pairs": (
         ("construction_by_pairs", "flag_released", 2700, {}),
         ("construction", "flag", 2700, {}),
+        "seconds",
+    ),
+    "One draw of HINGE, 200 spots (small backbone): 50 steps, against 10": (
+        ("spot_draw", "hinge", 200, {}),
+        ("spot_draw", "hinge_budget_10", 200, {}),
+        "seconds",
+    ),
+    "An epoch of HINGE, 1,300 spots (small backbone): all trained, against frozen": (
+        ("spot_epoch", "hinge_finetuned", 1300, {}),
+        ("spot_epoch", "hinge", 1300, {}),
         "seconds",
     ),
 }

@@ -147,7 +147,7 @@ class _Comparison:
         if row["n_seeds"]:
             cells = [number(row["mean"], row["std"], self.notes, mark)]
             if isfinite(row["ability"]) and self.labels[column.metric][1]:
-                detail = f"{cells[0].detail} ({row['ability']:.0%})".strip()
+                detail = f"{cells[0].detail} ({round(row['ability'], 2) + 0.0:.0%})".strip()
                 cells = [replace(cells[0], detail=detail)]
         else:
             cells = [Cell(DASH, notes=(self.notes.key(ABSENT),))]
