@@ -31,7 +31,7 @@ def main(job):
             remedy=f"delete {job.input.split} and run the same command again",
         )
     for model in job.params.gene_models:
-        entry["vocabulary"] = registry.build(model["use"], model["params"]).symbols()
+        entry["vocabulary"] = registry.build(model["use"], model["params"]).known_symbols()
     if job.input.get("vocabulary"):
         entry["vocabulary"] = read_vocabulary(job.input.vocabulary)
     panel = select_panel(fit, names, **entry)

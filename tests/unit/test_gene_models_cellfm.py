@@ -195,9 +195,9 @@ def test_a_panel_may_choose_among_the_genes_of_all_lists(params, tmp_path, monke
         known[rows] = GeneList(name, len(genes), hashlib.sha256(text.encode()).hexdigest())
     monkeypatch.setattr(cellfm, "LISTS", known)
     model = PublishedCellFm(weights=str(tmp_path), file="absent.ckpt")
-    assert model.symbols() == ["A", "C"]
+    assert model.known_symbols() == ["A", "C"]
     with pytest.raises(FlagError, match="cannot tell its genes before it is loaded or fitted"):
-        CellFmMini().symbols()
+        CellFmMini().known_symbols()
 
 
 def test_tables_of_aliases_that_are_none_are_refused(params, tmp_path):

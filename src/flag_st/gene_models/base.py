@@ -51,7 +51,7 @@ class GeneModel(Fitted, ABC):
             ensembl: ids of ``genes`` ("" where unknown); None if none is known.
         """
 
-    def symbols(self) -> list[str]:
+    def known_symbols(self) -> list[str]:
         """The gene symbols that it knows, told without its weights, so that a panel can be made of them.
 
         Raises:

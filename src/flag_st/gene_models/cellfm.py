@@ -125,7 +125,7 @@ class PublishedCellFm(GeneModel):
         self.state = {**net.state_dict(), "zero_emb": state["zero_emb"]}
         self.device = device
 
-    def symbols(self) -> list[str]:
+    def known_symbols(self) -> list[str]:
         """The symbols that both published lists have, since the checkpoint alone tells which is its own."""
         known = set.intersection(*(set(read_genes(self.files[n.file])) for n in LISTS.values()))
         former = read_aliases(self.aliases).items() if self.aliases else ()
