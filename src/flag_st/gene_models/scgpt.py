@@ -219,7 +219,6 @@ class ScGPTGenes(ScGPT):
     """
 
     kind: str = "static"
-    backs: bool = True
 
     def embed(self, counts, genes, ensembl, panel, progress=lambda items, **_: items):
         """Yield the (G, K) table of the panel and the (G,) mask of the genes with a token."""

@@ -261,7 +261,7 @@ def per_slide(table: "pandas.DataFrame", experiment: Experiment) -> "Figure":
     """Methods as boxes with a dot for every test slide: one row per cohort, one panel per column.
 
     Args:
-        table: as ``paper.slides.by_slide`` returns it.
+        table: as ``paper.by_slide.by_slide`` returns it.
         experiment: whose columns and methods are drawn.
     """
     import matplotlib.pyplot as plt
