@@ -306,10 +306,12 @@ def _places(
 ) -> Iterator[_Place]:
     """The paper's cohorts of a claim, and then ours that the paper does not have.
 
-    The latter decide nothing, but what they show is shown.
+    The latter decide nothing, but what they show is shown. ``params.paper_cohorts`` of the table names those
+    of the paper's cohorts that it is about, if it is not about all.
     """
     beside = {experiment.paper_cohort(name): name for name in experiment.cohorts}
-    asked = [(name, beside.get(name, "")) for name in test.cohorts]
+    wanted = experiment.params.get("paper_cohorts", test.cohorts)
+    asked = [(name, beside.get(name, "")) for name in test.cohorts if name in wanted]
     known = set(printed["cohort"])
     asked += [(name, name) for name in beside if name not in known]
     for paper_cohort, cohort in asked:
