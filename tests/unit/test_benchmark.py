@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flag_st.commands import benchmark, cli
+from flag_st.commands import benchmark, benchmark_cases, cli
 
 
 def test_exponent_of_a_power_law():
@@ -18,7 +18,7 @@ def test_every_pair_names_a_case_and_a_shipped_entry():
     methods = config.load()["methods"]
     for theirs, ours, _ in benchmark.PAIRS.values():
         for case, entry, spots, _ in (theirs, ours):
-            assert case in benchmark.CASES
+            assert case in benchmark_cases.CASES
             assert entry in methods
             assert spots > 0
 
@@ -50,7 +50,7 @@ def test_floating_point_operations_are_those_of_the_network():
     """Twice as many spots in as many tiles of the same size take twice the operations."""
     size = dict(width=32, depth=2, heads=2, backbone={"width": 32, "depth": 1, "heads": 2})
     few = {"alignment": {"blocks": 1}}
-    one, two = (benchmark.evaluation("flag", n, **size, **few) for n in (30, 60))
+    one, two = (benchmark_cases.evaluation("flag", n, **size, **few) for n in (30, 60))
     assert two["flop"] / one["flop"] == pytest.approx(2, rel=0.02)
     assert one["bound"] == pytest.approx(one["flop"] / one["rate"])
 
