@@ -19,7 +19,7 @@ from flag_st.paper.by_slide import by_slide
 from flag_st.paper.collect import read_scores
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.figures import calibration, charts, clusters, matrices, moran, style
-from flag_st.paper.reported import read_reported
+from flag_st.paper.reported import paper_of, read_reported
 from flag_st.paper.summary import numbers_of
 from flag_st.paper.tables.claims import claim_sheet
 from flag_st.paper.tables.comparison import compare
@@ -286,7 +286,7 @@ def judged(study, scores, runs, changes=None, **test):
 
 
 def test_every_claim_is_judged_on_the_cohorts_and_the_table_that_it_cites():
-    """Once each, in an experiment that has its methods, its cohorts and its printed table."""
+    """On every cohort once, in an experiment that has its methods and numbers of its paper."""
     files = [CONFIG / name for name in ("her2st_open.yaml", "her2st_hinge.yaml")]
     experiments = config.load(files=files)["experiments"] | config.load()["experiments"]
     where = {n: e for n, e in experiments.items() if e["script"] == "tables/claims"}
@@ -298,15 +298,20 @@ def test_every_claim_is_judged_on_the_cohorts_and_the_table_that_it_cites():
             test = claim.test
             assert {test.method, test.other} - {""} <= set(entry["methods"]), name
             shown = entry["params"].get("paper_cohort", {})
-            assert set(test.cohorts) <= {shown.get(name, name) for name in entry["cohorts"]}, name
-            assert claim.table == (entry.get("reported") or "table_1"), (experiment, name)
-            rows = printed[printed["table"] == claim.table]
+            about = set(test.cohorts) & set(entry["params"].get("paper_cohorts", test.cohorts))
+            assert about, name
+            assert about <= {shown.get(name, name) for name in entry["cohorts"]}, name
+            reported = entry.get("reported") or "table_1"
+            assert paper_of(claim.table) == paper_of(reported), (experiment, name)
+            rows = printed[printed["table"].map(paper_of) == paper_of(claim.table)]
             assert set(test.cohorts) <= set(rows["cohort"]), name
             assert all(known.tested_on(claim, cohort) for cohort in test.cohorts), name
             if test.kind == "reproduces":
                 assert test.metric in set(rows[rows["method"] == test.method]["metric"]), name
-            seen.append(name)
-    assert sorted(seen) == sorted(claims.read_claims(path).entries)
+            seen += [(name, cohort) for cohort in about]
+    entries = claims.read_claims(path).entries
+    once = [(name, cohort) for name, claim in entries.items() for cohort in claim.test.cohorts]
+    assert sorted(seen) == sorted(once)
     with pytest.raises(FlagError, match="no claim everything"):
         claims.read_claims(path, ["everything"])
 
@@ -321,6 +326,19 @@ def test_a_claim_is_judged_against_its_rival(large):
     row, _ = judged(*large, metric="mse", other="ridge")
     assert row["verdict"] == claims.HOLDS  # for an error, lower is better
     assert row["difference"] == pytest.approx(row["theirs"] - row["ours"])
+
+
+def test_a_sheet_is_about_the_papers_cohorts_that_it_names(large):
+    study, scores, runs = large
+    test = claims.Test("better", "pcc", "flag", ("HER2ST", "PRAD"), other="ridge")
+    asked = claims.Claims({"x": claims.Claim("c", "w", "table_1", "p", "r", test)}, {})
+    paper = read_reported(REPORTED, "table_1")
+    seen = {}
+    for wanted in (None, ["HER2ST"]):
+        experiment = study.experiment(params={"paper_cohorts": wanted} if wanted else {})
+        table = claims.judge(asked, experiment, scores, runs, paper)
+        seen[str(wanted)] = dict(zip(table["cohort"], table["lacks"], strict=True))
+    assert seen == {"None": {"HER2ST": "", "PRAD": "PRAD"}, "['HER2ST']": {"HER2ST": ""}}
 
 
 def test_a_pooled_value_is_judged_by_what_each_slide_contributes(large):
