@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from toy_slides import FEATURES, GENES, toy_slide
+from toy_slides import GENES, toy_slide
 
 from flag_st.exported.model import Exported
 from flag_st.methods.base import Prediction
@@ -43,7 +43,7 @@ def toy_model(pcc: np.ndarray | None = None) -> Exported:
         "genes": NAMES,
         "pixel_um": {"T0": 0.5},
         "patches": {"size": 224, "um_per_px": 0.5},
-        "features": FEATURES,
+        "platform": {"pitch_um": 200.0, "spot_um": 100.0, "layout": "square"},
     }
     return Exported(Path("model.flag"), facts, arrays)
 
@@ -51,7 +51,9 @@ def toy_model(pcc: np.ndarray | None = None) -> Exported:
 def toy_predicted(spots: int = 49, draws: int = 3, unit: str = "log1p", **more) -> Predicted:
     """Spots 200 µm apart on an image of half a µm per pixel."""
     slide = toy_slide("New", spots).without_truth()
-    trust = judge(toy_model(), slide.features, toy_appearance(spots), slide.position, PIXEL_UM)
+    trust = judge(
+        toy_model(), slide.features, toy_appearance(spots), slide.position, PIXEL_UM, 200.0
+    )
     rng = np.random.default_rng(3)
     samples = rng.uniform(0, 4, (draws, spots, GENES)).astype(np.float32)
     side = int(np.ceil((slide.position.max() + 400) / PIXEL_UM))

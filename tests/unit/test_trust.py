@@ -23,7 +23,7 @@ from flag_st.slides.trust import (
 SPOTS = 400
 
 
-def verdict(features=None, looks=None, pixel_um=0.5, position=None):
+def verdict(features=None, looks=None, pixel_um=0.5, position=None, pitch_um=200.0):
     slide = toy_slide("New", SPOTS)
     return judge(
         toy_model(),
@@ -31,6 +31,7 @@ def verdict(features=None, looks=None, pixel_um=0.5, position=None):
         toy_appearance(SPOTS) if looks is None else looks(toy_appearance(SPOTS)),
         slide.position if position is None else position,
         pixel_um,
+        pitch_um,
     )
 
 
@@ -39,7 +40,7 @@ def test_a_slide_like_those_of_training_passes():
     assert trust.verdict == LIKE
     assert trust.reasons == []
     assert max(trust.shares.values()) < 0.06
-    trust.raise_if_refused("New")
+    trust.raise_if_refused()
     assert trust.spots["feature_distance"].median() == pytest.approx(1, abs=0.3)
 
 
@@ -58,6 +59,7 @@ def shift(rows, column, by):
         ({"looks": shift(slice(0, 100), 0, 0.2)}, "stained"),
         ({"looks": shift(slice(0, 100), FOCUS, -2)}, "sharp"),
         ({"pixel_um": 0.8}, "pixels"),
+        ({"pitch_um": 100.0}, "apart"),
     ],
 )
 def test_an_unusual_slide_is_flagged_for_the_reason_alone(changes, word):
@@ -65,7 +67,7 @@ def test_an_unusual_slide_is_flagged_for_the_reason_alone(changes, word):
     assert trust.verdict == UNLIKE
     assert len(trust.reasons) == 1
     assert word in trust.reasons[0]
-    trust.raise_if_refused("New")
+    trust.raise_if_refused()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_a_hopeless_slide_is_refused(changes):
     trust = verdict(**changes)
     assert trust.verdict == REFUSE
     with pytest.raises(FlagError, match="too unlike the training slides") as error:
-        trust.raise_if_refused("New")
+        trust.raise_if_refused()
     assert trust.reasons[0] in str(error.value)
     assert "--force" in str(error.value)
 

@@ -154,11 +154,57 @@ def _about_new_slides(commands: Any) -> None:
     show.add_argument("--json", action="store_true", help="print JSON instead of text")
     show.set_defaults(run=run_show)
 
+    predict = _add(commands, "predict", "predict the expression of slides without counts")
+    predict.add_argument("slides", nargs="+", metavar="SLIDE", help="slide images")
+    predict.add_argument("--model", required=True, help="file of `flag-st export`")
+    predict.add_argument(
+        "-o", "--out", default="predictions", help="a folder per slide is made here"
+    )
+    _prediction_options(predict)
+    predict.set_defaults(run=run_predict)
+
+
+def _prediction_options(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument(
+        "--pixel-um", type=_above_0, help="µm per pixel, where a file does not state it"
+    )
+    predict.add_argument(
+        "--pitch-um", type=_above_0, help="distance of the spots (default: as in training)"
+    )
+    predict.add_argument(
+        "--genes",
+        nargs="+",
+        default=[],
+        metavar="GENE",
+        help="genes that maps and overlays show (default: the 8 best on validation slides)",
+    )
+    predict.add_argument(
+        "--draws", type=_positive, help="draws of a generative method (default: as in training)"
+    )
+    predict.add_argument(
+        "--at",
+        metavar="SPOTS",
+        help="predict these spots (.csv or .h5ad) instead of a grid over the tissue",
+    )
+    predict.add_argument(
+        "--force", action="store_true", help="predict slides that are refused, too"
+    )
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _above_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
@@ -262,6 +308,18 @@ def run_show(arguments: argparse.Namespace) -> None:
     model = open_model(arguments.model)
     found = show.as_json(model)
     print(json.dumps(found, indent=2) if arguments.json else show.as_text(model))
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from flag_st.commands.predict import predict, requests_of
+    from flag_st.core.job import device
+
+    given = arguments.pixel_um, arguments.pitch_um, arguments.at, arguments.force
+    requests = requests_of(arguments.slides, *given)
+    shown, draws = arguments.genes, arguments.draws
+    predict(requests, arguments.model, arguments.out, shown, draws, device(gpu=1), tqdm, tqdm.write)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:

@@ -123,7 +123,11 @@ def scores(
 
 
 def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
-    """How training patches are stained, and quantiles of stain and focus of validation patches."""
+    """How patches of training slides are stained, and how sharp those of both parts are.
+
+    Nothing is fitted to the focus, so that training slides count as well: scanners differ, and one
+    validation slide is of one scanner.
+    """
     seen: dict[str, list[np.ndarray]] = {"train": [], "valid": []}
     names = [(part, slide) for part in seen for slide in run.split[part]]
     for part, slide in progress(names, desc="stain and focus"):
@@ -131,7 +135,8 @@ def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
             seen[part].append(of_file(file["img"], PATCHES))
     train, valid = (np.concatenate(seen[part]) for part in ("train", "valid"))  # (n, 4) each
     stain = Likeness.fit(train[:, STAIN], valid[:, STAIN])
-    focus = valid[:, FOCUS][np.isfinite(valid[:, FOCUS])]
+    focus = np.concatenate([train[:, FOCUS], valid[:, FOCUS]])
+    focus = focus[np.isfinite(focus)]
     quantiles = np.percentile(focus, np.arange(101)) if len(focus) else np.full(101, -np.inf)
     return {**nested("stain", stain.arrays()), "focus.quantiles": quantiles}
 

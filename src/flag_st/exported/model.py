@@ -52,7 +52,7 @@ class Exported:
 
     @property
     def focus(self) -> np.ndarray:
-        """(101,) quantiles of the focus of validation patches."""
+        """(101,) quantiles of the focus of training and validation patches."""
         return self.arrays["focus.quantiles"]
 
     def scores(self) -> dict[str, np.ndarray]:

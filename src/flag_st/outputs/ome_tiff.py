@@ -29,7 +29,7 @@ def write(made: Predicted, path: str | Path) -> None:
     levels = pyramid(maps)
     names = [f"{gene} ({made.unit})" for gene in made.shown]
     verdict = "; ".join([made.trust.verdict, *made.trust.reasons])
-    about = {
+    about: dict[str, Any] = {
         "axes": "CYX",
         "Name": made.slide.id,
         "Description": f"unit: {made.unit} ({made.back}); verdict on the slide: {verdict}",

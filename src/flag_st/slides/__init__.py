@@ -1,1 +1,1 @@
-"""New slides: images without counts, where spots may be placed on them, and whether to trust a prediction."""
+"""Slide images of any format: the pixel size settled, tissue found, spots laid, patches cut."""

@@ -1,8 +1,8 @@
 """Whether to trust a prediction: verdicts on a slide, its regions, its spots and the panel's genes.
 
-A spot is beyond the training slides if its features, its stain or its blur are beyond what 99 of 100
-spots of the validation slides have. One spot in a hundred is to be expected there; a slide or region
-is flagged and refused by the share of its spots.
+A spot is beyond the training slides if its features or its stain are farther from theirs than those of
+99 in 100 spots of the validation slides, or if it is less sharp than 99 in 100 spots of both. One spot in
+a hundred is to be expected there; a slide or region is flagged and refused by the share of its spots.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FLAGGED, REFUSED = 0.10, 0.50
 #: The same for its pixels, in multiples of the coarsest that the model was trained with.
 COARSE, TOO_COARSE = 1.25, 2.0
+#: The same for the distance of its spots: methods that look at neighbours learned that of training.
+NEAR, FAR = 0.8, 1.25
 #: Mean correlation on validation slides below which a gene is marked.
 PREDICTABLE = 0.10
 #: Edge of a region in µm, and the fewest spots of which one is judged.
@@ -33,7 +35,7 @@ GOOD, POOR, UNKNOWN = "predictable", "not predictable", "not scored"
 REASONS = {
     "features": "{share:.0%} of the spots look to the encoder like few of the validation slides",
     "stain": "{share:.0%} of the spots are stained like few of the validation slides",
-    "focus": "{share:.0%} of the spots are less sharp than those of the validation slides",
+    "focus": "{share:.0%} of the spots are less sharp than those of training and validation slides",
 }
 
 
@@ -58,7 +60,7 @@ class Trust:
     genes: "pandas.DataFrame"
     shares: dict[str, float]
 
-    def raise_if_refused(self, slide: str) -> None:
+    def raise_if_refused(self) -> None:
         """Refuse to hand out a prediction of a slide that is too unlike the training slides.
 
         Raises:
@@ -66,7 +68,7 @@ class Trust:
         """
         if self.verdict == REFUSE:
             raise FlagError(
-                f"slide {slide} is too unlike the training slides: {'; '.join(self.reasons)} "
+                f"it is too unlike the training slides: {'; '.join(self.reasons)} "
                 f"(the limit is {REFUSED:.0%} of the spots, and pixels {TOO_COARSE:g} times as coarse)",
                 remedy="export a model that was trained on such slides; with --force the slide is "
                 "predicted all the same, and every file says so",
@@ -79,6 +81,7 @@ def judge(
     appearance: np.ndarray,
     position: np.ndarray,
     pixel_um: float,
+    pitch_um: float,
 ) -> Trust:
     """The verdicts on a slide.
 
@@ -88,6 +91,7 @@ def judge(
         appearance: (N, 4), as ``slides.appearance.appearance`` returns it.
         position: (N, 2) in µm.
         pixel_um: µm per pixel of the image.
+        pitch_um: distance of neighbouring spots.
     """
     import pandas as pd
 
@@ -116,11 +120,13 @@ def judge(
         }
     )
     shares = {name: float(share) for name, share in beyond.mean().items()}
-    verdict, reasons = _slide(model, shares, pixel_um)
+    verdict, reasons = _slide(model, shares, pixel_um, pitch_um)
     return Trust(verdict, reasons, spots, _regions(beyond, names), gene_verdicts(model), shares)
 
 
-def _slide(model: "Exported", shares: dict[str, float], pixel_um: float) -> tuple[str, list[str]]:
+def _slide(
+    model: "Exported", shares: dict[str, float], pixel_um: float, pitch_um: float
+) -> tuple[str, list[str]]:
     """The verdict on a whole slide, and why."""
     reasons = [REASONS[name].format(share=s) for name, s in shares.items() if s > FLAGGED]
     coarsest = coarsest_pixel(model)
@@ -128,6 +134,9 @@ def _slide(model: "Exported", shares: dict[str, float], pixel_um: float) -> tupl
         reasons.append(
             f"its pixels are {pixel_um:g} µm wide, {ratio:.1f} times the {coarsest:g} µm of training"
         )
+    usual = model.facts["platform"]["pitch_um"]
+    if not NEAR <= pitch_um / usual <= FAR:
+        reasons.append(f"its spots are {pitch_um:g} µm apart, those of training {usual:g} µm")
     if max(shares.values()) > REFUSED or ratio > TOO_COARSE:
         return REFUSE, reasons
     return (UNLIKE if reasons else LIKE), reasons

@@ -1,0 +1,178 @@
+"""What a user asks for: slides to predict, and everything that is wrong with them, told at once."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flag_st.core.errors import Faults, FlagError
+from flag_st.slides.image import SlideImage, open_image
+from flag_st.slides.places import Places, read_places
+from flag_st.slides.stream import SIZE, UM_PER_PX
+
+if TYPE_CHECKING:
+    from flag_st.exported.model import Exported
+
+#: Columns of a sheet; only the first is needed.
+COLUMNS = ("slide", "name", "patient", "pixel_um", "pitch_um", "at", "force")
+#: The patches that are cut from a slide, as an exported model describes those of its training.
+PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
+YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One slide to predict.
+
+    Attributes:
+        path: the image.
+        name: of the slide, which names its folder and decides its random streams.
+        patient: the donor, or "" if unknown.
+        pixel_um: µm per pixel of level 0 as the user states it, or None.
+        pitch_um: distance of the spots of the grid in µm; None takes that of the training slides.
+        at: file of the spots to predict, instead of a grid over the tissue.
+        force: predict even if the slide is refused.
+    """
+
+    path: Path
+    name: str
+    patient: str = ""
+    pixel_um: float | None = None
+    pitch_um: float | None = None
+    at: Path | None = None
+    force: bool = False
+
+    def places(self) -> Places | None:
+        """The spots of ``at``, or None if a grid is to be laid."""
+        return read_places(self.at) if self.at else None
+
+    def open(self, places: Places | None) -> SlideImage:
+        """The image, its pixel size compared with that of the file of spots.
+
+        Raises:
+            FlagError: it cannot be read, or its pixel size is unknown or contradictory.
+        """
+        stated = {f"{self.at}": places.pixel_um} if places and places.pixel_um else {}
+        return open_image(self.path, self.pixel_um, stated)
+
+
+def name_of(path: Path) -> str:
+    """The name of a slide from its file: without endings, and with ``_`` for unusual characters."""
+    stem = re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("_") or "slide"
+
+
+def read_sheet(path: str | Path) -> list[Request]:
+    """The requests of a tab-separated sheet with the columns ``COLUMNS``.
+
+    Paths are relative to the folder of the sheet.
+
+    Raises:
+        FlagError: it cannot be read, has other columns, or a value is none; all faults are named.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            rows, heads = list(reader), list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FlagError(f"cannot read the sheet {path} ({error})") from None
+    if "slide" not in heads or (unknown := sorted(set(heads) - set(COLUMNS))):
+        lacks = (
+            f"has unknown columns {', '.join(unknown)}"
+            if "slide" in heads
+            else "has no column slide"
+        )
+        raise FlagError(
+            f"the sheet {path} {lacks}", choices=COLUMNS, remedy="separate columns by tabs"
+        )
+    faults, found = Faults(), []
+    for number, row in enumerate(rows, 2):
+        try:
+            found.append(_request(row, path.parent))
+        except FlagError as error:
+            faults.add(f"line {number}: {error}")
+    if not rows:
+        faults.add("it has no rows")
+    faults.raise_if_any(f"the sheet {path}")
+    return found
+
+
+def _request(row: dict[str, str | None], folder: Path) -> Request:
+    values = {key: (value or "").strip() for key, value in row.items() if key is not None}
+    if None in row:
+        raise FlagError("it has more values than there are columns")
+    if not values["slide"]:
+        raise FlagError("the column slide is empty")
+    image = folder / values["slide"]
+    force = values.get("force", "").lower()
+    if force not in YES + NO:
+        raise FlagError(f"force is {force!r}", choices=("yes", "no"))
+    return Request(
+        path=image,
+        name=values.get("name") or name_of(image),
+        patient=values.get("patient", ""),
+        pixel_um=_number(values, "pixel_um"),
+        pitch_um=_number(values, "pitch_um"),
+        at=folder / values["at"] if values.get("at") else None,
+        force=force in YES,
+    )
+
+
+def _number(values: dict[str, str], key: str) -> float | None:
+    if not (text := values.get(key, "")):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise FlagError(f"{key} is {text!r}, which is no number") from None
+
+
+def check(requests: Sequence[Request], model: "Exported", genes: Sequence[str]) -> None:
+    """Tell all faults of all slides, before the first is predicted; nothing expensive is read.
+
+    Raises:
+        FlagError: naming every fault.
+    """
+    faults = Faults()
+    if unknown := sorted(set(genes) - set(model.genes)):
+        faults.add(f"{model.path} does not predict {', '.join(unknown)}", choices=model.genes)
+    if model.facts["patches"] != PATCH:
+        faults.add(
+            f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
+            remedy="export a run whose cohort was prepared with the defaults",
+        )
+    names = [request.name for request in requests]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        faults.add(f"{names.count(name)} slides are called {name}", remedy="give names in a sheet")
+    for request in requests:
+        for text in _faults(request):
+            faults.add(f"slide {request.name}: {text}")
+    faults.raise_if_any(f"{len(requests)} slide{'s' * (len(requests) != 1)}")
+
+
+def _faults(request: Request) -> list[str]:
+    found = []
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", request.name):
+        found.append("its name may hold letters, digits and . _ - only")
+    for key in ("pixel_um", "pitch_um"):
+        value = getattr(request, key)
+        if value is not None and not (np.isfinite(value) and value > 0):
+            found.append(f"{key} must be a number above 0, not {value:g}")
+    if found:
+        return found
+    try:
+        places = request.places()
+        with request.open(places) as image:
+            if places is not None and (outside := places.outside(image)):
+                found.append(
+                    f"{outside} of {len(places.names)} spots of {request.at} are outside the image, "
+                    f"which is {image.size[0]} × {image.size[1]} px of {image.pixel_um:g} µm"
+                )
+    except FlagError as error:
+        found.append(str(error))
+    return found
