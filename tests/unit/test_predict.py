@@ -178,7 +178,7 @@ def test_a_killed_run_leaves_whole_slides_and_goes_on(model, image, tmp_path, mo
 
 def test_all_faults_are_told_before_the_first_slide(model, image, tmp_path):
     asked = requests(image, tmp_path, 1)
-    (tmp_path / "text.tif").write_text("no image")
+    (tmp_path / "text.tif").write_bytes(b"II*\0" + bytes(99))  # a TIFF without a page
     far = tmp_path / "far.csv"
     far.write_text("x_um,y_um\n10,10\n9e9,10\n")
     asked += [

@@ -131,6 +131,21 @@ def load_arrays(path: str | Path, remedy: str | None = None) -> tuple[dict, dict
     return arrays, facts
 
 
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts of a file of ``save_arrays``, without reading its arrays or checking its version.
+
+    Raises:
+        FlagError: there is no such file, or it is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as handle:
+            return json.loads((handle.metadata() or {}).get("flag_st", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise FlagError(f"{path} is not a readable model file ({error})") from None
+
+
 def pack_names(names: Iterable[str]):
     """Names as an array of bytes, since a safetensors file holds numbers only."""
     import numpy as np

@@ -2,10 +2,10 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COLUMNS = ("slide", "name", "patient", "pixel_um", "pitch_um", "at", "force")
 #: The patches that are cut from a slide, as an exported model describes those of its training.
 PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
+#: Names of slides, which become names of folders.
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
@@ -46,6 +48,16 @@ class Request:
     at: Path | None = None
     force: bool = False
 
+    def as_params(self) -> dict[str, Any]:
+        """The request as plain values, which Snakemake compares with those of the last run."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items()}
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Request":
+        """The inverse of ``as_params``."""
+        paths = {key: Path(params[key]) for key in ("path", "at") if params[key] is not None}
+        return cls(**{**params, **paths})
+
     def places(self) -> Places | None:
         """The spots of ``at``, or None if a grid is to be laid."""
         return read_places(self.at) if self.at else None
@@ -63,7 +75,7 @@ class Request:
 def name_of(path: Path) -> str:
     """The name of a slide from its file: without endings, and with ``_`` for unusual characters."""
     stem = re.sub(r"(\.ome)?\.[A-Za-z0-9]+$", "", path.name)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("_") or "slide"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("_.") or "slide"
 
 
 def read_sheet(path: str | Path) -> list[Request]:
@@ -98,6 +110,8 @@ def read_sheet(path: str | Path) -> list[Request]:
             faults.add(f"line {number}: {error}")
     if not rows:
         faults.add("it has no rows")
+    for text in _repeated(found):
+        faults.add(text)
     faults.raise_if_any(f"the sheet {path}")
     return found
 
@@ -109,12 +123,15 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
     if not values["slide"]:
         raise FlagError("the column slide is empty")
     image = folder / values["slide"]
+    name = values.get("name") or name_of(image)
+    if not NAME.fullmatch(name):
+        raise FlagError(f"name is {name!r}, which may hold letters, digits and . _ - only")
     force = values.get("force", "").lower()
     if force not in YES + NO:
         raise FlagError(f"force is {force!r}", choices=("yes", "no"))
     return Request(
         path=image,
-        name=values.get("name") or name_of(image),
+        name=name,
         patient=values.get("patient", ""),
         pixel_um=_number(values, "pixel_um"),
         pitch_um=_number(values, "pitch_um"),
@@ -146,18 +163,24 @@ def check(requests: Sequence[Request], model: "Exported", genes: Sequence[str]) 
             f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
             remedy="export a run whose cohort was prepared with the defaults",
         )
-    names = [request.name for request in requests]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        faults.add(f"{names.count(name)} slides are called {name}", remedy="give names in a sheet")
+    for text in _repeated(requests):
+        faults.add(text, remedy="give names in a sheet")
     for request in requests:
         for text in _faults(request):
             faults.add(f"slide {request.name}: {text}")
     faults.raise_if_any(f"{len(requests)} slide{'s' * (len(requests) != 1)}")
 
 
+def _repeated(requests: Sequence[Request]) -> list[str]:
+    """Names that several slides have, whose folders would be one."""
+    names = [request.name for request in requests]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    return [f"{names.count(name)} slides are called {name}" for name in repeated]
+
+
 def _faults(request: Request) -> list[str]:
     found = []
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", request.name):
+    if not NAME.fullmatch(request.name):
         found.append("its name may hold letters, digits and . _ - only")
     for key in ("pixel_um", "pitch_um"):
         value = getattr(request, key)
