@@ -9,7 +9,7 @@ def main(job):
     from flag_st.slides.request import Request, check
 
     requests = [Request.of(params) for params in job.params.slides]
-    check(requests, open_model(job.input.model), [])
+    check(requests, open_model(job.input.model))
     write_json(
         job.output.checked, {"contract": CONTRACT, "slides": sorted(r.name for r in requests)}
     )

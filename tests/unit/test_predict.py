@@ -1,7 +1,9 @@
 """New slides: the pipeline's own numbers, whole folders or none, and faults told before anything is made."""
 
+import importlib.util
 import json
 import shutil
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -177,7 +179,7 @@ def test_a_killed_run_leaves_whole_slides_and_goes_on(model, image, tmp_path, mo
 
 
 def test_all_faults_are_told_before_the_first_slide(model, image, tmp_path):
-    asked = requests(image, tmp_path, 1)
+    asked = [replace(requests(image, tmp_path, 1)[0], genes=("NOSUCH",))]
     (tmp_path / "text.tif").write_bytes(b"II*\0" + bytes(99))  # a TIFF without a page
     far = tmp_path / "far.csv"
     far.write_text("x_um,y_um\n10,10\n9e9,10\n")
@@ -190,7 +192,7 @@ def test_all_faults_are_told_before_the_first_slide(model, image, tmp_path):
         Request(tmp_path / "S0.tif", "a b"),
     ]
     with pytest.raises(FlagError) as error:
-        command.predict(asked, model, tmp_path / "out", genes=["NOSUCH"])
+        command.predict(asked, model, tmp_path / "out")
     text = str(error.value)
     for part in (
         "NOSUCH",
@@ -249,18 +251,22 @@ def test_names_of_files_become_names_of_slides():
 def test_a_sheet_is_read_and_its_faults_are_named_by_line(tmp_path):
     sheet = tmp_path / "sheet.tsv"
     sheet.write_text(
-        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\n"
-        "a.svs\t\tP1\t0.25\t\t\tyes\n"
-        "/data/b.tif\tB\t\t\t55\tspots.csv\t\n"
+        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\tgenes\tdraws\n"
+        "a.svs\t\tP1\t0.25\t\t\tyes\tMKI67, ESR1\t4\n"
+        "/data/b.tif\tB\t\t\t55\tspots.csv\t\t\t\n"
     )
     a, b = read_sheet(sheet)
-    assert a == Request(tmp_path / "a.svs", "a", "P1", 0.25, force=True)
+    assert a == Request(
+        tmp_path / "a.svs", "a", "P1", 0.25, genes=("MKI67", "ESR1"), draws=4, force=True
+    )
+    assert Request.of(json.loads(json.dumps(a.as_params()))) == a
+    assert Request.of(b.as_params()) == b
     assert str(b.path) == "/data/b.tif"
     assert (b.name, b.pitch_um, b.at) == ("B", 55.0, tmp_path / "spots.csv")
-    sheet.write_text("slide\tpixel_um\tforce\na.svs\tx\t\n\t\t\nb.svs\t\tmaybe\n")
+    sheet.write_text("slide\tpixel_um\tforce\tdraws\na\tx\n\t\nb\t\tmaybe\nc\t\t\t0\n")
     with pytest.raises(FlagError) as error:
         read_sheet(sheet)
-    assert all(f"line {n}" in str(error.value) for n in (2, 3, 4))
+    assert all(f"line {n}" in str(error.value) for n in (2, 3, 4, 5))
     for text in ("image\na.svs\n", "slide\tcolour\na\tred\n", "slide\n", ""):
         sheet.write_text(text)
         with pytest.raises(FlagError):
@@ -272,3 +278,15 @@ def test_the_best_genes_are_shown(model):
     opened = open_model(model)
     mean = np.nanmean(opened.scores()["pcc"], axis=0)
     assert mean[[opened.genes.index(g) for g in best_genes(opened)]].min() >= np.sort(mean)[-8]
+
+
+def test_spatialdata_is_asked_for_before_the_first_slide(model, image, tmp_path):
+    """Where it is not installed, the command that installs it is told; where it is, it is written."""
+    asked = [Request(image, "S", force=True, spatialdata=True)]
+    if importlib.util.find_spec("spatialdata") is None:
+        with pytest.raises(FlagError, match=r"pip install -e '\.\[slides\]'"):
+            command.predict(asked, model, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    else:
+        command.predict(asked, model, tmp_path / "out")
+        assert (tmp_path / "out/S/slide.zarr").is_dir()

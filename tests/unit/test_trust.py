@@ -57,7 +57,7 @@ def shift(rows, column, by):
     [
         ({"features": shift(slice(0, 100), slice(None), 30)}, "encoder"),
         ({"looks": shift(slice(0, 100), 0, 0.2)}, "stained"),
-        ({"looks": shift(slice(0, 100), FOCUS, -2)}, "sharp"),
+        ({"looks": shift(slice(0, 100), FOCUS, -2)}, "blurred"),
         ({"pixel_um": 0.8}, "pixels"),
         ({"pitch_um": 100.0}, "apart"),
     ],

@@ -51,6 +51,6 @@ rule predict_slide:
 
 
 rule predict_slides:
-    localrule: True
     input:
         predicted_folders,
+    localrule: True

@@ -189,6 +189,9 @@ def _prediction_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--force", action="store_true", help="predict slides that are refused, too"
     )
+    predict.add_argument(
+        "--spatialdata", action="store_true", help="write slide.zarr, too (extra: slides)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -316,10 +319,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from flag_st.commands.predict import predict, requests_of
     from flag_st.core.job import device
 
-    given = arguments.pixel_um, arguments.pitch_um, arguments.at, arguments.force
-    requests = requests_of(arguments.slides, *given)
-    shown, draws = arguments.genes, arguments.draws
-    predict(requests, arguments.model, arguments.out, shown, draws, device(gpu=1), tqdm, tqdm.write)
+    names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata")
+    options = {name: getattr(arguments, name) for name in names}
+    requests = requests_of(arguments.slides, arguments.at, genes=tuple(arguments.genes), **options)
+    predict(requests, arguments.model, arguments.out, device(gpu=1), tqdm, tqdm.write)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:

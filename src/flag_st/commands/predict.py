@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.exported.model import open_model
@@ -11,14 +12,13 @@ from flag_st.slides.predict import Predictor
 from flag_st.slides.request import Request, check, name_of
 
 
-def requests_of(
-    slides: Sequence[str],
-    pixel_um: float | None = None,
-    pitch_um: float | None = None,
-    at: str | None = None,
-    force: bool = False,
-) -> list[Request]:
+def requests_of(slides: Sequence[str], at: str | None = None, **options: Any) -> list[Request]:
     """One request per image file of the command line.
+
+    Args:
+        slides: paths of images.
+        at: path of a file of spots.
+        options: further fields of ``Request``, the same for all slides.
 
     Raises:
         FlagError: one file of spots for several slides.
@@ -30,16 +30,13 @@ def requests_of(
             "--config slides=sheet.tsv model=model.flag",
         )
     spots = Path(at) if at is not None else None
-    paths = [Path(slide) for slide in slides]
-    return [Request(p, name_of(p), "", pixel_um, pitch_um, spots, force) for p in paths]
+    return [Request(p, name_of(p), at=spots, **options) for p in map(Path, slides)]
 
 
 def predict(
     requests: Sequence[Request],
     model: str | Path,
     out: str | Path,
-    genes: Sequence[str] = (),
-    draws: int | None = None,
     device: str = "cpu",
     progress: Callable[..., Iterable] = lambda items, **_: items,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
@@ -53,11 +50,11 @@ def predict(
         FlagError: faults of the slides; or, at the end, the slides that could not be made.
     """
     opened = open_model(model)
-    check(requests, opened, genes)
+    check(requests, opened)
     folders = {request.name: Path(out) / request.name for request in requests}
     todo = []
     for request in requests:
-        if is_made(folders[request.name], origin_of(request, opened, genes, draws)):
+        if is_made(folders[request.name], request, origin_of(request, opened)):
             say(f"{folders[request.name]}: is there already")
         else:
             todo.append(request)
@@ -67,8 +64,7 @@ def predict(
     for request in progress(todo, desc="slides"):
         folder = folders[request.name]
         try:
-            verdict = make(predictor, request, folder, genes, draws, progress)
-            say(f"{folder}: {verdict} slides" if verdict != "refused" else f"{folder}: forced")
+            say(f"{folder}: made, {make(predictor, request, folder, progress)}")
         except FlagError as error:
             faults.add(str(error))
             say(f"{folder}: not made")

@@ -1,7 +1,7 @@
 """One folder per slide, whole or not at all; a slide that is there is not predicted again."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import flag_st
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
 from flag_st.exported.model import Exported
-from flag_st.outputs import geojson, h5ad, ome_tiff, page, table
+from flag_st.outputs import geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
 from flag_st.slides.predict import Predictor
 from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
@@ -26,12 +26,17 @@ FILES: dict[str, tuple[Callable[[Predicted, Path], None], str]] = {
     ),
     "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
 }
+#: The same for what is written only if it is asked for.
+MORE = {spatialdata_zarr.NAME: (spatialdata_zarr.write, "picture, spots and table as SpatialData")}
 PAGE = "summary.html"
 
 
-def origin_of(
-    request: Request, model: Exported, genes: Sequence[str], draws: int | None
-) -> dict[str, Any]:
+def files_of(request: Request) -> dict[str, tuple[Callable[[Predicted, Path], None], str]]:
+    """The files of a slide but for the page and the record."""
+    return FILES | (MORE if request.spatialdata else {})
+
+
+def origin_of(request: Request, model: Exported) -> dict[str, Any]:
     """Everything that decides the files of a slide. The image is known by its size and time."""
     state = request.path.stat()
     return {
@@ -45,18 +50,18 @@ def origin_of(
         "patient": request.patient,
         "pixel_um": request.pixel_um or "as stated in the file",
         "pitch_um": request.pitch_um or "as in training",
-        "genes": list(genes),
-        "draws": draws or model.facts["samples"],
+        "genes": list(request.genes),
+        "draws": request.draws or model.facts["samples"],
         "forced": request.force,
         "flag_st": flag_st.__version__,
         "contract": CONTRACT,
     }
 
 
-def is_made(folder: Path, origin: dict[str, Any]) -> bool:
+def is_made(folder: Path, request: Request, origin: dict[str, Any]) -> bool:
     """Whether the folder holds all files of a slide, made from the same things."""
     record = folder / RECORD
-    if not all((folder / name).is_file() for name in (*FILES, PAGE, RECORD)):
+    if not all((folder / name).exists() for name in (*files_of(request), PAGE, RECORD)):
         return False
     return bool(read_json(record)["origin"] == json.loads(json.dumps(origin)))
 
@@ -64,9 +69,7 @@ def is_made(folder: Path, origin: dict[str, Any]) -> bool:
 def make(
     predictor: Predictor,
     request: Request,
-    folder: Path,
-    genes: Sequence[str] = (),
-    draws: int | None = None,
+    folder: str | Path,
     progress: Callable[..., Iterable] = lambda items, **_: items,
 ) -> str:
     """Predict a slide into ``folder``, unless it is there already; returns the verdict on it.
@@ -74,19 +77,21 @@ def make(
     Raises:
         FlagError: as ``Predictor.predict``; the folder is then as it was.
     """
-    origin = origin_of(request, predictor.model, genes, draws)
-    if is_made(folder, origin):
+    folder = Path(folder)
+    origin = origin_of(request, predictor.model)
+    if is_made(folder, request, origin):
         return str(read_json(folder / RECORD)["trust"]["verdict"])
     with writing(folder) as temporary:
         temporary.mkdir()
         try:
-            made = predictor.predict(request, temporary, genes, draws, origin, progress)
+            made = predictor.predict(request, temporary, origin, progress)
         except FlagError as error:
             raise FlagError(f"slide {request.name}: {error}") from None
-        for name, (write, _) in FILES.items():
+        files = files_of(request)
+        for name, (write, _) in files.items():
             write(made, temporary / name)
-        page.write(made, temporary / PAGE, {name: text for name, (_, text) in FILES.items()})
-        digests = {name: digest(temporary / name) for name in (*FILES, PAGE)}
+        page.write(made, temporary / PAGE, {name: text for name, (_, text) in files.items()})
+        digests = {name: digest(temporary / name) for name in (*files, PAGE)}
         facts = {"origin": origin, "trust": as_facts(made.trust), "files": digests}
         write_json(temporary / RECORD, facts)
     return made.trust.verdict

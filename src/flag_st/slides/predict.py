@@ -1,6 +1,6 @@
 """From the image of a slide to its prediction, with the same numbers as the pipeline's own rules."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,10 @@ from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage
 from flag_st.slides.mask import tissue_mask
 from flag_st.slides.places import Places
-from flag_st.slides.predicted import Predicted
+from flag_st.slides.predicted import PICTURE, Predicted
 from flag_st.slides.request import Request
 from flag_st.slides.trust import gene_verdicts, judge
 
-#: Longest side of the picture of a slide, in pixels.
-THUMBNAIL = 1000
 #: How many genes are shown if none are named: those that validation showed to be best.
 SHOWN = 8
 
@@ -59,8 +57,6 @@ class Predictor:
         self,
         request: Request,
         folder: Path,
-        genes: Sequence[str] = (),
-        draws: int | None = None,
         origin: Mapping[str, Any] | None = None,
         progress: Progress = lambda items, **_: items,
     ) -> Predicted:
@@ -69,8 +65,6 @@ class Predictor:
         Args:
             request: the slide.
             folder: where patches are kept meanwhile, if the method reads pixels.
-            genes: to be shown; by default those of the highest correlation on validation slides.
-            draws: of a stochastic method; None takes the model's number.
             origin: facts for the files' headers.
 
         Raises:
@@ -99,19 +93,19 @@ class Predictor:
                 patches=stored,
                 unit=model.facts["unit"],
             )
-            prediction = self.draw(slide, draws)
+            prediction = self.draw(slide, request.draws)
             return Predicted(
                 slide=slide,
                 prediction=prediction,
                 facts={k: model.facts[k] for k in ("method", "unit", "seed", "genes")},
-                shown=list(genes) or best_genes(model),
+                shown=list(request.genes) or best_genes(model),
                 trust=trust,
                 array=spots.array,
                 pitch_um=spots.pitch_um,
                 spot_um=model.facts["platform"]["spot_um"],
                 pixel_um=image.pixel_um,
                 size=image.size,
-                thumbnail=image.thumbnail(THUMBNAIL),
+                picture=image.thumbnail(PICTURE),
                 origin=origin or {},
             )
 

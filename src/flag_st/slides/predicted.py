@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from flag_st.data.slide import UNITS, Slide
 from flag_st.methods.base import Prediction
 from flag_st.slides.trust import Trust
+
+#: Longest side in pixels of the picture of a slide, and of its thumbnail on pages.
+PICTURE, THUMBNAIL = 4000, 1000
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Predicted:
         array: (N, 2) row and column of each spot.
         pitch_um, spot_um: distance of the spots and their diameter.
         pixel_um: of level 0 of the image, whose ``size`` (width, height) is in its pixels.
-        thumbnail: (h, w, 3) uint8 picture of the whole slide.
+        picture: (h, w, 3) uint8, the whole slide reduced.
         origin: what the prediction was made from and how, for the files' headers.
     """
 
@@ -38,7 +42,7 @@ class Predicted:
     spot_um: float
     pixel_um: float
     size: tuple[int, int]
-    thumbnail: np.ndarray
+    picture: np.ndarray
     origin: Mapping[str, Any]
 
     @property
@@ -67,6 +71,15 @@ class Predicted:
         if len(samples) < 2:
             return None
         return samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def thumbnail(self) -> np.ndarray:
+        """(h, w, 3) uint8, the picture reduced to ``THUMBNAIL`` pixels."""
+        from PIL import Image
+
+        small = Image.fromarray(self.picture)
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(small)
 
     def columns(self) -> list[int]:
         """The places of the shown genes among all genes."""

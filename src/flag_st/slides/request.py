@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
+from flag_st.core.extras import extra
 from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.places import Places, read_places
 from flag_st.slides.stream import SIZE, UM_PER_PX
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from flag_st.exported.model import Exported
 
 #: Columns of a sheet; only the first is needed.
-COLUMNS = ("slide", "name", "patient", "pixel_um", "pitch_um", "at", "force")
+COLUMNS = (
+    *("slide", "name", "patient", "pixel_um", "pitch_um", "at"),
+    *("genes", "draws", "force", "spatialdata"),
+)
 #: The patches that are cut from a slide, as an exported model describes those of its training.
 PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
 #: Names of slides, which become names of folders.
@@ -37,7 +41,10 @@ class Request:
         pixel_um: µm per pixel of level 0 as the user states it, or None.
         pitch_um: distance of the spots of the grid in µm; None takes that of the training slides.
         at: file of the spots to predict, instead of a grid over the tissue.
+        genes: to be shown; empty takes those that validation showed to be best.
+        draws: of a generative method; None takes the model's number.
         force: predict even if the slide is refused.
+        spatialdata: write a SpatialData store, too.
     """
 
     path: Path
@@ -46,17 +53,21 @@ class Request:
     pixel_um: float | None = None
     pitch_um: float | None = None
     at: Path | None = None
+    genes: tuple[str, ...] = ()
+    draws: int | None = None
     force: bool = False
+    spatialdata: bool = False
 
     def as_params(self) -> dict[str, Any]:
         """The request as plain values, which Snakemake compares with those of the last run."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items()}
+        plain = {**vars(self), "path": str(self.path), "genes": list(self.genes)}
+        return {**plain, "at": str(self.at) if self.at else None}
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Request":
         """The inverse of ``as_params``."""
         paths = {key: Path(params[key]) for key in ("path", "at") if params[key] is not None}
-        return cls(**{**params, **paths})
+        return cls(**{**params, **paths, "genes": tuple(params["genes"])})
 
     def places(self) -> Places | None:
         """The spots of ``at``, or None if a grid is to be laid."""
@@ -126,9 +137,6 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
     name = values.get("name") or name_of(image)
     if not NAME.fullmatch(name):
         raise FlagError(f"name is {name!r}, which may hold letters, digits and . _ - only")
-    force = values.get("force", "").lower()
-    if force not in YES + NO:
-        raise FlagError(f"force is {force!r}", choices=("yes", "no"))
     return Request(
         path=image,
         name=name,
@@ -136,8 +144,26 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         pixel_um=_number(values, "pixel_um"),
         pitch_um=_number(values, "pitch_um"),
         at=folder / values["at"] if values.get("at") else None,
-        force=force in YES,
+        genes=tuple(re.split(r"[\s,]+", values["genes"])) if values.get("genes") else (),
+        draws=_whole(values, "draws"),
+        force=_yes(values, "force"),
+        spatialdata=_yes(values, "spatialdata"),
     )
+
+
+def _yes(values: dict[str, str], key: str) -> bool:
+    text = values.get(key, "").lower()
+    if text not in YES + NO:
+        raise FlagError(f"{key} is {text!r}", choices=("yes", "no"))
+    return text in YES
+
+
+def _whole(values: dict[str, str], key: str) -> int | None:
+    if not (text := values.get(key, "")):
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise FlagError(f"{key} is {text!r}, which is no whole number of at least 1")
+    return int(text)
 
 
 def _number(values: dict[str, str], key: str) -> float | None:
@@ -149,20 +175,26 @@ def _number(values: dict[str, str], key: str) -> float | None:
         raise FlagError(f"{key} is {text!r}, which is no number") from None
 
 
-def check(requests: Sequence[Request], model: "Exported", genes: Sequence[str]) -> None:
+def check(requests: Sequence[Request], model: "Exported") -> None:
     """Tell all faults of all slides, before the first is predicted; nothing expensive is read.
 
     Raises:
         FlagError: naming every fault.
     """
     faults = Faults()
-    if unknown := sorted(set(genes) - set(model.genes)):
+    wanted = {gene for request in requests for gene in request.genes}
+    if unknown := sorted(wanted - set(model.genes)):
         faults.add(f"{model.path} does not predict {', '.join(unknown)}", choices=model.genes)
     if model.facts["patches"] != PATCH:
         faults.add(
             f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
             remedy="export a run whose cohort was prepared with the defaults",
         )
+    if any(request.spatialdata for request in requests):
+        try:
+            extra("spatialdata", "slides")
+        except FlagError as error:
+            faults.add(str(error))
     for text in _repeated(requests):
         faults.add(text, remedy="give names in a sheet")
     for request in requests:

@@ -1,8 +1,9 @@
 """Whether to trust a prediction: verdicts on a slide, its regions, its spots and the panel's genes.
 
 A spot is beyond the training slides if its features or its stain are farther from theirs than those of
-99 in 100 spots of the validation slides, or if it is less sharp than 99 in 100 spots of both. One spot in
-a hundred is to be expected there; a slide or region is flagged and refused by the share of its spots.
+99 in 100 spots of the validation slides, or if it is clearly less sharp than 99 in 100 spots of both.
+One spot in a hundred is to be expected there; a slide or region is flagged and refused by the share of
+its spots.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Share of spots beyond the training slides from which on a slide or region is flagged, or refused.
 FLAGGED, REFUSED = 0.10, 0.50
+#: A patch is blurred if its focus is lower by this than that of 99 in 100 patches of training: a blur of
+#: half a pixel. Smaller differences are between scans that a pathologist would call equally sharp.
+BLUR = 0.1
 #: The same for its pixels, in multiples of the coarsest that the model was trained with.
 COARSE, TOO_COARSE = 1.25, 2.0
 #: The same for the distance of its spots: methods that look at neighbours learned that of training.
@@ -35,7 +39,7 @@ GOOD, POOR, UNKNOWN = "predictable", "not predictable", "not scored"
 REASONS = {
     "features": "{share:.0%} of the spots look to the encoder like few of the validation slides",
     "stain": "{share:.0%} of the spots are stained like few of the validation slides",
-    "focus": "{share:.0%} of the spots are less sharp than those of training and validation slides",
+    "focus": "{share:.0%} of the spots are blurred, other than those of training and validation slides",
 }
 
 
@@ -105,7 +109,7 @@ def judge(
         {
             "features": feature > features_model.limit,
             "stain": stain > stain_model.limit,
-            "focus": focus < model.focus[1],  # glass, which is NaN, is not out of focus
+            "focus": focus < model.focus[1] - BLUR,  # glass, which is NaN, is not out of focus
         }
     )
     corners = np.floor(position / REGION_UM).astype(int)  # (N, 2)
