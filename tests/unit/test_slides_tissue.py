@@ -149,7 +149,9 @@ def test_coarse_pixels_are_kept(tmp_path):
 
 def test_the_share_of_a_disc_is_its_area():
     mask = Mask(np.repeat([[True, False]], 100, 0).repeat(50, 1), 10.0)  # tissue left of 500 µm
-    centres = np.array([[300, 500], [480, 500], [500, 500], [520, 500], [700, 500], [0, 0], [-9, 0]])
+    centres = np.array(
+        [[300, 500], [480, 500], [500, 500], [520, 500], [700, 500], [0, 0], [-9, 0]]
+    )
     share = mask.inside(centres, 100)
     # The segment of a circle of radius 50 that begins 20 from its centre has 25.2 % of the area.
     assert share == pytest.approx([1, 0.748, 0.5, 0.252, 0, 0.25, 0.2], abs=0.06)
