@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+import tifffile
 from PIL import Image
 
 from flag_st.core.errors import FlagError
@@ -126,8 +127,8 @@ def directory(path: Path) -> None:
 
 
 def gray_tiff(path: Path) -> None:
-    """A sound picture that cannot be H&E."""
-    Image.new("L", (1200, 1200)).save(path, compression="tiff_lzw")
+    """A sound picture that cannot be H&E, in tiles, which OpenSlide shows in shades of gray."""
+    tifffile.imwrite(path, np.full((1200, 1200), 200, np.uint8), tile=(256, 256))
 
 
 def renamed(kind, names):

@@ -20,11 +20,13 @@ class Ome:
         pixel_um: µm per pixel along x and y, or None.
         dyes: names of the channels if they are those of dyes, not of colours.
         bits: bits that are used of each sample, if stated.
+        present: whether the file has OME-XML at all.
     """
 
     pixel_um: tuple[float, float] | None = None
     dyes: tuple[str, ...] = ()
     bits: int | None = None
+    present: bool = False
 
 
 def read_ome(path: Path, text: str | None) -> Ome:
@@ -41,13 +43,14 @@ def read_ome(path: Path, text: str | None) -> Ome:
         raise damaged(path, f"its OME-XML: {error}") from None
     pixels = root.find("{*}Image/{*}Pixels")
     if pixels is None:
-        return Ome()
+        return Ome(present=True)
     sizes = [_um(pixels, axis) for axis in "XY"]
     x, y = sizes[0] or sizes[1], sizes[1] or sizes[0]
     bits = pixels.get("SignificantBits")
     return Ome(
         pixel_um=(x, y) if x and y else None,
         dyes=_dyes(pixels.findall("{*}Channel")),
+        present=True,
         bits=int(bits) if bits is not None and bits.isdigit() else None,
     )
 

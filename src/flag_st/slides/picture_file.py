@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flag_st.slides.colour import GRAY, PRINT
 from flag_st.slides.reader import Reader, damaged, over_white, part, refused
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "JPEG2000")
 
 
 class PictureFile(Reader):

@@ -83,12 +83,20 @@ class Reader(ABC):
         """The whole image, (h, w, 3) uint8, neither side longer than ``longest`` or than level 0."""
         level = self.level(max(self.size) / longest)
         width, height = self.sizes[level]
-        if width * height <= STRIPE_PX:
-            picture = self.region((0, 0), level, (width, height))
-        else:
-            picture = self._reduced(level, max(1, max(width, height) // (2 * longest)))
+        if width * height > STRIPE_PX:
+            return self._in_stripes(level, longest)
+        picture = self.region((0, 0), level, (width, height))
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         return np.asarray(picture)
+
+    def _in_stripes(self, level: int, longest: int) -> np.ndarray:
+        width, height = self.sizes[level]
+        scale = min(1.0, longest / max(width, height))
+        factor = max(1, int(0.5 / scale))  # Pillow averages pixels to twice the wanted size, too
+        picture = self._reduced(level, factor)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        box = (0, 0, width / factor, height / factor)
+        return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, box=box))
 
     def _reduced(self, level: int, factor: int) -> Image.Image:
         """A level whose pixels are averaged ``factor`` by ``factor``, read in stripes."""

@@ -1,5 +1,6 @@
 """TIFF files that OpenSlide does not read, or not right: in strips, OME, of 16 bits, with alpha."""
 
+import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -201,7 +202,15 @@ class _Level:
 
 
 #: What decoders raise on damaged data; those of imagecodecs are RuntimeErrors.
-UNDECODABLE = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError)
+UNDECODABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 
 
 def open_tiff(path: Path) -> "Container":
@@ -256,8 +265,9 @@ def _pages(path: Path, level: "TiffPageSeries", ome: Ome) -> list["TiffPage"]:
     outer = [axis for axis in level.axes if axis not in "YXS"]
     lengths = [level.shape[level.axes.index(axis)] for axis in outer]
     channels = lengths[outer.index("C")] if "C" in outer else 1
-    if ome.dyes and (channels > 1 or "S" not in level.axes):
-        fault = f"has channels of dyes ({', '.join(ome.dyes)}) and no colour"
+    # Only OME says that channels in pages of their own are colours; those of ImageJ are dyes.
+    if (ome.dyes or not ome.present) and channels > 1:
+        fault = f"has channels of dyes ({', '.join(ome.dyes) or channels}) and no colour"
         raise refused(path, fault, GRAY)
     found = []
     for channel in range(channels):
