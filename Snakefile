@@ -44,6 +44,8 @@ wildcard_constraints:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/genes.smk"
 include: "workflow/rules/runs.smk"
+include: "workflow/rules/slides_common.smk"
+include: "workflow/rules/slides.smk"
 include: "workflow/rules/paper_common.smk"
 include: "workflow/rules/paper.smk"
 

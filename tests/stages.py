@@ -43,6 +43,7 @@ class Job:
     output: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     wildcards: dict[str, str] = field(default_factory=dict)
+    log: str = "job.log"
 
     def run(self, folder: Path) -> tuple[int, str]:
         """Exit code and log of the script in ``folder``."""
@@ -52,7 +53,8 @@ class Job:
                 [within(v) for v in value] if isinstance(value, list) else str(folder / str(value))
             )
 
-        log = folder / "job.log"
+        log = folder / self.log
+        log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         job = SimpleNamespace(
             rule=Path(self.script).name,

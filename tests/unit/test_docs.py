@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
@@ -15,17 +16,24 @@ import numpy as np
 import pytest
 import toy_slides
 import yaml
+from PIL import Image
 from running import ROOT
+from toy_predicted import toy_appearance, toy_model
 
 from flag_st.commands.cli import parser
+from flag_st.commands.predict import requests_of
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
+from flag_st.core.io import save_arrays
 from flag_st.data.check_cohort import check_common_genes
 from flag_st.data.check_slide import check_slide
 from flag_st.data.slide import write_prediction
 from flag_st.data.splits import expand
+from flag_st.exported.model import open_model
 from flag_st.methods.base import Prediction
 from flag_st.planning import config, reads
+from flag_st.slides import request
+from flag_st.slides.trust import judge
 from flag_st.sources.base import SlideRow
 from flag_st.sources.folder import Folder
 
@@ -77,7 +85,13 @@ def links(page: str) -> list[str]:
 
 def test_pages_are_found():
     assert {"README.md", "config/README.md", "docs/architecture.md"} <= set(PAGES)
-    assert [Path(page).stem for page in RECIPES] == ["cohort", "encoder", "figure", "method"]
+    assert [Path(page).stem for page in RECIPES] == [
+        "cohort",
+        "encoder",
+        "figure",
+        "method",
+        "your_slide",
+    ]
 
 
 def test_readme_is_short():
@@ -369,6 +383,23 @@ def test_faults_of_a_cohort_are_told_as_promised(tmp_path, monkeypatch):
     names = {f"P{i}": [f"G{g}" for g in range(374)] for i in range(7)}
     names["P2S2"] = [f"G{g}" for g in range(6, 400)]
     promised("cohort", *check_common_genes(names, 2000, "mine").messages)
+
+
+def test_faults_of_a_new_slide_are_told_as_promised(tmp_path):
+    """The messages of a model, of the spots and of the command line, as users meet them."""
+    save_arrays(tmp_path / "model.safetensors", {}, {"method": "ridge"})
+    promised("your_slide", error(open_model, tmp_path / "model.safetensors"))
+    promised("your_slide", error(requests_of, ["a.svs", "b.svs"], "spots.csv"))
+    Image.new("RGB", (600, 600), "white").save(tmp_path / "a.png")
+    (tmp_path / "far.csv").write_text("x_um,y_um\n9e9,10\n")
+    model = replace(toy_model(), facts={**toy_model().facts, "patches": request.PATCH})
+    asked = requests_of([str(tmp_path / "a.png")], str(tmp_path / "far.csv"), pixel_um=0.5)
+    promised("your_slide", error(request.check, asked, model))
+    promised("your_slide", error(request.check, asked * 2, model))
+    slide = toy_slides.toy_slide("A", spots=50)
+    looks = toy_appearance(50) - 3
+    trust = judge(model, slide.features, looks, slide.position, 0.5, 200.0)
+    promised("your_slide", error(trust.raise_if_refused))
 
 
 def test_faults_of_a_figure_are_told_as_promised(tmp_path, monkeypatch):

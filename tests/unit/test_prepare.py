@@ -12,6 +12,7 @@ import numpy as np
 import openslide
 import pytest
 import scipy.sparse
+import tifffile
 from PIL import Image
 
 from flag_st.core.errors import FlagError
@@ -285,6 +286,16 @@ def test_beyond_the_border_is_white(files, tmp_path):
     assert (first[:27] == 255).all()
     assert (first[:, :29] == 255).all()
     np.testing.assert_array_equal(first[27:, 29:], whole(files.wsi)[:37, :35])
+
+
+def test_an_image_with_channels_first_has_its_colours(files, tmp_path):
+    """OpenSlide shows the first channel alone, in shades of gray."""
+    _, wanted = run(files, tmp_path / "a")
+    channels = np.moveaxis(whole(files.wsi), -1, 0)
+    options = {"ome": True, "photometric": "minisblack", "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(files.wsi, channels, tile=(256, 256), **options)
+    _, found = run(files, tmp_path / "b")
+    np.testing.assert_array_equal(found["img"], wanted["img"])
 
 
 def test_damaged_tile_is_a_fault_and_leaves_nothing(files, tmp_path):

@@ -106,7 +106,8 @@ def parsed() -> dict:
         resources = ResourceSettings(cores=1)
         workflow = api.workflow(resources, config_settings=given, snakefile=ROOT / "Snakefile")
         rules = {rule.name: rule for rule in workflow._workflow.rules}
-    assert rules.pop("all").is_run is False
+    for target in ("all", "predict_slides"):  # these ask for files and make none
+        assert rules.pop(target).is_run is False
     return rules
 
 
@@ -142,7 +143,10 @@ def test_a_rule_is_made_of_its_own_row_and_its_own_script(name, parsed):
 
 
 #: (environment, package) → why modules that its rules import may name a package that it lacks.
-ELSEWHERE = {("torch", "scanpy"): "highly variable genes are found by select_panel alone"}
+ELSEWHERE = {
+    (env, "scanpy"): "highly variable genes are found by select_panel alone"
+    for env in ("torch", "predict")
+}
 
 
 def sources() -> Iterator[tuple[str, list[str | Path]]]:
@@ -159,6 +163,9 @@ def sources() -> Iterator[tuple[str, list[str | Path]]]:
         elif name.startswith("evaluate"):
             metrics = Plan(found).metrics(downstream=name != "evaluate")
             yield row.env, [*scripts, *(found["metrics"][metric]["use"] for metric in metrics)]
+        elif name == "predict_slide":  # whatever method and encoder a model was exported with
+            entries = [*found["encoders"].values(), *found["methods"].values()]
+            yield row.env, [*scripts, *(use for entry in entries for use in used(entry))]
         else:
             yield row.env, scripts
 

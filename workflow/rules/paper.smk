@@ -171,7 +171,11 @@ rule report:
         explorers=explored(),
         experiments=[item(name) for name in MADE],
         absent=[item(name) for name in CONFIG["make"] if name not in MADE],
-        config={key: value for key, value in CONFIG.items() if key != "root"},
+        config={
+            key: value
+            for key, value in CONFIG.items()
+            if key not in ("root", "slides", "model")
+        },
         code=code("report"),
     script:
         "../../scripts/report.py"

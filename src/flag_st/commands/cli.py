@@ -1,4 +1,4 @@
-"""Check a configuration, plan, describe and summarise its runs, and score predictions."""
+"""Check a configuration, plan, describe and summarise its runs, score predictions, and predict new slides."""
 
 import argparse
 import json
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     _before_a_run(commands)
     _after_a_run(commands)
     _about_methods(commands)
+    _about_new_slides(commands)
     return top
 
 
@@ -135,10 +136,78 @@ def _about_methods(commands: Any) -> None:
     benchmark.set_defaults(run=run_benchmark)
 
 
+def _about_new_slides(commands: Any) -> None:
+    export = _add(commands, "export", "write a trained method as one file that predicts new slides")
+    export.add_argument(
+        "folder", metavar="RUN", help="such as results/HER2ST/random/hmhvg200/flag/seed0"
+    )
+    export.add_argument("-o", "--out", default="model.flag", help="the file (default: model.flag)")
+    export.add_argument(
+        "--draws",
+        type=_positive,
+        help="draws per slide (default: as many as the run made of its test slides)",
+    )
+    export.set_defaults(run=run_export)
+
+    show = _add(commands, "show", "print what an exported model holds and needs")
+    show.add_argument("model", help="file of `flag-st export`")
+    show.add_argument("--json", action="store_true", help="print JSON instead of text")
+    show.set_defaults(run=run_show)
+
+    predict = _add(commands, "predict", "predict the expression of slides without counts")
+    predict.add_argument("slides", nargs="+", metavar="SLIDE", help="slide images")
+    predict.add_argument("--model", required=True, help="file of `flag-st export`")
+    predict.add_argument(
+        "-o", "--out", default="predictions", help="a folder per slide is made here"
+    )
+    _prediction_options(predict)
+    predict.set_defaults(run=run_predict)
+
+
+def _prediction_options(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument(
+        "--pixel-um", type=_above_0, help="µm per pixel, where a file does not state it"
+    )
+    predict.add_argument(
+        "--pitch-um", type=_above_0, help="distance of the spots (default: as in training)"
+    )
+    predict.add_argument(
+        "--genes",
+        nargs="+",
+        default=[],
+        metavar="GENE",
+        help="genes that maps and overlays show (default: the 8 best on validation slides)",
+    )
+    predict.add_argument(
+        "--draws", type=_positive, help="draws of a generative method (default: as in training)"
+    )
+    predict.add_argument(
+        "--at",
+        metavar="SPOTS",
+        help="predict these spots (.csv or .h5ad) instead of a grid over the tissue",
+    )
+    predict.add_argument(
+        "--force", action="store_true", help="predict slides that are refused, too"
+    )
+    predict.add_argument(
+        "--spatialdata", action="store_true", help="write slide.zarr, too (extra: slides)"
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def _above_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
@@ -223,6 +292,37 @@ def run_describe(arguments: argparse.Namespace) -> None:
     config = load_config(arguments)
     sizes = arguments.genes, arguments.features, arguments.targets
     print(json.dumps(describe(config, arguments.method, *sizes), indent=2, default=str))
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from flag_st.core.job import device
+    from flag_st.exported.export import export
+
+    export(arguments.folder, arguments.out, arguments.draws, device(gpu=1), tqdm)
+    print(f"{arguments.out}: written. `flag-st show {arguments.out}` says what it holds and needs.")
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    from flag_st.commands import show
+    from flag_st.exported.model import open_model
+
+    model = open_model(arguments.model)
+    found = show.as_json(model)
+    print(json.dumps(found, indent=2) if arguments.json else show.as_text(model))
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from flag_st.commands.predict import predict, requests_of
+    from flag_st.core.job import device
+
+    names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata")
+    options = {name: getattr(arguments, name) for name in names}
+    requests = requests_of(arguments.slides, arguments.at, genes=tuple(arguments.genes), **options)
+    predict(requests, arguments.model, arguments.out, device(gpu=1), tqdm, tqdm.write)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:

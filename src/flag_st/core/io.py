@@ -83,8 +83,8 @@ def digest(path: str | Path) -> str:
     return sha.hexdigest()
 
 
-def check_contract(found: Any, path: str | Path, kind: str) -> None:
-    """Refuse a file of another contract version.
+def check_contract(found: Any, path: str | Path, kind: str, remedy: str | None = None) -> None:
+    """Refuse a file of another contract version; ``remedy`` says what to do if no run makes it again.
 
     Raises:
         FlagError: naming the file, both versions and the remedy.
@@ -92,7 +92,7 @@ def check_contract(found: Any, path: str | Path, kind: str) -> None:
     if found is None or int(found) != CONTRACT:
         raise FlagError(
             f"{path}: {kind} of contract version {found}, this release reads version {CONTRACT}",
-            remedy=f"delete {path} and run the same command again",
+            remedy=remedy or f"delete {path} and run the same command again",
         )
 
 
@@ -108,8 +108,10 @@ def save_arrays(path: str | Path, arrays: dict, facts: dict[str, Any]) -> None:
         save_file(arrays, temporary, metadata=meta)
 
 
-def load_arrays(path: str | Path) -> tuple[dict, dict[str, Any]]:
+def load_arrays(path: str | Path, remedy: str | None = None) -> tuple[dict, dict[str, Any]]:
     """The inverse of ``save_arrays``: arrays and facts.
+
+    ``remedy`` says what to do about a bad file if no run makes it again.
 
     Raises:
         FlagError: the file is damaged, foreign, or of another contract version.
@@ -123,10 +125,25 @@ def load_arrays(path: str | Path) -> tuple[dict, dict[str, Any]]:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise FlagError(
             f"{path} is not a readable model file ({error})",
-            remedy="delete it and run the same command again: it is made anew",
+            remedy=remedy or "delete it and run the same command again: it is made anew",
         ) from None
-    check_contract(facts.get("contract"), path, "model")
+    check_contract(facts.get("contract"), path, "model", remedy)
     return arrays, facts
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts of a file of ``save_arrays``, without reading its arrays or checking its version.
+
+    Raises:
+        FlagError: there is no such file, or it is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as handle:
+            return json.loads((handle.metadata() or {}).get("flag_st", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise FlagError(f"{path} is not a readable model file ({error})") from None
 
 
 def pack_names(names: Iterable[str]):

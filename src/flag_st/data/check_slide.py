@@ -12,9 +12,10 @@ from flag_st.core.io import read_json
 from flag_st.data.hest_layout import HEIGHT_KEY, PATCH_DATASETS, PIXEL_KEY, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
+from flag_st.slides.files import open_reader
+from flag_st.slides.pixel_size import PIXEL_RANGE
+from flag_st.slides.reader import AGAIN as AGAIN_IMAGE
 
-#: µm per pixel that level 0 of a scan, or of a reduced copy of it, can plausibly have.
-PIXEL_RANGE = (0.05, 20.0)
 #: How many values of a count matrix are read at a time.
 BLOCK = 1 << 22
 #: What readers raise on damaged files and on files of another format.
@@ -23,8 +24,7 @@ UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError)
 AGAIN = {
     "counts": "copy or download it again",
     "metadata": "restore it; it must hold HEST's keys",
-    "slide image": "copy it again, or make it a pyramid that OpenSlide reads: "
-    "vips tiffsave IN OUT --tile --pyramid --compression jpeg",
+    "slide image": AGAIN_IMAGE,
     "patch": "download it again, or set patches_from: wsi to cut patches from the slide image",
     "label": "write a tab-separated table of barcode and label, or remove the file",
 }
@@ -224,22 +224,10 @@ def _image(path: Path, faults: Faults) -> tuple[int, int]:
     """Width and height of a slide image.
 
     Raises:
-        ValueError: the file is damaged or cut off.
+        FlagError: the file is damaged or cut off, or it is no picture of H&E.
     """
-    import openslide
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as tif:
-            tiles = [zip(p.dataoffsets, p.databytecounts, strict=True) for p in tif.pages]
-            end = max((start + length for page in tiles for start, length in page), default=0)
-        # Where the directories precede the tiles, only the offsets show that a file is cut off.
-        if end > path.stat().st_size:
-            raise ValueError(f"cut off: {path.stat().st_size} of {end} bytes")
-        with openslide.OpenSlide(path) as wsi:
-            return wsi.dimensions
-    except (openslide.OpenSlideError, tifffile.TiffFileError) as error:
-        raise ValueError(error) from None
+    with open_reader(path) as image:
+        return image.size
 
 
 def _inside(path: Path, position: np.ndarray, bounds: tuple[int, int], faults: Faults) -> None:

@@ -59,6 +59,17 @@ def _basis(position: np.ndarray) -> np.ndarray:
     return step * np.column_stack([np.cos(directions), np.sin(directions)])
 
 
+def layout(position: np.ndarray) -> str:
+    """``hexagonal`` (Visium) or ``square``: the array that spots at ``position`` (N, 2) are printed in."""
+    basis = _basis(position)  # (2, 2)
+    return "hexagonal" if _is_hexagonal(basis) else "square"
+
+
+def _is_hexagonal(basis: np.ndarray) -> bool:
+    """Whether two steps are at 60° and not at 90°."""
+    return bool(basis[0] @ basis[1] > 0.25 * (basis[0] @ basis[0]))
+
+
 def steps_apart(position: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of spots that are few steps of the array from each other.
 
@@ -81,7 +92,7 @@ def steps_apart(position: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarra
     steps = q + r
     # Steps of a hexagonal array are at 60°, and one that goes forth in one direction and back in the
     # other leads to a neighbour.
-    if basis[0] @ basis[1] > 0.25 * (basis[0] @ basis[0]):
+    if _is_hexagonal(basis):
         along = np.abs((cells[pairs[0]] - cells[pairs[1]]).sum(1))
         steps = np.maximum(np.maximum(q, r), along)
     near = steps <= reach

@@ -15,6 +15,8 @@ from flag_st.data.check_slide import check_counts, check_slide, plain
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
 from flag_st.data.labels import read_labels
 from flag_st.data.slide_files import SlideFiles
+from flag_st.slides.files import open_reader
+from flag_st.slides.stream import along_tiles, top_left
 
 #: Longest side of the thumbnail, in pixels.
 THUMBNAIL_PX = 1000
@@ -181,43 +183,20 @@ def _ensembl(var: Any) -> np.ndarray:
     return np.array([m[1] if m else "" for m in found], dtype=object)
 
 
-def top_left(centre: np.ndarray, size: int, um_per_px: float, pixel: float) -> np.ndarray:
-    """(N, 2) int64 top-left corner of the patch around each centre, rounded as HEST does."""
-    return (centre - (size * um_per_px / pixel) // 2).astype(np.int64)
-
-
 def _cut_patches(
     path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
 ) -> None:
-    import openslide
-
     size, step = layout["size"], layout["um_per_px"] / layout["pixel_size"]
     centre = np.asarray(table.obsm["spatial"], dtype=np.float64)
     corner = top_left(centre, size, layout["um_per_px"], layout["pixel_size"])
-    # In rows of the image's tiles, because the reader caches the tiles it has read last.
-    order = np.lexsort((corner[:, 0], corner[:, 1] // 256))
-    try:
-        with (
-            openslide.OpenSlide(path) as wsi,
-            _writing_patches(target, table.obs_names, corner, layout, "wsi") as images,
-        ):
-            level = wsi.get_best_level_for_downsample(step)
-            edge = max(1, round(size * step / wsi.level_downsamples[level]))
-            for i in progress(order, desc="patches", total=len(order)):
-                region = wsi.read_region(tuple(corner[i].tolist()), level, (edge, edge))
-                images[i] = _flat(region).resize((size, size), Image.Resampling.BICUBIC)
-    except openslide.OpenSlideError as error:
-        raise FlagError(
-            f"{path} is damaged ({error})", remedy="copy or download it again"
-        ) from error
-
-
-def _flat(region: Image.Image) -> Image.Image:
-    """RGB, in which everything beyond the image is white, like glass."""
-    if region.getchannel("A").getextrema()[0] == 255:
-        return region.convert("RGB")
-    white = Image.new("RGBA", region.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, region).convert("RGB")
+    order = along_tiles(corner)
+    with (
+        open_reader(path) as wsi,
+        _writing_patches(target, table.obs_names, corner, layout, "wsi") as images,
+    ):
+        for i in progress(order, desc="patches", total=len(order)):
+            x, y = corner[i].tolist()
+            images[i] = wsi.square((x, y), step, size)
 
 
 def _copy_patches(
@@ -276,11 +255,9 @@ def _thumbnail(
 ) -> tuple[np.ndarray, float]:
     """(H, W, 3) uint8 image of the whole slide, and its pixels per pixel of level 0."""
     if wsi is not None:
-        import openslide
-
-        with openslide.OpenSlide(wsi) as slide:
-            picture = slide.get_thumbnail((THUMBNAIL_PX, THUMBNAIL_PX)).convert("RGB")
-            return np.asarray(picture), picture.width / slide.dimensions[0]
+        with open_reader(wsi) as slide:
+            thumbnail = slide.thumbnail(THUMBNAIL_PX)
+            return thumbnail, thumbnail.shape[1] / slide.size[0]
     for library in dict(table.uns.get("spatial", {})).values():
         stored = library.get("images", {}).get(THUMBNAIL)
         scale = library.get("scalefactors", {}).get(THUMBNAIL_SCALE)

@@ -26,6 +26,14 @@ TRANSFORMS = {
     "counts": lambda counts, depth: counts,
 }
 
+#: Unit of a panel → its name in files for other tools, and how to return to counts.
+UNITS = {
+    "log1p": ("log1p counts", "exp(value) - 1 is counts per spot"),
+    "log2p1": ("log2(counts + 1)", "2**value - 1 is counts per spot"),
+    "log1p_cp10k": ("log1p CP10k", "exp(value) - 1 is counts per 10,000 counts of the spot"),
+    "counts": ("counts", "the value is counts per spot"),
+}
+
 #: Logarithm → natural logarithm of its base.
 LOGARITHMS = {"log1p": 1.0, "log2": float(np.log(2))}
 #: Unit of a panel → its logarithm; counts have none.
@@ -275,7 +283,18 @@ def open_parts(
 
 
 def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) -> None:
-    """Write a prediction as AnnData: X is the point estimate, ``layers['draw_k']`` are the draws.
+    """Write ``prediction_table``.
+
+    Raises:
+        FlagError: as ``prediction_table``.
+    """
+    table = prediction_table(slide, prediction, facts)
+    with writing(path) as temporary:
+        table.write_h5ad(temporary)
+
+
+def prediction_table(slide: Slide, prediction, facts: dict):
+    """A prediction as AnnData: X is the point estimate, ``layers['draw_k']`` are the draws.
 
     With two or more draws, ``layers['spread']`` is their standard deviation per spot and gene.
 
@@ -301,7 +320,7 @@ def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) ->
     layers = {f"draw_{k}": draw.astype(np.float32) for k, draw in enumerate(samples)}
     if len(samples) > 1:
         layers["spread"] = samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
-    table = anndata.AnnData(
+    return anndata.AnnData(
         point.astype(np.float32),
         obs=pd.DataFrame(index=pd.Index(slide.spots)),
         var=pd.DataFrame(index=pd.Index(facts["genes"])),
@@ -315,5 +334,3 @@ def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) ->
             **{k: facts[k] for k in ("method", "unit", "seed")},
         },
     )
-    with writing(path) as temporary:
-        table.write_h5ad(temporary)

@@ -29,7 +29,7 @@ class SlideFiles:
     Attributes:
         st: h5ad of raw counts and spot positions.
         metadata: JSON with HEST's keys.
-        wsi: pyramidal slide image.
+        wsi: slide image.
         patches: HDF5 of patches that were cut beforehand.
         labels: tab-separated ``barcode`` and ``label`` of the spots that experts assigned to a
             domain. HEST-1k has no such file; without it, a column of the counts' ``obs`` may hold

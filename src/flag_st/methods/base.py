@@ -2,7 +2,7 @@
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,23 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]
         FlagError: the file is no model of this project, of another version, or damaged.
     """
     arrays, facts = load_arrays(path)
-    use, again = facts.get("use"), "delete it and run the same command again: train makes it anew"
+    again = "delete it and run the same command again: train makes it anew"
+    return rebuild(facts, arrays, path, device, again), facts
+
+
+def rebuild(
+    facts: Mapping[str, Any],
+    arrays: dict[str, np.ndarray],
+    path: str | Path,
+    device: str,
+    again: str,
+) -> Method:
+    """The method that ``facts`` (``use`` and ``params``) and ``arrays`` of the file ``path`` describe.
+
+    Raises:
+        FlagError: they are of another version or do not fit; ``again`` is the remedy.
+    """
+    use = facts.get("use")
     try:
         method = registry.build(use, facts["params"]) if use else None
     except FlagError as error:
@@ -119,4 +135,4 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]
         method.restore(arrays, device)
     except (KeyError, ValueError, RuntimeError) as error:
         raise FlagError(f"{path} does not fit {use} ({error})", remedy=again) from error
-    return method, facts
+    return method

@@ -1,6 +1,7 @@
 """Builds the report from files on disk; the finished page needs nothing outside itself."""
 
 import base64
+import io
 import json
 import math
 import os
@@ -148,21 +149,30 @@ def _item(
 
 
 def data_address(path: Path) -> tuple[str, int]:
-    """A PNG file as an address that holds the picture itself, and its width in CSS pixels.
+    """``png_address`` of a file.
 
     Raises:
         FlagError: the file is no PNG.
     """
+    return png_address(path.read_bytes(), path)
+
+
+def png_address(content: bytes, name: str | Path) -> tuple[str, int]:
+    """A PNG as an address that holds the picture itself, and its width in CSS pixels.
+
+    Raises:
+        FlagError: ``content`` is no PNG; ``name`` says where it is from.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             inches = image.width / image.info.get("dpi", (96, 96))[0]
     except (OSError, UnidentifiedImageError) as error:
-        remedy = f"delete {path} and run the same command again"
-        raise FlagError(f"{path} is no PNG file ({error})", remedy=remedy) from None
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f"data:image/png;base64,{content}", round(inches * SCREEN_PX)
+        remedy = f"delete {name} and run the same command again"
+        raise FlagError(f"{name} is no PNG file ({error})", remedy=remedy) from None
+    text = base64.b64encode(content).decode("ascii")
+    return f"data:image/png;base64,{text}", round(inches * SCREEN_PX)
 
 
 def _missing(experiments: Sequence[Experiment]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from flag_st.core.errors import FlagError
 from flag_st.data.slide_files import SlideFiles, SlideRow
@@ -15,7 +15,13 @@ class Source(ABC):
     """Where the slides of a cohort come from.
 
     Snakemake constructs sources while it plans, so their modules import nothing heavy at the top.
+
+    Class attributes:
+        listed: the name under which ``config/sources.tsv`` lists the licence of its slides; "" where
+            the slides are the user's own or made here.
     """
+
+    listed: ClassVar[str] = ""
 
     @abstractmethod
     def slides(self) -> list[SlideRow]:

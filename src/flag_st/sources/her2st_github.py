@@ -37,6 +37,8 @@ class Her2stOpen(Source):
         api, raw: addresses of GitHub's list of files and of the files.
     """
 
+    listed = "HER2ST"
+
     def __init__(
         self,
         root: str | Path = "data/her2st_open",

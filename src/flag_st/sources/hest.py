@@ -39,6 +39,8 @@ class Hest(Source):
             public repository and looked up by the sheet's ``section``; None for other cohorts.
     """
 
+    listed = "HEST-1k"
+
     def __init__(
         self,
         sheet: str | Path,

@@ -1,0 +1,71 @@
+"""``flag-st predict``: an exported model on slides, one folder of files per slide."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flag_st.core.errors import Faults, FlagError
+from flag_st.exported.model import open_model
+from flag_st.outputs.folder import is_made, make, origin_of
+from flag_st.slides.predict import Predictor
+from flag_st.slides.request import Request, check, name_of
+
+
+def requests_of(slides: Sequence[str], at: str | None = None, **options: Any) -> list[Request]:
+    """One request per image file of the command line.
+
+    Args:
+        slides: paths of images.
+        at: path of a file of spots.
+        options: further fields of ``Request``, the same for all slides.
+
+    Raises:
+        FlagError: one file of spots for several slides.
+    """
+    if at is not None and len(slides) > 1:
+        raise FlagError(
+            f"--at names the spots of one slide, and {len(slides)} slides are given",
+            remedy="write a sheet with the columns slide and at, and run: snakemake predict_slides "
+            "--config slides=sheet.tsv model=model.flag",
+        )
+    spots = Path(at) if at is not None else None
+    return [Request(p, name_of(p), at=spots, **options) for p in map(Path, slides)]
+
+
+def predict(
+    requests: Sequence[Request],
+    model: str | Path,
+    out: str | Path,
+    device: str = "cpu",
+    progress: Callable[..., Iterable] = lambda items, **_: items,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> None:
+    """Predict slides into folders of their names below ``out``.
+
+    All faults of all slides are told before the first is predicted. A slide that is there already is
+    left alone, and one that is refused does not keep the others from being made.
+
+    Raises:
+        FlagError: faults of the slides; or, at the end, the slides that could not be made.
+    """
+    opened = open_model(model)
+    check(requests, opened)
+    folders = {request.name: Path(out) / request.name for request in requests}
+    todo = []
+    for request in requests:
+        if is_made(folders[request.name], request, origin_of(request, opened)):
+            say(f"{folders[request.name]}: is there already")
+        else:
+            todo.append(request)
+    if not todo:
+        return
+    predictor, faults = Predictor(opened, device), Faults()
+    for request in progress(todo, desc="slides"):
+        folder = folders[request.name]
+        try:
+            say(f"{folder}: made, {make(predictor, request, folder, progress)}")
+        except FlagError as error:
+            faults.add(str(error))
+            say(f"{folder}: not made")
+    faults.raise_if_any(f"{len(faults.messages)} of {len(requests)} slides were not made")

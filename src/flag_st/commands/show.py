@@ -1,0 +1,69 @@
+"""``flag-st show``: what an exported model holds, in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flag_st.exported.model import Exported
+from flag_st.slides.trust import PREDICTABLE, gene_verdicts
+
+#: Columns of ``gene_verdicts`` that the table of genes shows.
+COLUMNS = ("validation_pcc", "validation_pcc_lowest", "validation_rmse", "validation_spread")
+
+
+def as_json(model: Exported) -> dict[str, Any]:
+    """The facts of the model, and the mean validation scores of its genes."""
+    return {**model.facts, "validation": _genes(model)}
+
+
+def _genes(model: Exported) -> dict[str, dict[str, Any]]:
+    table = gene_verdicts(model)
+    table = table.astype(object).where(table.notna(), None)  # JSON has no NaN
+    return table.to_dict("index")
+
+
+def as_text(model: Exported) -> str:
+    """A page: the method, what it needs, what it was trained on, and how well each gene does."""
+    facts, table = model.facts, gene_verdicts(model)
+    platform = facts["platform"]
+    good = table["validation_pcc"] >= PREDICTABLE
+    lines = [
+        f"{facts['method']} ({facts['use']}), seed {facts['seed']}, contract {facts['contract']}, "
+        f"flag-st {facts['code']['version']} at commit {(facts['code']['commit'] or 'unknown')[:12]}",
+        f"  predicts   {len(model.genes)} genes in {facts['unit']}"
+        + (f", {facts['samples']} draws by default" if facts["stochastic"] else ", without draws"),
+        f"  reads      {facts['encoder_entry']['name']} features of patches of "
+        f"{facts['patches']['size']} px at {facts['patches']['um_per_px']} µm/px",
+        f"  platform   {platform['layout']} array, pitch {platform['pitch_um']:g} µm, "
+        f"spots of {platform['spot_um']:g} µm",
+    ]
+    for part, slides in facts["split"].items():
+        names = ", ".join(f"{s} ({p})" if p else s for s, p in slides.items())
+        lines.append(f"  {part:<10} {names}")
+    lines += _needed(facts)
+    lines += [
+        f"  licence    {n['of']}: {n['licence']} {n['page']}".rstrip() for n in facts["licences"]
+    ]
+    mean = np.nanmean(table["validation_pcc"]) if table["validation_pcc"].notna().any() else np.nan
+    lines += [
+        "",
+        f"On the validation slides, {int(good.sum())} of {len(table)} genes have a correlation of at "
+        f"least {PREDICTABLE:g}; the mean is {mean:.3f}.",
+        f"{'gene':<16}{'PCC':>8}{'lowest':>8}{'RMSE':>8}{'spread':>8}  verdict",
+    ]
+    for gene, row in table.sort_values("validation_pcc", ascending=False).iterrows():
+        cells = "".join(f"{row[name]:8.3f}" for name in COLUMNS)
+        lines.append(f"{gene:<16}{cells}  {row['verdict']}")
+    return "\n".join(lines)
+
+
+def _needed(facts: Mapping[str, Any]) -> list[str]:
+    """The published weights that must be on the machine that predicts."""
+    if not facts["weights"]:
+        return ["  needs      nothing but this file"]
+    return [
+        f"  needs      {w['file']} of {w['page']} at {w['revision']}"
+        + (f", sha256 {w['sha256'][:16]}…" if w["sha256"] else "")
+        for w in facts["weights"]
+    ]

@@ -1,0 +1,1 @@
+"""A predicted slide as files for other tools: one module per format."""

@@ -1,0 +1,97 @@
+"""One folder per slide, whole or not at all; a slide that is there is not predicted again."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import flag_st
+from flag_st.core.errors import FlagError
+from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
+from flag_st.exported.model import Exported
+from flag_st.outputs import geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
+from flag_st.slides.predict import Predictor
+from flag_st.slides.predicted import Predicted
+from flag_st.slides.request import Request
+from flag_st.slides.trust import as_facts
+
+RECORD = "run.json"
+#: File → who writes it, and what it is for.
+FILES: dict[str, tuple[Callable[[Predicted, Path], None], str]] = {
+    "prediction.h5ad": (h5ad.write, "all genes, draws and verdicts, for scanpy"),
+    "spots.geojson": (geojson.write, "spots of the shown genes, for QuPath"),
+    "genes.ome.tif": (
+        ome_tiff.write,
+        "maps of the shown genes over the slide, for QuPath and napari",
+    ),
+    "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
+}
+#: The same for what is written only if it is asked for.
+MORE = {spatialdata_zarr.NAME: (spatialdata_zarr.write, "picture, spots and table as SpatialData")}
+PAGE = "summary.html"
+
+
+def files_of(request: Request) -> dict[str, tuple[Callable[[Predicted, Path], None], str]]:
+    """The files of a slide but for the page and the record."""
+    return FILES | (MORE if request.spatialdata else {})
+
+
+def origin_of(request: Request, model: Exported) -> dict[str, Any]:
+    """Everything that decides the files of a slide. The image is known by its size and time."""
+    state = request.path.stat()
+    return {
+        "model": model.path.name,
+        "model_sha256": digest(model.path),
+        "slide": request.path.name,
+        "slide_bytes": state.st_size,
+        "slide_modified": state.st_mtime_ns,
+        "at_sha256": digest(request.at) if request.at else "",
+        "name": request.name,
+        "patient": request.patient,
+        "pixel_um": request.pixel_um or "as stated in the file",
+        "pitch_um": request.pitch_um or "as in training",
+        "genes": list(request.genes),
+        "draws": request.draws or model.facts["samples"],
+        "forced": request.force,
+        "flag_st": flag_st.__version__,
+        "contract": CONTRACT,
+    }
+
+
+def is_made(folder: Path, request: Request, origin: dict[str, Any]) -> bool:
+    """Whether the folder holds all files of a slide, made from the same things."""
+    record = folder / RECORD
+    if not all((folder / name).exists() for name in (*files_of(request), PAGE, RECORD)):
+        return False
+    return bool(read_json(record)["origin"] == json.loads(json.dumps(origin)))
+
+
+def make(
+    predictor: Predictor,
+    request: Request,
+    folder: str | Path,
+    progress: Callable[..., Iterable] = lambda items, **_: items,
+) -> str:
+    """Predict a slide into ``folder``, unless it is there already; returns the verdict on it.
+
+    Raises:
+        FlagError: as ``Predictor.predict``; the folder is then as it was.
+    """
+    folder = Path(folder)
+    origin = origin_of(request, predictor.model)
+    if is_made(folder, request, origin):
+        return str(read_json(folder / RECORD)["trust"]["verdict"])
+    with writing(folder) as temporary:
+        temporary.mkdir()
+        try:
+            made = predictor.predict(request, temporary, origin, progress)
+        except FlagError as error:
+            raise FlagError(f"slide {request.name}: {error}") from None
+        files = files_of(request)
+        for name, (write, _) in files.items():
+            write(made, temporary / name)
+        page.write(made, temporary / PAGE, {name: text for name, (_, text) in files.items()})
+        digests = {name: digest(temporary / name) for name in (*files, PAGE)}
+        facts = {"origin": origin, "trust": as_facts(made.trust), "files": digests}
+        write_json(temporary / RECORD, facts)
+    return made.trust.verdict

@@ -1,0 +1,80 @@
+"""Heat maps of the shown genes that lie over the slide: a pyramidal OME-TIFF, one channel per gene."""
+
+import math
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from scipy.spatial import cKDTree
+
+from flag_st.core.io import writing
+from flag_st.slides.predicted import Predicted
+
+#: Pixels of the map per distance of two spots, at least.
+PER_PITCH = 4
+#: A pixel belongs to the nearest spot if that is not farther than this share of the pitch.
+REACH = 0.75
+TILE = 256
+
+
+def write(made: Predicted, path: str | Path) -> None:
+    """Write float32 maps in the unit of the prediction; where there is no spot, they are NaN.
+
+    The upper left corner of the map is that of the slide, and one of its pixels is a power of two of
+    the slide's pixels wide, which the physical sizes say to every viewer.
+    """
+    maps, step = maps_of(made)
+    levels = pyramid(maps)
+    names = [f"{gene} ({made.unit})" for gene in made.shown]
+    verdict = "; ".join([made.trust.verdict, *made.trust.reasons])
+    about: dict[str, Any] = {
+        "axes": "CYX",
+        "Name": made.slide.id,
+        "Description": f"unit: {made.unit} ({made.back}); verdict on the slide: {verdict}",
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, made.slide.id)}",
+        "Channel": {"Name": names},
+    }
+    for axis in "XY":
+        about |= {f"PhysicalSize{axis}": made.pixel_um * step, f"PhysicalSize{axis}Unit": "µm"}
+    how: dict[str, Any] = {"photometric": "minisblack", "tile": (TILE, TILE), "compression": "zlib"}
+    with writing(path) as temporary, tifffile.TiffWriter(temporary, ome=True) as tiff:
+        tiff.write(levels[0], subifds=len(levels) - 1, metadata=about, **how)
+        for level in levels[1:]:
+            tiff.write(level, subfiletype=1, **how)
+
+
+def maps_of(made: Predicted) -> tuple[np.ndarray, int]:
+    """(C, h, w) float32 maps of the shown genes, and how many pixels of level 0 one pixel is wide."""
+    wanted = made.pitch_um / made.pixel_um / PER_PITCH
+    step = 2 ** max(0, math.floor(math.log2(max(wanted, 1))))
+    width, height = (math.ceil(side / step) for side in made.size)
+    um = step * made.pixel_um
+    y, x = np.mgrid[:height, :width]
+    centre = (np.column_stack([x.ravel(), y.ravel()]) + 0.5) * um  # (h w, 2)
+    reach = REACH * made.pitch_um
+    distance, nearest = cKDTree(made.slide.position).query(centre, distance_upper_bound=reach)
+    inside = np.isfinite(distance)  # (h w,)
+    values = made.point[:, made.columns()]  # (N, C)
+    maps = np.full((len(made.shown), height * width), np.nan, dtype=np.float32)
+    maps[:, inside] = values[nearest[inside]].T
+    return maps.reshape(-1, height, width), step
+
+
+def pyramid(maps: np.ndarray) -> list[np.ndarray]:
+    """The maps and their halves, down to one tile. A pixel is the mean of those that have a value."""
+    levels = [maps]
+    while max(levels[-1].shape[1:]) > TILE:
+        levels.append(_halved(levels[-1]))
+    return levels
+
+
+def _halved(maps: np.ndarray) -> np.ndarray:
+    _, height, width = maps.shape
+    padded = np.pad(maps, ((0, 0), (0, height % 2), (0, width % 2)), constant_values=np.nan)
+    squares = padded.reshape(len(maps), -(-height // 2), 2, -(-width // 2), 2)
+    known = np.isfinite(squares)
+    count = known.sum((2, 4))  # (C, h / 2, w / 2)
+    total = np.where(known, squares, 0).sum((2, 4))
+    return np.where(count, total / np.maximum(count, 1), np.nan).astype(np.float32)

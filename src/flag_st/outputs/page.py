@@ -1,0 +1,121 @@
+"""``summary.html``: the slide, maps of a few genes with their spread, the verdicts, and the units."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flag_st.core.io import writing
+from flag_st.outputs import table
+from flag_st.paper.figures import style
+from flag_st.paper.figures.maps import colour_range, draw_image, draw_spots
+from flag_st.paper.tables.render import STYLE
+from flag_st.paper.tissue import Tissue
+from flag_st.report.build import environment, png_address, read_asset
+from flag_st.report.explorer import picture
+from flag_st.slides.predicted import Predicted
+from flag_st.slides.trust import FLAGGED, LIKE, POOR, PREDICTABLE, REFUSED, UNKNOWN, UNLIKE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Genes that are drawn, of those that are shown.
+DRAWN = 6
+#: How verdicts on spots are coloured.
+VERDICTS = {LIKE: style.COLOURS[0], UNLIKE: style.COLOURS[1]}
+
+
+def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
+    """Write the page, which needs nothing outside itself.
+
+    Args:
+        files: name of each file beside the page → what it is for.
+    """
+    style.use()
+    genes = table.table_of(made)
+    text = (
+        environment()
+        .get_template("slide.html.jinja")
+        .render(
+            made=made,
+            trust=made.trust,
+            limits={"flagged": FLAGGED, "refused": REFUSED, "predictable": PREDICTABLE},
+            picture=picture(made.thumbnail),
+            verdicts=_address(verdict_map(made)),
+            maps=_address(gene_maps(made)),
+            drawn=list(made.shown)[:DRAWN],
+            genes=_rows(genes.sort_values("validation_pcc", ascending=False)),
+            marked=int(made.trust.genes["verdict"].isin([POOR, UNKNOWN]).sum()),
+            regions=_rows(made.trust.regions.reset_index()),
+            files=files,
+            styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],
+            script=read_asset("page.js"),
+        )
+    )
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    return frame.to_dict("records")
+
+
+def tissue_of(made: Predicted) -> Tissue:
+    """The slide as the drawing functions take it; there is no truth in it."""
+    width, height = (side * made.pixel_um for side in made.size)
+    return Tissue(
+        slide=made.slide.id,
+        image=made.thumbnail,
+        extent=(0.0, width, height, 0.0),
+        spots=made.slide.spots,
+        position=made.slide.position,
+        diameter=made.spot_um,
+        genes=(),
+        truth=np.empty((len(made.slide), 0)),
+        unit=made.facts["unit"],
+    )
+
+
+def verdict_map(made: Predicted) -> "Figure":
+    """The slide with the spots that are unlike the training slides."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(style.WIDTH, 3.2))
+    left, right = figure.subplots(1, 2)
+    tissue = tissue_of(made)
+    draw_image(left, tissue)
+    unlike = (made.trust.spots["verdict"] != LIKE).to_numpy(dtype=float)  # (N,)
+    draw_spots(right, tissue, unlike, (0.0, 1.0), ListedColormap(list(VERDICTS.values())))
+    handles = [Patch(color=colour) for colour in VERDICTS.values()]
+    style.legend(figure, handles, [f"{name} slides" for name in VERDICTS])
+    return figure
+
+
+def gene_maps(made: Predicted) -> "Figure":
+    """One row per drawn gene: the prediction, and its spread over draws if there are any."""
+    from matplotlib.figure import Figure
+
+    genes, columns = list(made.shown)[:DRAWN], made.columns()[:DRAWN]
+    panels: Sequence[tuple[str, np.ndarray]] = [(made.unit, made.point)]
+    if made.spread is not None:
+        panels = [*panels, (f"spread, {made.unit}", made.spread)]
+    figure = Figure(figsize=(style.WIDTH, 2.6 * len(genes)))
+    axes = figure.subplots(len(genes), len(panels), squeeze=False)
+    tissue = tissue_of(made)
+    for row, gene, column in zip(axes, genes, columns, strict=True):
+        for place, (name, values) in zip(row, panels, strict=True):
+            limits = colour_range(values[:, column])
+            drawn = draw_spots(place, tissue, values[:, column], limits, style.SEQUENTIAL)
+            place.set_title(gene)
+            figure.colorbar(drawn, ax=place, shrink=0.8, label=name)
+    return figure
+
+
+def _address(figure: "Figure") -> tuple[str, int]:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return png_address(buffer.getvalue(), "a figure of the page")

@@ -1,0 +1,58 @@
+"""The patches of a slide, cut when they are asked for: a slide's patches need not fit in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from flag_st.slides.appearance import COLUMNS, appearance
+from flag_st.slides.image import SlideImage
+from flag_st.slides.stream import SIZE, patches
+
+
+class Patches:
+    """(N, 224, 224, 3) uint8, to be read in slices as an HDF5 dataset is.
+
+    Args:
+        image: the slide.
+        position: (N, 2) centres in µm.
+
+    Attributes:
+        seen: (N, 4) appearance of the patches that were read; NaN before.
+    """
+
+    def __init__(self, image: SlideImage, position: np.ndarray):
+        self.image, self.position = image, position
+        self.shape = (len(position), SIZE, SIZE, 3)
+        self.seen = np.full((len(position), len(COLUMNS)), np.nan)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        wanted = self.position[rows]
+        block = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        for part, pixels in patches(self.image, wanted, batch=max(1, len(wanted))):
+            block[part] = pixels
+        self.seen[rows] = appearance(block)
+        return block
+
+
+@contextmanager
+def on_disk(cut: Patches, names: np.ndarray, folder: Path, block: int = 64) -> Iterator[Path]:
+    """A file of all patches for methods that read pixels; it is removed at the end."""
+    import h5py
+
+    with TemporaryDirectory(dir=folder, prefix=".patches.") as place:
+        path = Path(place) / "patches.h5"
+        with h5py.File(path, "w") as file:
+            text: Any = np.asarray(names, dtype=object)
+            file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())
+            images = file.create_dataset("img", cut.shape, np.uint8)
+            for start in range(0, len(cut), block):
+                rows = slice(start, min(start + block, len(cut)))
+                images[rows] = cut[rows]
+        yield path

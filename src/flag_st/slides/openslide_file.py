@@ -1,0 +1,53 @@
+"""Slide images that OpenSlide reads: the formats of scanners, and tiled TIFF in 8-bit RGB."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from flag_st.slides.reader import Reader, damaged, is_level, over_white, refused
+
+
+class OpenSlideFile(Reader):
+    """A slide image read by OpenSlide.
+
+    Raises:
+        FlagError: OpenSlide cannot open the file.
+    """
+
+    def __init__(self, path: Path):
+        import openslide
+
+        self.path = path
+        try:
+            self.slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            if path.suffix.lower() == ".mrxs":
+                remedy = (
+                    f"copy the folder {path.with_suffix('')}, which holds the picture, beside it"
+                )
+                raise refused(path, f"cannot be opened ({error})", remedy) from None
+            raise damaged(path, error) from None
+        full = self.slide.dimensions
+        #: Where each level is among those of OpenSlide, which takes any reduced picture for one.
+        self.places = [
+            i for i, size in enumerate(self.slide.level_dimensions) if is_level(size, full)
+        ]
+        self.sizes = [self.slide.level_dimensions[i] for i in self.places]
+        self.downsamples = [self.slide.level_downsamples[i] for i in self.places]
+        self.statements = self._statements()
+
+    def _statements(self) -> dict[str, tuple[float, float]]:
+        found = [self.slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+        x, y = found[0] or found[1], found[1] or found[0]
+        return {"openslide.mpp-x and -y": (float(x), float(y))} if x and y else {}
+
+    def region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        import openslide
+
+        try:
+            return over_white(self.slide.read_region(corner, self.places[level], size))
+        except openslide.OpenSlideError as error:
+            raise damaged(self.path, error) from error
+
+    def close(self) -> None:
+        self.slide.close()

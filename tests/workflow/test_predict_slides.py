@@ -1,0 +1,106 @@
+"""New slides as rules of Snakemake: a sheet and an exported model, one folder per slide."""
+
+import re
+import shutil
+from pathlib import Path
+
+import anndata
+import pytest
+from running import TINY, snakemake
+
+from flag_st.exported.export import export
+from flag_st.outputs.folder import FILES, PAGE, RECORD
+
+RUNS = "results/tiny/tiny/tiny"
+FILES_OF_A_SLIDE = {*FILES, PAGE, RECORD}
+
+
+def images(directory: Path) -> dict[str, Path]:
+    return {p.stem: p for p in sorted((directory / "results/tiny/data/raw/wsis").glob("*.tif"))}
+
+
+@pytest.fixture(scope="module")
+def copy(tiny_run, tmp_path_factory):
+    """A copy of the finished run, so that the others' is not touched."""
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("slides") / "run")
+
+
+@pytest.fixture(scope="module")
+def predicted(copy):
+    """The test slide at its own spots, and a training slide on a grid."""
+    (test,) = (p.stem for p in (copy / RUNS / "flag_fitted/seed0/predictions").glob("*.h5ad"))
+    other = next(name for name in images(copy) if name != test)
+    export(copy / RUNS / "flag_fitted/seed0", copy / "model.flag")
+    rows = ["slide\tname\tat\tforce"]
+    rows.append(f"{images(copy)[test]}\t{test}\tresults/tiny/data/slides/{test}/spots.h5ad\tyes")
+    rows.append(f"{images(copy)[other]}\tgrid\t\tyes")
+    (copy / "sheet.tsv").write_text("\n".join(rows) + "\n")
+    done = run(copy)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return test
+
+
+def run(directory, *words):
+    given = ("--config", "slides=sheet.tsv", "model=model.flag")
+    return snakemake(directory, "predict_slides", "--configfile", str(TINY), *given, *words)
+
+
+def jobs(done) -> set[str]:
+    return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.M))
+
+
+def test_each_slide_has_its_folder(copy, predicted):
+    for name in (predicted, "grid"):
+        folder = copy / "results/new_slides" / name
+        assert {path.name for path in folder.iterdir()} == FILES_OF_A_SLIDE
+
+
+def test_an_encoder_and_a_gene_model_that_learned_go_with_the_model(copy, predicted):
+    """The bytes of the pipeline, from one file: the encoder was fitted to the training slides."""
+    found = anndata.read_h5ad(copy / f"results/new_slides/{predicted}/prediction.h5ad")
+    wanted = anndata.read_h5ad(copy / RUNS / f"flag_fitted/seed0/predictions/{predicted}.h5ad")
+    assert list(found.obs_names) == list(wanted.obs_names)
+    assert found.X.tobytes() == wanted.X.tobytes()
+    assert found.layers["draw_1"].tobytes() == wanted.layers["draw_1"].tobytes()
+
+
+def test_whole_slides_are_not_made_again(copy, predicted):
+    again = run(copy, "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    shutil.rmtree(copy / "results/new_slides/grid")
+    done = run(copy)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert jobs(done) == {"predict_slide", "predict_slides"}
+    assert done.stderr.count("rule predict_slide:") == 1
+
+
+def test_faults_of_all_slides_are_told_before_the_first(copy, predicted):
+    bad = copy / "bad.tsv"
+    (copy / "text.tif").write_bytes(b"II*\0" + bytes(99))
+    first = next(iter(images(copy).values()))
+    bad.write_text(f"slide\tname\tpixel_um\n{first}\tgood\t\n{first}\ttwice\t9\ntext.tif\t\t\n")
+    done = snakemake(
+        copy,
+        "predict_slides",
+        "--configfile",
+        str(TINY),
+        "--config",
+        "slides=bad.tsv",
+        "model=model.flag",
+    )
+    assert done.returncode
+    assert "predict_slide" not in jobs(done)
+    assert "slide twice" in done.stderr
+    assert "slide text" in done.stderr
+    assert not (copy / "results/new_slides/good").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [([], "needs a sheet of slides"), (["slides=gone.tsv", "model=model.flag"], "gone.tsv")],
+)
+def test_what_is_missing_is_said(copy, predicted, given, why):
+    words = ["--config", *given] if given else []
+    done = snakemake(copy, "predict_slides", "--configfile", str(TINY), "-n", *words)
+    assert done.returncode
+    assert why in done.stdout + done.stderr
