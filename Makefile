@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## the whole pipeline on a small synthetic cohort: three minutes on two CPU cores
-	$(BIN)/snakemake --cores 2 --configfile config/demo.yaml --quiet rules host
+	$(BIN)/snakemake --cores 2 --configfile config/demo.yaml config/demo_slide.yaml --quiet rules host
 	@$(BIN)/flag-st summary results/demo
 
 demo-all: setup ## the same with more sections, seeds and epochs: a quarter of an hour

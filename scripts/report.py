@@ -20,6 +20,7 @@ def main(job):
         config=job.params.config,
         out=job.output.page,
         explorers=dict(zip(job.params.explorers, job.input.explorers, strict=True)),
+        new_slides=job.input.new_slides,
         not_made=[Experiment.of(item) for item in job.params.absent],
     )
 

@@ -146,6 +146,7 @@ rule report:
         runs=of_experiments(rules.collect_runs.output.runs, MADE),
         reported=REPORTED,
         assets=ASSETS,
+        new_slides=reported_folders,
     output:
         **outputs(
             "report",

@@ -1,10 +1,55 @@
 # Slides without counts, predicted by an exported model: one folder of files per slide.
 
 
+rule export_model:
+    input:
+        run=rules.train.output.run,
+        model=rules.train.output.model,
+        # The number of draws is that of the run's own predictions.
+        predictions=lambda wc: of_slides(
+            rules.predict.output.prediction, wc, part(wc, "test")
+        ),
+    output:
+        **outputs("export_model"),
+    log:
+        log_of("export_model"),
+    benchmark:
+        benchmark_of("export_model")
+    conda:
+        environment("export_model")
+    threads: threads_of("export_model")
+    resources:
+        **resources_of("export_model"),
+    params:
+        threads=threads_of("export_model"),
+        code=lambda wc: code("export_model", *exported_plugins(wc.method)),
+    script:
+        "../../scripts/export_model.py"
+
+
+rule paint_slide:
+    output:
+        **outputs("paint_slide"),
+    log:
+        log_of("paint_slide"),
+    benchmark:
+        benchmark_of("paint_slide")
+    conda:
+        environment("paint_slide")
+    threads: threads_of("paint_slide")
+    resources:
+        **resources_of("paint_slide"),
+    params:
+        source=lambda wc: plugin("cohorts", wc.cohort),
+        code=lambda wc: code("paint_slide", entry("cohorts", wc.cohort)),
+    script:
+        "../../scripts/paint_slide.py"
+
+
 rule check_slides:
     input:
         model=lambda wc: CONFIG["model"] or [],
-        images=lambda wc: [str(request.path) for request in NEW_SLIDES.values()],
+        images=lambda wc: [image_of(name) for name in NEW_SLIDES],
     output:
         **outputs("check_slides"),
     log:
@@ -26,7 +71,7 @@ rule check_slides:
 rule predict_slide:
     input:
         model=lambda wc: CONFIG["model"] or [],
-        image=lambda wc: str(NEW_SLIDES[wc.slide].path),
+        image=lambda wc: image_of(wc.slide),
         at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
         # All faults of all slides are told before the first is predicted; a new slide in the sheet
         # does not predict the others anew.

@@ -1,5 +1,7 @@
 # New slides: what the keys `slides` and `model` name. Nothing is read unless they are set.
 
+import os
+
 
 def new_slides():
     """Name → request of every slide of the sheet that the key `slides` names."""
@@ -16,6 +18,16 @@ def new_slides():
 NEW_SLIDES = new_slides()
 
 
+def image_of(name):
+    """The image of a slide of the sheet, which a rule may make."""
+    return os.path.normpath(NEW_SLIDES[name].path)
+
+
+def reported_folders(wildcards):
+    """The folders of the slides that the report shows: none, unless a model is named."""
+    return [] if CONFIG["model"] is None else predicted_folders(wildcards)
+
+
 def predicted_folders(wildcards):
     """The folders of all slides of the sheet."""
     if not NEW_SLIDES or CONFIG["model"] is None:
@@ -30,10 +42,22 @@ def of_new_slides(pattern):
     return [pattern.format(slide=name) for name in NEW_SLIDES]
 
 
+def exported_plugins(method):
+    """The entries of a method and of its encoder."""
+    return entry("methods", method), entry("encoders", entry("methods", method)["encoder"])
+
+
 def model_code(script):
-    """Digest of a script and of the method and encoder that the exported model names."""
+    """Digest of a script and of the method and encoder that the exported model names.
+
+    A model that is exported in this very run is not there yet; then its run says what they are.
+    """
     if CONFIG["model"] is None:
         return code(script)
+    own = f"{RESULTS}/{RULES['export_model'].outputs['model']}"
+    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(own))
+    if found := re.fullmatch(pattern, CONFIG["model"]):
+        return code(script, *exported_plugins(found["method"]))
     from flag_st.core.io import read_facts
 
     try:

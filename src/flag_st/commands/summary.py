@@ -27,5 +27,7 @@ def summary(results: str | Path) -> str:
         lines += [table.read_text(encoding="utf-8").strip(), ""]
     lines += [f"tables   {tables}/*.csv, .tex, .md"]
     lines += [f"figure   {path}" for path in figures]
+    slides = sorted((results / "new_slides").glob("*/summary.html"))
+    lines += [f"slide    {path}" for path in slides]
     lines += [f"report   {page}"]
     return "\n".join(lines)

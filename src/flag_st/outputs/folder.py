@@ -24,6 +24,7 @@ FILES: dict[str, tuple[Callable[[Predicted, Path], None], str]] = {
         ome_tiff.write,
         "maps of the shown genes over the slide, for QuPath and napari",
     ),
+    "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
     "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
 }
 #: The same for what is written only if it is asked for.

@@ -58,6 +58,13 @@ def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_maps(made: Predicted, path: str | Path) -> None:
+    """Write ``gene_maps`` as a PNG."""
+    style.use()
+    with writing(path) as temporary:
+        gene_maps(made).savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
 def _rows(frame: Any) -> list[dict[str, Any]]:
     return frame.to_dict("records")
 

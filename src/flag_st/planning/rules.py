@@ -270,6 +270,23 @@ _RULES = (
         runtime=60,
     ),
     Rule(
+        name="export_model",
+        key=RUN,
+        outputs={"model": RUN + "/exported.flag"},
+        env="predict",
+        mem_mb=16000,
+        runtime=120,
+        entry=METHOD,
+    ),
+    Rule(
+        name="paint_slide",
+        key="{cohort}/{slide}",
+        outputs={"image": "{cohort}/data/painted/{slide}.tif"},
+        env="data",
+        mem_mb=4000,
+        runtime=30,
+    ),
+    Rule(
         name="check_slides",
         key="",
         outputs={"checked": "new_slides/checked.json"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import writing
+from flag_st.core.io import read_json, writing
 from flag_st.paper import reported
 from flag_st.paper.experiment import Experiment
 from flag_st.paper.tables.render import STYLE, fragment
@@ -66,6 +66,41 @@ class Item:
     stand_ins: Sequence[str]
 
 
+@dataclass(frozen=True)
+class NewSlide:
+    """A slide without counts that an exported model has predicted.
+
+    Attributes:
+        name: of the slide.
+        model: file name of the exported model.
+        verdict, reasons: whether the slide is like those of training, and why not.
+        page: path of the slide's own page, beside the report.
+        maps: the maps of its genes as a data address, and their width in CSS pixels.
+    """
+
+    name: str
+    model: str
+    verdict: str
+    reasons: Sequence[str]
+    page: str
+    maps: tuple[str, int]
+
+    @classmethod
+    def of(cls, folder: str | Path, beside: Path) -> "NewSlide":
+        """From the folder that ``flag_st.outputs.folder`` has written."""
+        place = Path(folder)
+        record = read_json(place / "run.json")
+        trust, origin = record["trust"], record["origin"]
+        return cls(
+            origin["name"],
+            origin["model"],
+            trust["verdict"],
+            trust["reasons"],
+            _beside(place / "summary.html", beside),
+            data_address(place / "maps.png"),
+        )
+
+
 def build(
     made: Mapping[str, Made],
     tables: Mapping[str, str],
@@ -75,6 +110,7 @@ def build(
     out: str | Path,
     explorers: Mapping[str, str] | None = None,
     not_made: Sequence[Experiment] = (),
+    new_slides: Sequence[str] = (),
 ) -> None:
     """Write the page.
 
@@ -87,6 +123,7 @@ def build(
         out: path of the page.
         explorers: experiment → the page on which its slides can be explored.
         not_made: experiments of which nothing can be run here.
+        new_slides: folders of slides without counts that were predicted.
     """
     folder = Path(out).parent
     differ = {name: one.stand_ins(printed) for name, one in made.items()}
@@ -99,6 +136,7 @@ def build(
     text = template.render(
         items=items,
         explorers={name: _beside(path, folder) for name, path in (explorers or {}).items()},
+        new_slides=[NewSlide.of(path, folder) for path in new_slides],
         experiments=[_summary(one) for one in made.values()],
         missing=_missing([*(one.experiment for one in made.values()), *not_made]),
         stand_ins=list(dict.fromkeys(text for texts in differ.values() for text in texts)),

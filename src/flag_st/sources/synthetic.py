@@ -54,6 +54,27 @@ class Synthetic(Source):
 
         return write_slide(self.section(slide), directory)
 
+    def unmeasured(self) -> str:
+        """The name of a section of one more donor, of which there is an image and nothing else."""
+        return f"P{self.patients + 1}S1"
+
+    def paint(self, slide: str, path: Path) -> None:
+        """Paint the image of the section ``unmeasured``, which is in no split and has no counts.
+
+        Raises:
+            FlagError: it has another name.
+        """
+        from flag_st.synthetic.files import write_image
+        from flag_st.synthetic.tissue import Design, Section
+
+        if slide != self.unmeasured():
+            raise FlagError(
+                f"the synthetic cohort cannot paint {slide!r}", choices=[self.unmeasured()]
+            )
+        more = self.patients + 1
+        design = Design(more, self.sections, self.rows, self.columns, self.genes, self.seed)
+        write_image(Section(design, self.patients, 0), path)
+
     def section(self, slide: str):
         """The ``flag_st.synthetic.Section`` of a slide name, which knows its truth."""
         from flag_st.synthetic.tissue import Design, Section

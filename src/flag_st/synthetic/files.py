@@ -24,13 +24,19 @@ def write_slide(section: Section, directory: str | Path) -> SlideFiles:
     """Write counts, slide image and metadata of one section below ``directory``."""
     paths = new_paths(Path(directory), section.name)
     known = truth(section.design, section.patient, section.number)
-    picture = paint(section)
-    write_pyramid(paths["wsi"], Image.fromarray(picture), (PIXEL_UM, PIXEL_UM), **PYRAMID)
+    picture = write_image(section, paths["wsi"])
     table = _table(section, known, picture)
     with writing(paths["st"]) as temporary:
         table.write_h5ad(temporary, compression="gzip")
     write_json(paths["metadata"], _metadata(section, table.shape, picture.shape))
     return SlideFiles(**paths)
+
+
+def write_image(section: Section, path: Path) -> np.ndarray:
+    """Write the slide image of one section, and return it: (H, W, 3) uint8."""
+    picture = paint(section)
+    write_pyramid(path, Image.fromarray(picture), (PIXEL_UM, PIXEL_UM), **PYRAMID)
+    return picture
 
 
 def _table(section: Section, known: Truth, picture: np.ndarray):
