@@ -93,6 +93,7 @@ SOUND = {
         made.WITHOUT_TILE,
         0,
     ),
+    "Aperio": (".svs", made.aperio(), SMOOTH, 40),
     "png": (".png", made.save(Image.fromarray(PICTURE)), PICTURE, 0),
     "png with alpha": (".png", made.save(Image.fromarray(made.STRAIGHT)), made.ON_WHITE, 1),
     "png with palette": (".png", made.save(made.PALETTED), made.OF_PALETTE, 0),
@@ -129,6 +130,13 @@ def test_the_right_pixels(tmp_path, case):
         assert (square[40:] == 255).all()
         assert (square[:, :20] == 255).all()
         assert image.thumbnail(70).shape == (54, 70, 3)
+
+
+def test_a_scanner_s_file_has_its_levels_and_pixel_size(tmp_path):
+    with open_image(made_file(tmp_path, ".svs", made.aperio())) as image:
+        assert image.reader.sizes == [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2)]
+        assert image.pixel_um == 0.499
+        assert image.statements == {"openslide.mpp-x and -y": 0.499}
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -223,6 +231,11 @@ BAD = {
             path
         ),
         "no colour",
+    ),
+    "fluorescence by a scanner": (
+        ".svs",
+        made.aperio(SMOOTH[..., 0], photometric="minisblack"),
+        "1 channel and no colour",
     ),
     "three gray pages": (".tif", tiff(FIRST, photometric="minisblack"), "1 channel and no"),
     "five channels": (
