@@ -211,7 +211,11 @@ BAD = {
     "levels below, cut": (".tif", cut(made.levels((HALF, 1), nested=True), 0.95), "damaged"),
     "png, cut": (".png", cut(made.save(PLAIN), 0.7), "damaged"),
     "jpg, cut": (".jpg", cut(made.save(PLAIN), 0.7), "damaged"),
-    "mrxs without its folder": (".mrxs", made.content(made.FIRST.tobytes()), "damaged|folder"),
+    "mrxs without its folder": (
+        ".mrxs",
+        lambda path: PLAIN.save(path, format="jpeg"),
+        "lacks its folder.*copy the folder .*slide beside it",
+    ),
     "gray tiff": (".tif", tiff(PICTURE[..., 0], photometric="minisblack"), "1 channel and no"),
     "gray tiff in tiles": (
         ".tif",
