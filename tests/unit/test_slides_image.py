@@ -174,6 +174,20 @@ def test_who_reads_what(tmp_path, suffix, write, reader):
         assert type(image) is reader
 
 
+@pytest.mark.parametrize("case", ["tiles", "strips", "OME", "png"])
+def test_glass_is_white_wherever_the_picture_is_not(tmp_path, case):
+    suffix, write, *_ = SOUND[case]
+    with open_image(made_file(tmp_path, suffix, write), 0.5) as image:
+        for x in (-500.0, WIDTH * 0.5, WIDTH * 5.0, 10.0):
+            for y in (-500.0, HEIGHT * 0.5, HEIGHT * 5.0):
+                assert (image.read((x, y), 50.0, 64) == 255).all()
+        # A square around the whole picture.
+        around = image.read((-50, -50), WIDTH * 0.5 + 100, WIDTH + 200)
+        np.testing.assert_array_equal(around[100:-100, 100:-100][:HEIGHT], PICTURE)
+        assert (around[:100] == 255).all()
+        assert (around[-200:] == 255).all()
+
+
 # Refusals
 
 

@@ -104,6 +104,20 @@ def test_a_blank_slide_is_refused(tmp_path, ground):
         find_tissue(scene(ground=ground, tissue=False), UM, tmp_path / "slide.tif")
 
 
+@pytest.mark.parametrize(
+    ("ground", "tissue"),
+    [
+        ((6, 5, 9), (40, 60, 200)),  # nuclei in DAPI
+        ((6, 5, 9), (30, 180, 50)),
+        (GLASS, (120, 120, 121)),  # H&E in shades of gray
+    ],
+)
+def test_pictures_without_the_colours_of_stained_tissue_are_refused(tmp_path, ground, tissue):
+    pixels = scene(([100, 60, 300, 240], tissue), ground=ground, tissue=False)
+    with pytest.raises(FlagError, match=r"no tissue.*H&E picture in colour"):
+        find_tissue(pixels, UM, tmp_path)
+
+
 @pytest.mark.parametrize("pen", PENS)
 def test_a_blank_slide_with_a_mark_is_refused(tmp_path, pen):
     with pytest.raises(FlagError, match="no tissue"):
