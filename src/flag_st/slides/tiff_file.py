@@ -52,6 +52,7 @@ class TiffFile(Reader):
             ]
             self.statements = self._statements(ome)
             self._upright()
+            self.levels[0].try_one()
             self._bright()
         except BaseException:
             self.close()
@@ -60,10 +61,10 @@ class TiffFile(Reader):
     def _upright(self) -> None:
         tag = self.levels[0].pages[0].tags.get("Orientation")
         if tag is not None and tag.value != 1:
+            turned = f"is stored turned (its tag Orientation is {int(tag.value)})"
             fault = (
-                f"is stored turned (its tag Orientation is {int(tag.value)}), and programs differ "
+                f"{turned}, and programs differ on whether positions refer to the turned picture"
             )
-            fault += "on whether positions refer to the turned picture"
             raise refused(self.path, fault, "store it upright: vips autorot IN OUT")
 
     def _bright(self) -> None:
@@ -72,10 +73,11 @@ class TiffFile(Reader):
             return
         brightest = max(int(tile.max()) for tile in self.levels[-1].some_tiles())
         if brightest < DARK * 256:
-            fault = f"has samples of {self.levels[0].colour.bits} bits, none of which is above "
-            fault += (
-                f"{(brightest + 1) / 256:.1%} of their range: how bright glass is, is not stated"
+            share = f"{(brightest + 1) / 256:.1%}"
+            fault = (
+                f"has samples of {self.levels[0].colour.bits} bits, none of which is above {share}"
             )
+            fault += " of their range: how bright glass is, is not stated"
             raise refused(self.path, fault, SCALE)
 
     def _statements(self, ome: Ome) -> dict[str, tuple[float, float]]:
@@ -129,6 +131,13 @@ class _Level:
                 ]
         return Image.fromarray(canvas)
 
+    def try_one(self) -> None:
+        """Decode one tile or strip, so that an unknown compression is found at once."""
+        page = self.pages[0]
+        stored = [i for i, count in enumerate(page.databytecounts) if count]
+        if stored:
+            self._segment(page, stored[len(stored) // 2])
+
     def some_tiles(self) -> Iterator[np.ndarray]:
         """Parts in RGB that are spread over the level."""
         edge = 256
@@ -166,9 +175,11 @@ class _Level:
         if count == 0:
             return None
         file = page.parent.filehandle
-        file.seek(page.dataoffsets[index])
         try:
-            found = page.decode(file.read(count), index, **_tables(page))[0]
+            # Before anything else is asked of the page: it reads its tags when they are needed.
+            file.seek(page.dataoffsets[index])
+            data = file.read(count)
+            found = page.decode(data, index, **_tables(page))[0]
         except UNDECODABLE as error:
             raise damaged(self.path, error) from error
         return None if found is None else found[0]
