@@ -14,6 +14,10 @@ from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix
 
+from flag_st.data.check_cohort import check_cohort
+from flag_st.data.slide_files import SlideFiles
+from flag_st.sources.base import Source
+
 POSITIONS = ("in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
@@ -190,3 +194,50 @@ def table_of(own: Own) -> anndata.AnnData:
             "spatial": {"library": {"images": {"hires": hires}, "scalefactors": dict(own.scales)}}
         },
     )
+
+
+def fetched(source: Source, tmp_path: Path, slide: str = "S1") -> anndata.AnnData:
+    files = source.fetch(slide, tmp_path / "raw")
+    assert check_cohort({slide: files}, {}, {}).messages == []
+    table = anndata.read_h5ad(files.st)
+    table.uns["metadata"] = json.loads(files.metadata.read_text())
+    table.uns["wsi"] = str(files.wsi)
+    return table
+
+
+def truth(own: Own) -> dict[str, np.ndarray]:
+    """Barcode → x and y in µm."""
+    return dict(zip(own.barcodes, own.position * own.pixel_um, strict=True))
+
+
+def assert_same(table: anndata.AnnData, own: Own, tolerance_um: float = 1.0) -> None:
+    """The same spots, counts and positions in µm as were written."""
+    assert list(table.obs_names) == own.matrix_barcodes
+    np.testing.assert_array_equal(table.X.toarray(), own.counts)
+    um = table.obsm["spatial"] * table.uns["metadata"]["pixel_size_um_estimated"]
+    wanted = np.array([truth(own)[b] for b in table.obs_names])
+    assert np.abs(um - wanted).max() < tolerance_um
+
+
+def her2st_section(her2st: Path, name: str) -> tuple[Own, SlideFiles]:
+    """A real section of legacy ST as Space Ranger would write it, and its files."""
+    metadata = her2st / f"metadata/{name}.json"
+    files = SlideFiles(her2st / f"st/{name}.h5ad", metadata, her2st / f"wsis/{name}.tif")
+    facts = json.loads(metadata.read_text())
+    table = anndata.read_h5ad(files.st)
+    own = Own(
+        barcodes=list(table.obs_names),
+        matrix_barcodes=list(table.obs_names),
+        in_tissue=np.ones(len(table), int),
+        # HEST calls the horizontal number of legacy ST the row.
+        cells=table.obs[["array_col", "array_row"]].to_numpy(),
+        position=np.asarray(table.obsm["spatial"], float),
+        counts=table.X.toarray().astype(int),
+        genes=list(table.var_names),
+        ids=list(table.var_names),
+        size=(facts["fullres_px_width"], facts["fullres_px_height"]),
+        pixel_um=facts["pixel_size_um_estimated"],
+        hires=False,
+    )
+    own.scales = scales_of(own, 130.0, 0.1)
+    return own, files

@@ -1,6 +1,5 @@
 """Output of Space Ranger as a source: what comes in, and everything that is refused."""
 
-import json
 import logging
 import os
 import shutil
@@ -15,14 +14,13 @@ import own_sections
 import pandas as pd
 import pytest
 import tifffile
-from own_sections import Own, visium, write_image, write_run
+from own_sections import Own, assert_same, fetched, her2st_section, visium, write_image, write_run
 from PIL import Image
 from running import ROOT
 
 from flag_st.core.errors import FlagError
 from flag_st.data.check_cohort import check_cohort
 from flag_st.data.prepare import prepare
-from flag_st.data.slide_files import SlideFiles
 from flag_st.sources.spaceranger import SpaceRanger
 
 
@@ -30,29 +28,6 @@ def made(tmp_path: Path, own: Own | None = None, style: str = "csv", **params) -
     root = tmp_path / "runs"
     write_run(own or visium(), root / "S1" / "outs", root / "S1.tif", style)
     return SpaceRanger(root=root, **params)
-
-
-def fetched(source: SpaceRanger, tmp_path: Path, slide: str = "S1") -> anndata.AnnData:
-    files = source.fetch(slide, tmp_path / "raw")
-    assert check_cohort({slide: files}, {}, {}).messages == []
-    table = anndata.read_h5ad(files.st)
-    table.uns["metadata"] = json.loads(files.metadata.read_text())
-    table.uns["wsi"] = str(files.wsi)
-    return table
-
-
-def truth(own: Own) -> dict[str, np.ndarray]:
-    """Barcode → x and y in µm."""
-    return dict(zip(own.barcodes, own.position * own.pixel_um, strict=True))
-
-
-def assert_same(table: anndata.AnnData, own: Own, tolerance_um: float = 1.0) -> None:
-    """The same spots, counts and positions in µm as were written."""
-    assert list(table.obs_names) == own.matrix_barcodes
-    np.testing.assert_array_equal(table.X.toarray(), own.counts)
-    um = table.obsm["spatial"] * table.uns["metadata"]["pixel_size_um_estimated"]
-    wanted = np.array([truth(own)[b] for b in table.obs_names])
-    assert np.abs(um - wanted).max() < tolerance_um
 
 
 @pytest.mark.parametrize("style", ["list", "csv", "parquet"])
@@ -488,30 +463,6 @@ def test_real_output_of_a_cropped_picture_is_refused_until_the_picture_is_gone(
     assert section.counts.shape == (12, 5)
     assert section.counts[0].sum() > 0
     assert section.picture.pixel_um == pytest.approx(0.3436, rel=5e-3)
-
-
-def her2st_section(her2st: Path, name: str) -> tuple[Own, SlideFiles]:
-    """A real section of legacy ST as Space Ranger would write it, and its files."""
-    metadata = her2st / f"metadata/{name}.json"
-    files = SlideFiles(her2st / f"st/{name}.h5ad", metadata, her2st / f"wsis/{name}.tif")
-    facts = json.loads(metadata.read_text())
-    table = anndata.read_h5ad(files.st)
-    own = Own(
-        barcodes=list(table.obs_names),
-        matrix_barcodes=list(table.obs_names),
-        in_tissue=np.ones(len(table), int),
-        # HEST calls the horizontal number of legacy ST the row.
-        cells=table.obs[["array_col", "array_row"]].to_numpy(),
-        position=np.asarray(table.obsm["spatial"], float),
-        counts=table.X.toarray().astype(int),
-        genes=list(table.var_names),
-        ids=list(table.var_names),
-        size=(facts["fullres_px_width"], facts["fullres_px_height"]),
-        pixel_um=facts["pixel_size_um_estimated"],
-        hires=False,
-    )
-    own.scales = own_sections.scales_of(own, 130.0, 0.1)
-    return own, files
 
 
 @pytest.mark.parametrize("name", ["A1", "C4"])

@@ -101,29 +101,28 @@ def check_axes(fit: ArrayFit, where: str, handedness: float = 1.0) -> None:
 
 
 def check_scale(
-    pitch_px: float,
-    spot_px: float,
-    spot_per_pitch: float,
-    scales: Mapping[str, float],
-    where: str,
+    pitch_px: float, scales: Mapping[str, float], spot_per_pitch: float, where: str
 ) -> None:
     """Refuse positions in pixels of another image than the stated diameter of a spot.
 
     Args:
         pitch_px: pixels between neighbouring spots, from the positions.
-        spot_px: stated diameter of a spot in pixels of the full-resolution image.
+        scales: Space Ranger's scale factors: ``spot_diameter_fullres``, the diameter of a spot in pixels
+            of the full-resolution image, and the pixels of the reduced pictures per pixel of it.
         spot_per_pitch: how the diameter relates to the distance.
-        scales: name of each reduced image → its pixels per pixel of the full-resolution image.
         where: the file of the positions, for messages.
     """
+    spot_px = scales["spot_diameter_fullres"]
     factor = spot_px / (spot_per_pitch * pitch_px)  # 1 if both are in the same pixels
     if 1 / SPOT_FACTOR <= factor <= SPOT_FACTOR:
         return
-    near = [name for name, scale in scales.items() if 0.75 < factor * scale < 1.3]
+    pictures = {
+        name: scales.get(f"{name}_scalef", 0.0) for name in ("tissue_hires", "tissue_lowres")
+    }
+    near = [name for name, scale in pictures.items() if 0.75 < factor * scale < 1.3]
     fault = f"{where}: spots {pitch_px:.1f} px apart cannot be {spot_px:.1f} px wide (spot_diameter_fullres)"
-    if near:
-        fault += f"; the positions are in pixels of {near[0]}"
     remedy = "give pixels of the full-resolution image"
     if near:
-        remedy += f": divide the positions by {scales[near[0]]:g}, which is its scale factor"
+        fault += f"; the positions are in pixels of {near[0]}_image.png"
+        remedy += f": divide the positions by {pictures[near[0]]:g}, which is its scale factor"
     raise FlagError(fault, remedy=remedy)

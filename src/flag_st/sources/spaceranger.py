@@ -14,7 +14,6 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.sources.own_files import OwnFiles, images_in
 from flag_st.sources.spaceranger_files import (
     HIRES,
-    LOWRES,
     Run,
     find_run,
     is_run,
@@ -169,13 +168,7 @@ class SpaceRanger(OwnFiles):
 
         where, hd = str(run.positions), "bin_size_um" in scales
         check_axes(fit, where, -1.0 if hd != self.mirrored else 1.0)
-        pictures = {
-            f"{name}_image.png": scales[f"{name}_scalef"]
-            for name in (HIRES, LOWRES)
-            if f"{name}_scalef" in scales
-        }
-        per_pitch = 1.0 if hd else SPOT_PER_PITCH
-        check_scale(fit.pitch_px, scales["spot_diameter_fullres"], per_pitch, pictures, where)
+        check_scale(fit.pitch_px, scales, 1.0 if hd else SPOT_PER_PITCH, where)
 
     def _pitch_um(self, scales: dict[str, float]) -> float:
         return scales.get("bin_size_um", self.pitch_um)

@@ -24,7 +24,7 @@ COLUMNS = (
     "pxl_row_in_fullres",
     "pxl_col_in_fullres",
 )
-HIRES, LOWRES = "tissue_hires", "tissue_lowres"
+HIRES = "tissue_hires"
 BINS = re.compile(r"square_(\d{3})um")
 #: What the readers of tables raise on damaged files and on files of another format.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError)
