@@ -18,9 +18,11 @@ from own_sections import Own, assert_same, fetched, her2st_section, visium, writ
 from PIL import Image
 from running import ROOT
 
-from flag_st.core.errors import FlagError
+from flag_st.commands.check import check_local_slides
+from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort
 from flag_st.data.prepare import prepare
+from flag_st.planning.grid import Plan
 from flag_st.sources.spaceranger import SpaceRanger
 
 
@@ -162,6 +164,7 @@ def test_a_conversion_is_made_once_and_always_the_same(tmp_path):
 
 def test_the_sheet_is_known_without_heavy_imports(tmp_path):
     made(tmp_path)
+    (tmp_path / "runs/S1.tif").rename(tmp_path / "S1.tif")
     program = (
         "import sys; from flag_st.sources.spaceranger import SpaceRanger as S\n"
         f"s = S(root={str(tmp_path / 'runs')!r}); s.slides(); s.inputs('S1')\n"
@@ -268,6 +271,7 @@ WRONG = {
     "shuffled positions": (_shuffled, {}, "the positions do not follow the array"),
     "missing scale factors": (_no_scales, {}, "has no spot_diameter_fullres, tissue_hires_scalef"),
     "image of another pixel size": (_image_states, {}, "states 5.0000 µm, the image S1.tif 5.5000"),
+    "bins of Visium": (None, {"bin_um": 16}, "has no bin_size_um of 16"),
     "user of another pixel size": (None, {"pixel_um": 4.5}, "pixel_um of the configuration states 4.5000 µm, the spots' distance of 100 µm 5.0000 µm"),
 }  # fmt: skip
 
@@ -398,6 +402,32 @@ def test_the_pixel_size_of_the_user_settles_it(tmp_path):
     assert table.uns["metadata"]["pixel_size_um_estimated"] == 5.1
     stated = table.uns["metadata"]["local"]["pixel_size_statements"]
     assert stated["the spots' distance of 100 µm"] == pytest.approx(5.0)
+
+
+def test_flag_st_check_tells_the_faults_of_all_sections_before_anything_runs(tmp_path, capsys):
+    root = tmp_path / "runs"
+    for name, change in {"S1": _suffix, "S2": _normalised, "S3": None}.items():
+        own = visium()
+        if change is not None:
+            change(own)
+        write_run(own, root / name / "outs", root / f"{name}.tif")
+    entry = {"use": "flag_st.sources.spaceranger.SpaceRanger", "params": {"root": str(root)}}
+    faults = Faults()
+    check_local_slides(Plan({"cohorts": {"mine": entry}}), "mine", {}, faults)
+    assert len(faults.messages) == 2
+    assert "they differ in what follows the sequence" in faults.messages[0]
+    assert "holds fractions" in faults.messages[1]
+    assert "mine: 1 of 3 slides are not here yet" in capsys.readouterr().out
+
+
+def test_an_image_of_the_sheet_that_is_not_there_is_named(tmp_path):
+    made(tmp_path)
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide\timage\tpixel_um\nS1\tscans/S1.tif\tfive\n")
+    with pytest.raises(FlagError, match="2 faults") as error:
+        SpaceRanger(root=tmp_path / "runs", sheet=sheet).check("S1")
+    assert f"slide S1: no image {tmp_path}/runs/scans/S1.tif" in str(error.value)
+    assert "pixel_um of slide S1 is 'five'" in str(error.value)
 
 
 # Real files --------------------------------------------------------------------------------------

@@ -91,11 +91,7 @@ class OwnFiles(Source):
 
     def inputs(self, slide: str) -> list[Path]:
         """The files of ``slide`` that exist, the image among them."""
-        try:
-            image = [self.image(slide)]
-        except FlagError:
-            image = []  # `check` and `fetch` say what is wrong with it
-        return [*self.files(slide), *image]
+        return [*self.files(slide), *self.images(slide)]
 
     def check(self, slide: str) -> None:
         self.read(slide)
@@ -154,15 +150,12 @@ class OwnFiles(Source):
         Raises:
             FlagError: there is none, or more than one.
         """
-        if name := self.line(slide).get("image", ""):
-            path = self.root / name
-            if not path.is_file():
-                raise FlagError(
-                    f"slide {slide}: no image {path}",
-                    remedy=f"correct the column image of {self.sheet}; paths are relative to root",
-                )
-            return path
-        near = sorted(set(self.beside(slide)))
+        near, name = self.images(slide), self.line(slide).get("image", "")
+        if name and not near:
+            raise FlagError(
+                f"slide {slide}: no image {self.root / name}",
+                remedy=f"correct the column image of {self.sheet}; paths are relative to root",
+            )
         if len(near) == 1:
             return near[0]
         if near:
@@ -173,6 +166,12 @@ class OwnFiles(Source):
             fault,
             remedy=f"put it beside the data as {slide}.tif, or name it in the column image of a slide sheet",
         )
+
+    def images(self, slide: str) -> list[Path]:
+        """The file that the sheet names, if it exists; without a name, all images beside the data."""
+        if name := self.line(slide).get("image", ""):
+            return [path] if (path := self.root / name).is_file() else []
+        return sorted(set(self.beside(slide)))
 
     def why_not(self, slide: str) -> str:
         """What to add to the message that there is no image at full resolution."""

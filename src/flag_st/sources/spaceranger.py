@@ -128,6 +128,7 @@ class SpaceRanger(OwnFiles):
         faults = Faults()
         table, told = genes_only(table, run.matrix)
         faults.extend(count_faults(table.X.data, str(run.matrix)))
+        faults.attempt(self._check_bins, scales, run)
         spots = faults.attempt(join, table.obs_names, positions, run, told)
         fit = faults.attempt(self._fit, positions, run)
         if fit is not None:
@@ -156,6 +157,13 @@ class SpaceRanger(OwnFiles):
             spot_um=scales.get("bin_size_um", SPOT_UM * self.pitch_um / PITCH_UM),
             told=told,
         )
+
+    def _check_bins(self, scales: dict[str, float], run: Run) -> None:
+        if self.bin_um is not None and scales.get("bin_size_um") != self.bin_um:
+            raise FlagError(
+                f"{run.scales} has no bin_size_um of {self.bin_um}, which bin_um asks for",
+                remedy="leave bin_um out for other technologies than Visium HD, and give them a cohort of their own",
+            )
 
     def _fit(self, positions: "pd.DataFrame", run: Run) -> "ArrayFit":
         from flag_st.sources.printed_array import fit_array
