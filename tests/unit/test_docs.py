@@ -13,6 +13,7 @@ from types import ModuleType
 
 import h5py
 import numpy as np
+import own_sections
 import pytest
 import toy_slides
 import yaml
@@ -26,7 +27,6 @@ from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.io import save_arrays
 from flag_st.data.check_cohort import check_common_genes
-from flag_st.data.check_slide import check_slide
 from flag_st.data.slide import write_prediction
 from flag_st.data.splits import expand
 from flag_st.exported.model import open_model
@@ -36,6 +36,7 @@ from flag_st.slides import request
 from flag_st.slides.trust import judge
 from flag_st.sources.base import SlideRow
 from flag_st.sources.folder import Folder
+from flag_st.sources.spaceranger import SpaceRanger
 
 #: Pages, relative to the repository.
 PAGES = sorted(
@@ -85,13 +86,8 @@ def links(page: str) -> list[str]:
 
 def test_pages_are_found():
     assert {"README.md", "config/README.md", "docs/architecture.md"} <= set(PAGES)
-    assert [Path(page).stem for page in RECIPES] == [
-        "cohort",
-        "encoder",
-        "figure",
-        "method",
-        "your_slide",
-    ]
+    stems = ["cohort", "encoder", "figure", "method", "your_cohort", "your_slide"]
+    assert [Path(page).stem for page in RECIPES] == stems
 
 
 def test_readme_is_short():
@@ -273,51 +269,6 @@ def test_the_network_of_the_recipe_is_one_that_timm_builds():
         assert net(torch.empty(1, 3, 224, 224)).shape == (1, 384)
 
 
-def test_space_ranger_is_converted_to_what_the_check_accepts(tmp_path):
-    """The recipe's script on a made-up output of Space Ranger."""
-    import anndata
-    import tifffile
-
-    outs = tmp_path / "outs"
-    (outs / "spatial").mkdir(parents=True)
-    rows, columns = np.divmod(np.arange(30), 6)
-    spots = np.array([f"{'ACGT' * 4}-{i}" for i in range(30)])
-    write_10x(outs / "filtered_feature_bc_matrix.h5", spots, genes=8)
-    lines = [
-        f"{s},1,{r},{c},{300 + 80 * r},{400 + 80 * c}"
-        for s, r, c in zip(spots, rows, columns, strict=True)
-    ]
-    head = "barcode,in_tissue,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres"
-    (outs / "spatial" / "tissue_positions.csv").write_text("\n".join([head, *lines[::-1]]))
-    tifffile.imwrite(tmp_path / "A1.tif", np.full((900, 1100, 3), 200, dtype=np.uint8))
-    convert = page_of(tmp_path, "cohort")["convert"]
-    root = tmp_path / "sections"
-    convert(outs, tmp_path / "A1.tif", root, "A1", "A")
-    table = anndata.read_h5ad(root / "st" / "A1.h5ad")
-    assert (table.obsm["spatial"][7] == [480, 380]).all()  # x of its column, y of its row
-    files = Folder(root).fetch("A1", tmp_path)
-    assert check_slide(files, "A1").messages == []
-    assert [(row.id, row.patient) for row in Folder(root).slides()] == [("A1", "A")]
-
-
-def write_10x(path: Path, spots: np.ndarray, genes: int) -> None:
-    """Counts in the layout of Space Ranger's HDF5 file (CSC over barcodes)."""
-    counts = np.random.default_rng(1).integers(0, 9, (len(spots), genes))
-    with h5py.File(path, "w") as file:
-        matrix = file.create_group("matrix")
-        matrix["barcodes"] = spots.astype("S")
-        matrix["data"] = counts.ravel()
-        matrix["indices"] = np.tile(np.arange(genes), len(spots))
-        matrix["indptr"] = np.arange(len(spots) + 1) * genes
-        matrix["shape"] = np.array([genes, len(spots)])
-        features = matrix.create_group("features")
-        names = np.array([f"G{i}" for i in range(genes)], dtype="S")
-        for key in ("id", "name"):
-            features[key] = names
-        for key in ("feature_type", "genome"):
-            features[key] = np.array(["Gene Expression"] * genes, dtype="S")
-
-
 # --- the messages that recipes promise -----------------------------------------------------------
 
 
@@ -440,3 +391,42 @@ def test_rules_of_the_architecture_are_those_of_the_workflow():
     table = text_of("docs/architecture.md").split("| rule | what it makes |")[1].split("\n\n")[0]
     named = {n for row in re.findall(r"^\| (`.*?) \|", table, re.M) for n in row.split("`")[1::2]}
     assert named == rules
+
+
+def _in_hires(own):
+    own.position = own.position * own.scales["tissue_hires_scalef"]
+
+
+def _exchanged(own):
+    own.position, own.size = own.position[:, ::-1], (max(own.size),) * 2
+
+
+def _suffixes(own):
+    own.matrix_barcodes = [barcode[:-2] for barcode in own.matrix_barcodes]
+
+
+def _logarithms(own):
+    own.counts = np.log1p(own.counts)
+
+
+def _resolution(own):
+    own.image_um = 2 * own.pixel_um
+
+
+@pytest.mark.parametrize(
+    ("change", "image"),
+    [
+        (None, None),
+        (_in_hires, "S1.tif"),
+        (_exchanged, "S1.tif"),
+        (_suffixes, "S1.tif"),
+        (_logarithms, "S1.tif"),
+        (_resolution, "S1.tif"),
+    ],
+)
+def test_faults_of_space_ranger_s_output_are_told_as_promised(tmp_path, change, image):
+    own = own_sections.visium()
+    if change is not None:
+        change(own)
+    own_sections.write_run(own, tmp_path / "S1", image and tmp_path / image)
+    promised("your_cohort", error(SpaceRanger(tmp_path).check, "S1"))

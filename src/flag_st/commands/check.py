@@ -130,6 +130,7 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     for slide in slides:
         try:
             found = source.local(slide)
+            source.check(slide)
         except FlagError as error:
             faults.add(f"cohorts.{cohort}: {error}")
             continue
@@ -139,7 +140,7 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
             files[slide] = found
     if waiting:
         print(
-            f"{cohort}: {waiting} of {len(slides)} slides are not here yet; the rule retrieve fetches them"
+            f"{cohort}: {waiting} of {len(slides)} slides are not here yet; the rule retrieve fetches or converts them"
         )
     prepare = plan.config["cohorts"][cohort].get("prepare", {})
     for warning in cohort_warnings(files, prepare):

@@ -1,6 +1,7 @@
 """The one exception that users are meant to read."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class FlagError(Exception):
@@ -29,6 +30,14 @@ class Faults:
 
     def add(self, fault: str, **parts) -> None:
         self.messages.append(str(FlagError(fault, **parts)))
+
+    def attempt(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Return ``action(*args)``, or None if it raises a fault, which is kept."""
+        try:
+            return action(*args)
+        except FlagError as error:
+            self.messages.append(str(error))
+            return None
 
     def extend(self, other: "Faults") -> None:
         self.messages += other.messages

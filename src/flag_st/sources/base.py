@@ -35,6 +35,13 @@ class Source(ABC):
         """The files of ``slide`` if they are on this machine already, else None."""
         return None
 
+    def check(self, slide: str) -> None:
+        """Look at the local files of ``slide`` as ``fetch`` would, without writing anything.
+
+        Raises:
+            FlagError: ``fetch`` would refuse the slide; all faults are named.
+        """
+
     def plan(self) -> "DownloadPlan | None":
         """What a download of all slides would transfer; None if the source downloads nothing."""
         return None

@@ -164,6 +164,18 @@ def read_sheet(path: str | Path) -> list[SlideRow]:
     """Read a tab-separated slide sheet; columns that ``SlideRow`` does not have are ignored.
 
     Raises:
+        FlagError: as ``read_records``.
+    """
+    return [
+        SlideRow(r["slide"], r.get("patient", ""), r.get("section", ""), r.get("fold", ""))
+        for r in read_records(path)
+    ]
+
+
+def read_records(path: str | Path) -> list[dict[str, str]]:
+    """The lines of a tab-separated slide sheet, each as column → text.
+
+    Raises:
         FlagError: the file is unreadable, has no column ``slide`` or no row, or an id is unsafe
             or repeated.
     """
@@ -181,19 +193,10 @@ def read_sheet(path: str | Path) -> list[SlideRow]:
         )
     table.fieldnames = columns
     records = [{k: (v or "").strip() for k, v in r.items() if k in columns} for r in table]
-    rows = [
-        SlideRow(
-            check_id(r["slide"], path),
-            r.get("patient", ""),
-            r.get("section", ""),
-            r.get("fold", ""),
-        )
-        for r in records
-        if any(r.values())
-    ]
-    ids = [row.id for row in rows]
+    records = [r for r in records if any(r.values())]
+    ids = [check_id(r["slide"], path) for r in records]
     repeated = sorted({i for i in ids if ids.count(i) > 1})
-    if repeated or not rows:
+    if repeated or not records:
         fault = f"repeats slide {', '.join(repeated)}" if repeated else "holds no slide"
         raise FlagError(f"{path} {fault}", remedy="one line for each slide")
-    return rows
+    return records
