@@ -181,3 +181,10 @@ def test_page_warns_of_an_unlike_slide_and_escapes_names(tmp_path):
     assert 'role="alert"' in text
     assert "unlike the training slides</h2>" in text
     assert "<b>blurred" not in text
+
+
+@pytest.mark.parametrize(("draws", "panels"), [(1, 3), (3, 6)])
+def test_every_shown_gene_is_drawn_with_its_spread(draws, panels):
+    figure = page.gene_maps(toy_predicted(draws=draws, shown=NAMES[:3]))
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [name for name in NAMES[:3] for _ in range(panels // 3)]
