@@ -120,3 +120,21 @@ EXIF = Image.Exif()
 EXIF[0x0112] = 6
 WITHOUT_TILE = PICTURE.copy()
 WITHOUT_TILE[:128, :128] = 255
+
+
+def aperio(pixels: np.ndarray = SMOOTH, mpp: float = 0.499, **options) -> Callable[[Path], None]:
+    """An SVS file: level 0, thumbnail, level 1, label and macro picture."""
+    said = f"Aperio Image Library v11.2.1\n{WIDTH}x{HEIGHT} JPEG Q=70|AppMag = 20|MPP = {mpp}"
+    kind = {"photometric": "rgb", "compression": "jpeg", "metadata": None, **options}
+    label = np.full((256, 256, 3), (250, 220, 0), np.uint8)[..., : pixels[0, 0].size]
+    label = label.reshape(256, 256, *pixels.shape[2:])
+
+    def write(path: Path) -> None:
+        with tifffile.TiffWriter(path) as file:
+            file.write(pixels, description=said, **TILE, **kind)
+            file.write(pixels[::8, ::8], **kind)
+            file.write(pixels[::2, ::2], description=said, **TILE, **kind)
+            file.write(label, subfiletype=1, description="Aperio\nlabel 256x256", **kind)
+            file.write(label[:128], subfiletype=9, description="Aperio\nmacro 256x128", **kind)
+
+    return write

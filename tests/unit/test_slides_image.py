@@ -93,6 +93,7 @@ SOUND = {
         made.WITHOUT_TILE,
         0,
     ),
+    "Aperio": (".svs", made.aperio(), SMOOTH, 40),
     "png": (".png", made.save(Image.fromarray(PICTURE)), PICTURE, 0),
     "png with alpha": (".png", made.save(Image.fromarray(made.STRAIGHT)), made.ON_WHITE, 1),
     "png with palette": (".png", made.save(made.PALETTED), made.OF_PALETTE, 0),
@@ -131,6 +132,13 @@ def test_the_right_pixels(tmp_path, case):
         assert image.thumbnail(70).shape == (54, 70, 3)
 
 
+def test_a_scanner_s_file_has_its_levels_and_pixel_size(tmp_path):
+    with open_image(made_file(tmp_path, ".svs", made.aperio())) as image:
+        assert image.reader.sizes == [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2)]
+        assert image.pixel_um == 0.499
+        assert image.statements == {"openslide.mpp-x and -y": 0.499}
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_label_and_macro_are_no_levels(tmp_path, nested):
     """OpenSlide takes any page that is marked as reduced for a level; a label has other sides."""
@@ -164,6 +172,20 @@ def test_the_largest_picture_is_the_slide(tmp_path):
 def test_who_reads_what(tmp_path, suffix, write, reader):
     with open_reader(made_file(tmp_path, suffix, write)) as image:
         assert type(image) is reader
+
+
+@pytest.mark.parametrize("case", ["tiles", "strips", "OME", "png"])
+def test_glass_is_white_wherever_the_picture_is_not(tmp_path, case):
+    suffix, write, *_ = SOUND[case]
+    with open_image(made_file(tmp_path, suffix, write), 0.5) as image:
+        for x in (-500.0, WIDTH * 0.5, WIDTH * 5.0, 10.0):
+            for y in (-500.0, HEIGHT * 0.5, HEIGHT * 5.0):
+                assert (image.read((x, y), 50.0, 64) == 255).all()
+        # A square around the whole picture.
+        around = image.read((-50, -50), WIDTH * 0.5 + 100, WIDTH + 200)
+        np.testing.assert_array_equal(around[100:-100, 100:-100][:HEIGHT], PICTURE)
+        assert (around[:100] == 255).all()
+        assert (around[-200:] == 255).all()
 
 
 # Refusals
@@ -203,7 +225,11 @@ BAD = {
     "levels below, cut": (".tif", cut(made.levels((HALF, 1), nested=True), 0.95), "damaged"),
     "png, cut": (".png", cut(made.save(PLAIN), 0.7), "damaged"),
     "jpg, cut": (".jpg", cut(made.save(PLAIN), 0.7), "damaged"),
-    "mrxs without its folder": (".mrxs", made.content(made.FIRST.tobytes()), "damaged|folder"),
+    "mrxs without its folder": (
+        ".mrxs",
+        lambda path: PLAIN.save(path, format="jpeg"),
+        "lacks its folder.*copy the folder .*slide beside it",
+    ),
     "gray tiff": (".tif", tiff(PICTURE[..., 0], photometric="minisblack"), "1 channel and no"),
     "gray tiff in tiles": (
         ".tif",
@@ -223,6 +249,11 @@ BAD = {
             path
         ),
         "no colour",
+    ),
+    "fluorescence by a scanner": (
+        ".svs",
+        made.aperio(SMOOTH[..., 0], photometric="minisblack"),
+        "1 channel and no colour",
     ),
     "three gray pages": (".tif", tiff(FIRST, photometric="minisblack"), "1 channel and no"),
     "five channels": (

@@ -67,6 +67,7 @@ SETTLED = {
     "300 dots per inch": (".jpg", made.save(PLAIN, dpi=(300, 300)), 0.5, {}, 0.5, "pixel_um"),
     "sides within 5 %": (".tif", tags(0.5, 0.52), None, {}, 0.51, TAGS),
     "sides that the user states": (".tif", tags(0.5, 0.6), (0.5, 0.6), {}, 0.55, "pixel_um"),
+    "sides as a list": (".tif", tags(0.5, 0.6), [0.5, 0.6], {}, 0.55, "pixel_um"),
 }
 
 

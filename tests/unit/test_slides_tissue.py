@@ -12,6 +12,7 @@ from flag_st.core.errors import FlagError
 from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.mask import Mask, find_tissue, polygons_mask, read_polygons, tissue_mask
+from flag_st.slides.openslide_file import scanned_corner
 
 GLASS, EOSIN, NUCLEI = (243, 241, 244), (214, 130, 180), (104, 72, 150)
 #: µm per pixel of the pictures below, which are as wide as a section of 6 mm.
@@ -103,6 +104,20 @@ def test_a_blank_slide_is_refused(tmp_path, ground):
         find_tissue(scene(ground=ground, tissue=False), UM, tmp_path / "slide.tif")
 
 
+@pytest.mark.parametrize(
+    ("ground", "tissue"),
+    [
+        ((6, 5, 9), (40, 60, 200)),  # nuclei in DAPI
+        ((6, 5, 9), (30, 180, 50)),
+        (GLASS, (120, 120, 121)),  # H&E in shades of gray
+    ],
+)
+def test_pictures_without_the_colours_of_stained_tissue_are_refused(tmp_path, ground, tissue):
+    pixels = scene(([100, 60, 300, 240], tissue), ground=ground, tissue=False)
+    with pytest.raises(FlagError, match=r"no tissue.*H&E picture in colour"):
+        find_tissue(pixels, UM, tmp_path)
+
+
 @pytest.mark.parametrize("pen", PENS)
 def test_a_blank_slide_with_a_mark_is_refused(tmp_path, pen):
     with pytest.raises(FlagError, match="no tissue"):
@@ -191,6 +206,18 @@ def test_polygons_of_our_own_mask_give_the_same_tables(tmp_path):
     one, other = (grid(m, 100, 55, "hexagonal") for m in (mask, again))
     assert one.names.tolist() == other.names.tolist()
     np.testing.assert_array_equal(one.position, other.position)
+
+
+def test_polygons_of_a_cropped_slide_are_moved(tmp_path):
+    ring = np.array([[400, 240], [1200, 240], [1200, 960], [400, 960]])
+    with slide(tmp_path, np.full((1200, 1600, 3), 255, np.uint8), 4.0) as image:
+        assert image.qupath_origin == (0, 0)
+        there = polygons_mask([[ring]], image)
+        moved = polygons_mask([[ring - (80, 120)]], image, origin=(80, 120))
+    np.testing.assert_array_equal(moved.array, there.array)
+    bounds = {"openslide.bounds-x": "80", "openslide.bounds-y": "120"}
+    assert scanned_corner(bounds) == (80, 120)
+    assert scanned_corner({}) == (0, 0)
 
 
 def test_geojson_of_other_tools(tmp_path):
@@ -302,7 +329,8 @@ def test_half_of_a_disc_must_be_tissue():
 def test_blocks_change_nothing(monkeypatch):
     mask = Mask(ellipse([20, 20, 230, 200], (250, 250)), 16.0)
     whole = grid(mask, 100, 55, "hexagonal")
-    monkeypatch.setattr("flag_st.slides.grid.BLOCK", 100)
+    for module in ("grid", "mask"):
+        monkeypatch.setattr(f"flag_st.slides.{module}.BLOCK", 100)
     np.testing.assert_array_equal(grid(mask, 100, 55, "hexagonal").array, whole.array)
 
 

@@ -63,6 +63,10 @@ def _head(path: Path) -> bytes:
         raise refused(path, "may not be read", "give permission to read it") from None
     if not head:
         raise FlagError(f"slide image file {path} is empty", remedy=AGAIN)
+    # The file itself may be a JPEG: a preview, which must not be taken for the slide.
+    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        remedy = f"copy the folder {path.with_suffix('')} beside it"
+        raise refused(path, "lacks its folder, which holds the picture", remedy)
     for start, (fault, remedy) in OTHERS.items():
         if head.lstrip()[: len(start)].lower() == start.lower():
             raise refused(path, fault, remedy)

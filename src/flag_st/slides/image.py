@@ -18,12 +18,14 @@ class SlideImage:
         size: (width, height) of level 0 in pixels.
         pixel_um: µm per pixel of level 0.
         statements: every statement of the pixel size that was found, by where it stands.
+        qupath_origin: where QuPath's coordinates begin, in pixels of level 0 (``Reader``).
         reader: the open file, which reads in pixels.
     """
 
     def __init__(self, reader: Reader, pixel_um: float, statements: dict[str, float]):
         self.reader, self.path, self.size = reader, reader.path, reader.size
         self.pixel_um, self.statements = pixel_um, statements
+        self.qupath_origin = reader.qupath_origin
 
     def __enter__(self) -> "SlideImage":
         return self

@@ -24,6 +24,8 @@ SPECK_UM2 = HOLE_UM2 = 1e4
 PEN_UM2, PEN_RIM_UM = 2e4, 48.0
 #: Points at which the disc of a spot is looked up, across it; 80 in all.
 DISC = 10
+#: How many points are looked up at a time, so that bins of Visium HD do not fill the memory.
+BLOCK = 1 << 16
 
 #: A ring is (K, 2) pixels of level 0; a polygon is its outer ring, and then the rings of its holes.
 Ring = np.ndarray | Sequence[Sequence[float]]
@@ -49,6 +51,9 @@ class Mask:
         beyond the image.
         """
         points = np.asarray(points_um, dtype=np.float64).reshape(-1, 1, 2)  # (N, 1, 2)
+        if len(points) > BLOCK:
+            blocks = np.array_split(points, -(-len(points) // BLOCK))
+            return np.concatenate([self.inside(block, diameter_um) for block in blocks])
         cells = np.floor((points + _disc(diameter_um)) / self.um).astype(np.int64)  # (N, P, 2)
         height, width = self.array.shape
         there = ((cells >= 0) & (cells < (width, height))).all(-1)  # (N, P)
@@ -172,13 +177,20 @@ def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
     return keep[parts]
 
 
-def polygons_mask(polygons: Sequence[Polygon], image: SlideImage, um: float = 16.0) -> Mask:
+def polygons_mask(
+    polygons: Sequence[Polygon],
+    image: SlideImage,
+    um: float = 16.0,
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> Mask:
     """The mask that polygons of another tool (LazySlide, QuPath) enclose.
 
     Args:
         polygons: each is its outer ring and then the rings of its holes, (K, 2) in pixels of level 0.
         image: the slide that they were drawn on.
         um: as for ``tissue_mask``.
+        origin: where the polygons' coordinates begin, in pixels of level 0: ``image.qupath_origin`` for
+            those that QuPath exports, unless it opened the slide with ``--no-crop``.
 
     Returns:
         A mask of the size that ``tissue_mask`` makes; a pixel is tissue if its centre is enclosed.
@@ -197,7 +209,9 @@ def polygons_mask(polygons: Sequence[Polygon], image: SlideImage, um: float = 16
             if corners.ndim != 2 or len(corners) < 3 or corners.shape[1] != 2:
                 fault = f"polygon {number} has a ring of shape {corners.shape}"
                 raise FlagError(fault, remedy="give rings (K, 2) of at least three corners")
-            x, y = corners.T * image.pixel_um / um - 0.5  # whole numbers are centres of pixels
+            x, y = (
+                corners + origin
+            ).T * image.pixel_um / um - 0.5  # whole numbers are centres of pixels
             inside[enclosed(y, x, tissue.shape)] = place == 0
         tissue |= inside
     if not tissue.any():

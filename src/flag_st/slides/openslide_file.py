@@ -1,10 +1,11 @@
 """Slide images that OpenSlide reads: the formats of scanners, and tiled TIFF in 8-bit RGB."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
-from flag_st.slides.reader import Reader, damaged, is_level, over_white, refused
+from flag_st.slides.reader import Reader, damaged, is_level, over_white
 
 
 class OpenSlideFile(Reader):
@@ -21,11 +22,6 @@ class OpenSlideFile(Reader):
         try:
             self.slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
-            if path.suffix.lower() == ".mrxs":
-                remedy = (
-                    f"copy the folder {path.with_suffix('')}, which holds the picture, beside it"
-                )
-                raise refused(path, f"cannot be opened ({error})", remedy) from None
             raise damaged(path, error) from None
         full = self.slide.dimensions
         #: Where each level is among those of OpenSlide, which takes any reduced picture for one.
@@ -35,6 +31,7 @@ class OpenSlideFile(Reader):
         self.sizes = [self.slide.level_dimensions[i] for i in self.places]
         self.downsamples = [self.slide.level_downsamples[i] for i in self.places]
         self.statements = self._statements()
+        self.qupath_origin = scanned_corner(self.slide.properties)
 
     def _statements(self) -> dict[str, tuple[float, float]]:
         found = [self.slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
@@ -51,3 +48,9 @@ class OpenSlideFile(Reader):
 
     def close(self) -> None:
         self.slide.close()
+
+
+def scanned_corner(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Top left corner of the scanned area, in pixels of level 0."""
+    x, y = (int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    return x, y

@@ -52,7 +52,7 @@ def settle(
             f"state it: {GIVEN}=0.5 for a scan at 20x, 0.25 at 40x; the scanner's software shows it",
         )
     _compare(path, statements)
-    if not isinstance(pixel_um, tuple):
+    if not isinstance(pixel_um, tuple | list):
         _square(path, statements)
     means = {where: (x + y) / 2 for where, (x, y) in statements.items()}
     return next(iter(means.values())), means

@@ -9,7 +9,7 @@ from PIL import Image
 from flag_st.core.errors import FlagError
 
 #: A level of more pixels than this is reduced in stripes, so that no thumbnail fills the memory.
-STRIPE_PX = 1 << 26
+STRIPE_PX = 1 << 25
 #: The sides of a level and of level 0 may differ in proportion by so many pixels of the level,
 #: because writers round each side by itself.
 ROUNDING_PX = 2.0
@@ -25,12 +25,15 @@ class Reader(ABC):
         statements: the pixel sizes that the file states, as µm per pixel of level 0 along x and y,
             by where in the file each stands. Some may not come from a microscope
             (``pixel_size.settle`` sorts them).
+        qupath_origin: where QuPath's coordinates begin, in pixels of level 0. It crops slides to the
+            scanned area, which does not begin at (0, 0) in mrxs and a few other formats.
     """
 
     path: Path
     sizes: list[tuple[int, int]]
     downsamples: list[float]
     statements: dict[str, tuple[float, float]]
+    qupath_origin: tuple[int, int] = (0, 0)
 
     @abstractmethod
     def region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:

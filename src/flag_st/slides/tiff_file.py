@@ -60,10 +60,10 @@ class TiffFile(Reader):
     def _upright(self) -> None:
         tag = self.levels[0].pages[0].tags.get("Orientation")
         if tag is not None and tag.value != 1:
+            turned = f"is stored turned (its tag Orientation is {int(tag.value)})"
             fault = (
-                f"is stored turned (its tag Orientation is {int(tag.value)}), and programs differ "
+                f"{turned}, and programs differ on whether positions refer to the turned picture"
             )
-            fault += "on whether positions refer to the turned picture"
             raise refused(self.path, fault, "store it upright: vips autorot IN OUT")
 
     def _bright(self) -> None:
@@ -72,10 +72,11 @@ class TiffFile(Reader):
             return
         brightest = max(int(tile.max()) for tile in self.levels[-1].some_tiles())
         if brightest < DARK * 256:
-            fault = f"has samples of {self.levels[0].colour.bits} bits, none of which is above "
-            fault += (
-                f"{(brightest + 1) / 256:.1%} of their range: how bright glass is, is not stated"
+            share = f"{(brightest + 1) / 256:.1%}"
+            fault = (
+                f"has samples of {self.levels[0].colour.bits} bits, none of which is above {share}"
             )
+            fault += " of their range: how bright glass is, is not stated"
             raise refused(self.path, fault, SCALE)
 
     def _statements(self, ome: Ome) -> dict[str, tuple[float, float]]:
