@@ -105,6 +105,7 @@ class Predictor:
                 spot_um=model.facts["platform"]["spot_um"],
                 pixel_um=image.pixel_um,
                 size=image.size,
+                qupath_origin=image.qupath_origin,
                 picture=image.thumbnail(PICTURE),
                 origin=origin or {},
             )
