@@ -84,6 +84,17 @@ def with_absent_tile(write: Callable[[Path], None]) -> Callable[[Path], None]:
     return spoil
 
 
+def with_compression(write: Callable[[Path], None], number: int) -> Callable[[Path], None]:
+    """The same file, whose directory names another compression."""
+
+    def spoil(path: Path) -> None:
+        write(path)
+        with tifffile.TiffFile(path, mode="r+") as file:
+            file.pages.first.tags["Compression"].overwrite(number)
+
+    return spoil
+
+
 def with_zeroed_tiles(path: Path) -> None:
     """Directories and the first tiles are sound; the bytes of later tiles are zero."""
     ome(PICTURE, "YXS", photometric="rgb", compression="zlib", **TILE)(path)

@@ -41,6 +41,8 @@ SOUND = {
         0,
     ),
     "strips in Zstandard": (".tiff", tiff(compression="zstd"), PICTURE, 0),
+    "tiles in JPEG 2000": (".tif", tiff(compression="jpeg2000", **TILE), PICTURE, 0),
+    "tiles in WebP": (".tif", tiff(SMOOTH, compression="webp", **TILE), SMOOTH, 60),
     "separate planes in strips": (".tif", tiff(FIRST, planarconfig="separate"), PICTURE, 0),
     "separate planes in tiles": (".tif", tiff(FIRST, planarconfig="separate", **TILE), PICTURE, 0),
     "16 bits in tiles": (".tif", tiff(WIDE, **TILE), PICTURE, 0),
@@ -222,6 +224,16 @@ BAD = {
     "svs that is none": (".svs", made.content(bytes(5000)), "damaged or of another format"),
     "tiled tiff, cut": (".tif", cut(tiff(**TILE), 0.7), "damaged"),
     "tiff in strips, cut": (".tif", cut(tiff(), 0.7), "damaged.*cut off"),
+    "an unknown compression in tiles": (
+        ".tif",
+        made.with_compression(tiff(**TILE), 52479),
+        "damaged.*52479",
+    ),
+    "an unknown compression in strips": (
+        ".tif",
+        made.with_compression(tiff(), 52479),
+        "damaged.*52479",
+    ),
     "levels below, cut": (".tif", cut(made.levels((HALF, 1), nested=True), 0.95), "damaged"),
     "png, cut": (".png", cut(made.save(PLAIN), 0.7), "damaged"),
     "jpg, cut": (".jpg", cut(made.save(PLAIN), 0.7), "damaged"),
@@ -285,7 +297,9 @@ def test_refused_by_name_with_the_remedy(tmp_path, case):
     suffix, write, said = BAD[case]
     path = made_file(tmp_path, suffix, write)
     with pytest.raises(FlagError) as error:
-        whole(path)
+        if "cut" in case:  # which may show where the file is read
+            whole(path)
+        open_reader(path)
     message = str(error.value)
     assert message.startswith(f"slide image file {path} ")
     assert re.search(said, message), message
@@ -354,7 +368,7 @@ def test_tiles_are_decoded_as_needed_and_kept(tmp_path, monkeypatch):
     with open_image(path, 0.5) as image:
         for _ in range(9):
             image.read((60.0, 60.0), 10.0, 20)  # across four tiles
-        assert sorted(read) == [0, 1, 6, 7]
+        assert sorted(read[1:]) == [0, 1, 6, 7]  # after the one that is tried at first
 
 
 def test_a_large_level_is_reduced_in_stripes(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from flag_st.slides.tiff_file import TiffFile, largest, open_tiff
 
 #: First bytes of little- and big-endian TIFF and BigTIFF.
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: What OpenSlide calls a tiled TIFF of no scanner.
+GENERIC = "generic-tiff"
 #: First bytes of files that are no pictures: what they are, and what to do.
 OTHERS = {
     b"version https://git-lfs": ("is a pointer of Git LFS", "fetch the picture: git lfs pull"),
@@ -39,9 +41,14 @@ def open_reader(path: str | Path) -> Reader:
     vendor = openslide.OpenSlide.detect_format(path)
     if head[:4] in TIFF and _is_whole_and_not_for_openslide(path, vendor):
         return TiffFile(path)
-    if vendor is not None:
+    if vendor is None:
+        return PictureFile(path)
+    try:
         return OpenSlideFile(path)
-    return PictureFile(path)
+    except FlagError:
+        if vendor != GENERIC:
+            raise
+        return TiffFile(path)  # of a compression, such as JPEG 2000, that libtiff lacks
 
 
 def _head(path: Path) -> bytes:
@@ -76,7 +83,7 @@ def _head(path: Path) -> bytes:
 def _is_whole_and_not_for_openslide(path: Path, vendor: str | None) -> bool:
     """Whether OpenSlide would not read a TIFF, or not right.
 
-    Of ``generic-tiff`` it takes the first page for the picture, whatever its samples mean, and it
+    Of a TIFF of no scanner it takes the first page for the picture, whatever its samples mean, and it
     knows nothing of OME's channels and of levels in sub-directories.
 
     Raises:
@@ -86,7 +93,7 @@ def _is_whole_and_not_for_openslide(path: Path, vendor: str | None) -> bool:
         page = tiff.pages.first
         if vendor in ("aperio", "hamamatsu") and page.samplesperpixel == 1:
             raise refused(path, "has 1 channel and no colour", GRAY)
-        if vendor != "generic-tiff":
+        if vendor != GENERIC:
             return vendor is None
         orientation = page.tags.get("Orientation")
         return not (

@@ -52,6 +52,7 @@ class TiffFile(Reader):
             ]
             self.statements = self._statements(ome)
             self._upright()
+            self.levels[0].try_one()
             self._bright()
         except BaseException:
             self.close()
@@ -130,6 +131,13 @@ class _Level:
                 ]
         return Image.fromarray(canvas)
 
+    def try_one(self) -> None:
+        """Decode one tile or strip, so that an unknown compression is found at once."""
+        page = self.pages[0]
+        stored = [i for i, count in enumerate(page.databytecounts) if count]
+        if stored:
+            self._segment(page, stored[len(stored) // 2])
+
     def some_tiles(self) -> Iterator[np.ndarray]:
         """Parts in RGB that are spread over the level."""
         edge = 256
@@ -167,9 +175,11 @@ class _Level:
         if count == 0:
             return None
         file = page.parent.filehandle
-        file.seek(page.dataoffsets[index])
         try:
-            found = page.decode(file.read(count), index, **_tables(page))[0]
+            # Before anything else is asked of the page: it reads its tags when they are needed.
+            file.seek(page.dataoffsets[index])
+            data = file.read(count)
+            found = page.decode(data, index, **_tables(page))[0]
         except UNDECODABLE as error:
             raise damaged(self.path, error) from error
         return None if found is None else found[0]
