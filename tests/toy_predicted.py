@@ -68,6 +68,7 @@ def toy_predicted(spots: int = 49, draws: int = 3, unit: str = "log1p", **more) 
         "spot_um": 100.0,
         "pixel_um": PIXEL_UM,
         "size": (side, side),
+        "qupath_origin": (0, 0),
         "picture": np.full((100, 100, 3), 230, np.uint8),
         "origin": {"model": "model.flag", "sha256": "0" * 64},
     }

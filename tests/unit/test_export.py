@@ -15,6 +15,8 @@ from flag_st.commands.show import as_json, as_text
 from flag_st.core.errors import FlagError
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.seeds import Draws
+from flag_st.data import spatial
+from flag_st.data.lattice import array_pitch, layout
 from flag_st.data.slide import read_expression, read_slide
 from flag_st.exported.export import export
 from flag_st.exported.licences import notes, portable, weights
@@ -131,6 +133,7 @@ def test_no_array_holds_a_spot(model, folder):
         lambda x: (x - x.mean(0)) / (x.std(0) + 1e-6),
         lambda x: x.T.copy(),
         lambda x: x[None],
+        lambda x: np.rint(np.expm1(x)).astype(np.int32)[3:8] if x.min() >= 0 else x,
     ],
 )
 def test_spots_are_found_in_any_disguise(folder, disguise):
@@ -264,3 +267,16 @@ def test_published_weights_are_named_and_their_place_is_not():
         "licence": "CC BY-NC-ND 4.0",
         "page": "https://huggingface.co/MahmoodLab/UNI",
     }
+
+
+def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():
+    rng = np.random.default_rng(0)
+    cells = np.stack(np.divmod(np.arange(400), 20), 1)
+    square = cells * 200.0 + rng.normal(0, 12, (400, 2))
+    assert spatial.pitch(square) < 195
+    assert array_pitch(square) == pytest.approx(200, rel=0.01)
+    assert layout(square) == "square"
+    hexagonal = np.column_stack([cells[:, 1] + cells[:, 0] % 2 / 2, cells[:, 0] * 3**0.5 / 2]) * 100
+    assert array_pitch(hexagonal) == pytest.approx(100)
+    assert layout(hexagonal) == "hexagonal"
+    assert array_pitch(np.zeros((1, 2))) == 1.0

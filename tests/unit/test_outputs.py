@@ -5,6 +5,7 @@ import json
 import math
 import re
 import uuid
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -81,6 +82,22 @@ def test_geojson_is_what_qupath_imports(made, tmp_path):
         assert numbers["g1 (log1p counts)"] == pytest.approx(made.point[i, 1], abs=1e-5)
         assert numbers["g1 spread (log1p counts)"] == pytest.approx(made.spread[i, 1], abs=1e-5)
         assert numbers["feature distance"] > 0
+
+
+def test_geojson_begins_where_qupath_does(made, tmp_path):
+    """QuPath crops some formats to the scanned area, and counts pixels from its corner."""
+    cropped = replace(made, qupath_origin=(300, 50))
+    for slide, name in ((made, "whole"), (cropped, "cropped")):
+        geojson.write(slide, tmp_path / name)
+    rings = [
+        np.array(
+            json.loads((tmp_path / name).read_text())["features"][5]["geometry"]["coordinates"]
+        )
+        for name in ("whole", "cropped")
+    ]
+    assert rings[0] - rings[1] == pytest.approx(
+        np.broadcast_to([300, 50], rings[0].shape), abs=0.02
+    )
 
 
 def test_geojson_leaves_out_what_is_undefined(tmp_path):
@@ -172,8 +189,6 @@ def test_page_shows_verdicts_units_and_marked_genes(made, tmp_path):
 
 
 def test_page_warns_of_an_unlike_slide_and_escapes_names(tmp_path):
-    from dataclasses import replace
-
     made = toy_predicted()
     trust = replace(made.trust, verdict="unlike training", reasons=["40% <b>blurred</b>"])
     page.write(replace(made, trust=trust), tmp_path / "summary.html", {})
@@ -181,3 +196,10 @@ def test_page_warns_of_an_unlike_slide_and_escapes_names(tmp_path):
     assert 'role="alert"' in text
     assert "unlike the training slides</h2>" in text
     assert "<b>blurred" not in text
+
+
+@pytest.mark.parametrize(("draws", "panels"), [(1, 3), (3, 6)])
+def test_every_shown_gene_is_drawn_with_its_spread(draws, panels):
+    figure = page.gene_maps(toy_predicted(draws=draws, shown=NAMES[:3]))
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [name for name in NAMES[:3] for _ in range(panels // 3)]

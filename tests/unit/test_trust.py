@@ -1,5 +1,7 @@
 """Verdicts: usual slides pass, unusual ones are flagged for the right reason, hopeless ones refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toy_predicted import NAMES, toy_appearance, toy_model
@@ -18,6 +20,7 @@ from flag_st.slides.trust import (
     UNLIKE,
     gene_verdicts,
     judge,
+    lax,
 )
 
 SPOTS = 400
@@ -86,6 +89,18 @@ def test_a_hopeless_slide_is_refused(changes):
         trust.raise_if_refused()
     assert trust.reasons[0] in str(error.value)
     assert "--force" in str(error.value)
+
+
+def test_a_model_whose_validation_is_unlike_its_training_says_so():
+    """Its limits are so wide that every slide would pass."""
+    model = toy_model()
+    quantiles = model.arrays["features.quantiles"] * 20
+    wide = replace(model, arrays={**model.arrays, "features.quantiles": quantiles})
+    slide = toy_slide("New", SPOTS)
+    trust = judge(wide, slide.features, toy_appearance(SPOTS), slide.position, 0.5, 200.0)
+    assert trust.verdict == UNLIKE
+    assert "can hardly fail" in trust.reasons[0]
+    assert lax(model) == []
 
 
 def test_finer_pixels_and_glass_are_no_fault():

@@ -52,7 +52,8 @@ def jobs(done) -> set[str]:
 def test_each_slide_has_its_folder(copy, predicted):
     for name in (predicted, "grid"):
         folder = copy / "results/new_slides" / name
-        assert {path.name for path in folder.iterdir()} == FILES_OF_A_SLIDE
+        found = {path.name for path in folder.iterdir()}
+        assert found - {".snakemake_timestamp"} == FILES_OF_A_SLIDE
 
 
 def test_an_encoder_and_a_gene_model_that_learned_go_with_the_model(copy, predicted):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flag_st.exported.model import Exported
-from flag_st.slides.trust import PREDICTABLE, gene_verdicts
+from flag_st.slides.trust import PREDICTABLE, gene_verdicts, lax
 
 #: Columns of ``gene_verdicts`` that the table of genes shows.
 COLUMNS = ("validation_pcc", "validation_pcc_lowest", "validation_rmse", "validation_spread")
@@ -45,6 +45,7 @@ def as_text(model: Exported) -> str:
     lines += [
         f"  licence    {n['of']}: {n['licence']} {n['page']}".rstrip() for n in facts["licences"]
     ]
+    lines += [f"  note       {text}" for text in lax(model)]
     mean = np.nanmean(table["validation_pcc"]) if table["validation_pcc"].notna().any() else np.nan
     lines += [
         "",

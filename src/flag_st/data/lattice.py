@@ -59,6 +59,17 @@ def _basis(position: np.ndarray) -> np.ndarray:
     return step * np.column_stack([np.cos(directions), np.sin(directions)])
 
 
+def array_pitch(position: np.ndarray) -> float:
+    """Median distance of spots (N, 2) that are one step of the array apart, in the unit of ``position``.
+
+    Where spots are printed with a jitter, the distance to the nearest other spot is less than that.
+    """
+    pairs, _ = steps_apart(position, 1)
+    if not pairs.size:
+        return pitch(position)
+    return float(np.median(np.linalg.norm(position[pairs[0]] - position[pairs[1]], axis=1)))
+
+
 def layout(position: np.ndarray) -> str:
     """``hexagonal`` (Visium) or ``square``: the array that spots at ``position`` (N, 2) are printed in."""
     basis = _basis(position)  # (2, 2)

@@ -14,9 +14,8 @@ from flag_st.core.fitted import nested
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.provenance import commit
 from flag_st.core.seeds import Draws
-from flag_st.data.lattice import layout
+from flag_st.data.lattice import array_pitch, layout
 from flag_st.data.slide import Cohort
-from flag_st.data.spatial import pitch
 from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
@@ -203,7 +202,7 @@ def patch_size(run: Run, slide: str) -> dict[str, float]:
 
 def platform(train: Cohort) -> dict[str, Any]:
     """Pitch, spot diameter (µm) and layout of the arrays of the training slides."""
-    pitches = [pitch(slide.position) for slide in train]
+    pitches = [array_pitch(slide.position) for slide in train]
     middle = int(np.argsort(pitches)[len(pitches) // 2])
     position = train[middle].position
     return {

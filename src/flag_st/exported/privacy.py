@@ -8,6 +8,8 @@ from flag_st.data.slide import Slide
 
 #: A column that agrees so well with one of the slides' columns is that column, whatever its unit.
 SAME = 0.999
+#: Unit of expression → base of its logarithm, from which counts are recovered.
+BASES = {"log1p": np.e, "log2p1": 2.0}
 #: Rows agree if their numbers do in half precision.
 STORED = np.float16
 
@@ -15,20 +17,21 @@ STORED = np.float16
 def spots_in(arrays: Mapping[str, np.ndarray], slides: Sequence[Slide]) -> str | None:
     """The name of an array that holds expression or features of spots, or None.
 
-    An array holds spots if one of its rows is that of a spot, or if it has as many rows as there are
-    spots and one of its columns is a column of theirs in another unit.
+    An array holds spots if one of its rows is that of a spot, as it is or as whole counts, or if it has
+    as many rows as there are spots and one of its columns is a column of theirs, scaled and shifted. A
+    few rows that are scaled or otherwise changed are not recognised.
 
     Args:
         arrays: what a method has learned.
         slides: the slides that it was fitted to, with their expression.
     """
-    tables = [
-        np.concatenate([s.truth for s in slides]),
-        np.concatenate([s.features for s in slides]),
-    ]
+    truth = np.concatenate([s.truth for s in slides])  # (M, G)
+    tables = [truth, np.concatenate([s.features for s in slides])]
+    if base := BASES.get(slides[0].unit):
+        tables.append(np.rint(base**truth - 1))  # (M, G), exact for counts
     known = [_keys(table) for table in tables]
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating) or array.ndim < 2:
+        if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
             continue
         for rows in _as_rows(array):
             for table, keys in zip(tables, known, strict=True):

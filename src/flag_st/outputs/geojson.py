@@ -1,7 +1,7 @@
 """Spots for QuPath: a GeoJSON file of detections with measurements.
 
 QuPath 0.4 and later reads it by dragging the file onto the open slide. Coordinates are pixels of level 0
-from the top left corner, as QuPath's own are; each object has a UUID, an ``objectType``, a
+from the corner that QuPath counts from, which for some formats is that of the scanned area; each object has a UUID, an ``objectType``, a
 ``classification`` and ``measurements`` as a mapping of numbers.
 """
 
@@ -50,7 +50,7 @@ def features(made: Predicted) -> Iterator[dict[str, Any]]:
     circle[-1] = circle[0]  # a ring must end where it begins
     verdicts = made.trust.spots["verdict"]
     for i, (name, found) in enumerate(zip(made.slide.spots, measurements(made), strict=True)):
-        ring = (made.slide.position[i] + circle) / made.pixel_um  # (C, 2) pixels
+        ring = (made.slide.position[i] + circle) / made.pixel_um - made.qupath_origin  # (C, 2) px
         yield {
             "type": "Feature",
             "id": str(uuid.uuid5(NAMESPACE, f"{made.slide.id}/{name}")),

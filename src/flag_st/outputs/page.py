@@ -1,7 +1,7 @@
 """``summary.html``: the slide, maps of a few genes with their spread, the verdicts, and the units."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,22 +103,25 @@ def verdict_map(made: Predicted) -> "Figure":
 
 
 def gene_maps(made: Predicted) -> "Figure":
-    """One row per drawn gene: the prediction, and its spread over draws if there are any."""
+    """The drawn genes, two panels a row: each with its spread over draws, if there are any beside it."""
     from matplotlib.figure import Figure
 
-    genes, columns = list(made.shown)[:DRAWN], made.columns()[:DRAWN]
-    panels: Sequence[tuple[str, np.ndarray]] = [(made.unit, made.point)]
-    if made.spread is not None:
-        panels = [*panels, (f"spread, {made.unit}", made.spread)]
-    figure = Figure(figsize=(style.WIDTH, 2.6 * len(genes)))
-    axes = figure.subplots(len(genes), len(panels), squeeze=False)
+    panels: list[tuple[str, str, np.ndarray]] = []
+    point, spread = made.point, made.spread
+    for gene, column in list(zip(made.shown, made.columns(), strict=True))[:DRAWN]:
+        panels.append((gene, made.unit, point[:, column]))
+        if spread is not None:
+            panels.append((gene, f"spread, {made.unit}", spread[:, column]))
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(style.WIDTH, 2.6 * rows))
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
     tissue = tissue_of(made)
-    for row, gene, column in zip(axes, genes, columns, strict=True):
-        for place, (name, values) in zip(row, panels, strict=True):
-            limits = colour_range(values[:, column])
-            drawn = draw_spots(place, tissue, values[:, column], limits, style.SEQUENTIAL)
-            place.set_title(gene)
-            figure.colorbar(drawn, ax=place, shrink=0.8, label=name)
+    for place, (gene, name, values) in zip(axes, panels, strict=False):
+        drawn = draw_spots(place, tissue, values, colour_range(values), style.SEQUENTIAL)
+        place.set_title(gene)
+        figure.colorbar(drawn, ax=place, shrink=0.8, label=name)
+    for place in axes[len(panels) :]:
+        place.set_axis_off()
     return figure
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flag_st.core.seeds import Draws
+from flag_st.data.lattice import array_pitch
 from flag_st.data.slide import Slide
-from flag_st.data.spatial import pitch
 from flag_st.encoders.base import Encoder, check_features
 from flag_st.exported.model import Exported
 from flag_st.methods.base import Method
@@ -105,6 +105,7 @@ class Predictor:
                 spot_um=model.facts["platform"]["spot_um"],
                 pixel_um=image.pixel_um,
                 size=image.size,
+                qupath_origin=image.qupath_origin,
                 picture=image.thumbnail(PICTURE),
                 origin=origin or {},
             )
@@ -145,7 +146,9 @@ def spots_of(request: Request, places: Places | None, image: SlideImage, model: 
     """
     if places is not None:
         position = places.um(image)
-        distance = pitch(position) if len(position) > 1 else model.facts["platform"]["pitch_um"]
+        distance = (
+            array_pitch(position) if len(position) > 1 else model.facts["platform"]["pitch_um"]
+        )
         return Spots(places.names, position, places.array, round(distance, 3))
     platform = model.facts["platform"]
     wanted = request.pitch_um or platform["pitch_um"]

@@ -28,6 +28,7 @@ class Predicted:
         array: (N, 2) row and column of each spot.
         pitch_um, spot_um: distance of the spots and their diameter.
         pixel_um: of level 0 of the image, whose ``size`` (width, height) is in its pixels.
+        qupath_origin: where QuPath's coordinates begin, in pixels of level 0 (``SlideImage``).
         picture: (h, w, 3) uint8, the whole slide reduced.
         origin: what the prediction was made from and how, for the files' headers.
     """
@@ -42,6 +43,7 @@ class Predicted:
     spot_um: float
     pixel_um: float
     size: tuple[int, int]
+    qupath_origin: tuple[int, int]
     picture: np.ndarray
     origin: Mapping[str, Any]
 

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 #: Share of spots beyond the training slides from which on a slide or region is flagged, or refused.
 FLAGGED, REFUSED = 0.10, 0.50
-#: A patch is blurred if its focus is lower by this than that of 99 in 100 patches of training: a blur of
-#: half a pixel. Smaller differences are between scans that a pathologist would call equally sharp.
-BLUR = 0.1
 #: The same for its pixels, in multiples of the coarsest that the model was trained with.
 COARSE, TOO_COARSE = 1.25, 2.0
 #: The same for the distance of its spots: methods that look at neighbours learned that of training.
 NEAR, FAR = 0.8, 1.25
+#: A patch is blurred if its focus is lower by this than that of 99 in 100 patches of training: a blur of
+#: half a pixel. Smaller differences are between scans that a pathologist would call equally sharp.
+BLUR = 0.1
+#: Where one validation spot in a hundred is farther than this from the training spots (which are at
+#: about 1), validation is so unlike training that hardly any slide can be told from it.
+WIDE = 5.0
 #: Mean correlation on validation slides below which a gene is marked.
 PREDICTABLE = 0.10
 #: Edge of a region in µm, and the fewest spots of which one is judged.
@@ -141,9 +144,21 @@ def _slide(
     usual = model.facts["platform"]["pitch_um"]
     if not NEAR <= pitch_um / usual <= FAR:
         reasons.append(f"its spots are {pitch_um:g} µm apart, those of training {usual:g} µm")
+    reasons += lax(model)
     if max(shares.values()) > REFUSED or ratio > TOO_COARSE:
         return REFUSE, reasons
     return (UNLIKE if reasons else LIKE), reasons
+
+
+def lax(model: "Exported") -> list[str]:
+    """Why the comparison with the training slides says little, whatever the slide."""
+    limits = {"features": model.features.limit, "stain": model.stain.limit}
+    return [
+        f"the model's validation slides are themselves far from its training slides by {name} "
+        f"(at {limit:.0f} times the distance of a training spot), so that this test can hardly fail"
+        for name, limit in limits.items()
+        if limit > WIDE
+    ]
 
 
 def coarsest_pixel(model: "Exported") -> float:
