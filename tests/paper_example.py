@@ -214,7 +214,9 @@ def load(script: str):
     return runpy.run_path(str(path))["main"]
 
 
-def write_report(study: Study, root: Path, runs_as=lambda runs: runs, **changes) -> str:
+def write_report(
+    study: Study, root: Path, runs_as=lambda runs: runs, new_slides=(), **changes
+) -> str:
     """Collect, make one table and one figure, and write the page; returns its text."""
     files, paper = study.inputs, root / "paper"
     runs, scores = root / "runs.parquet", root / "scores.parquet"
@@ -239,7 +241,7 @@ def write_report(study: Study, root: Path, runs_as=lambda runs: runs, **changes)
         job({"item": figure, "of": files["of"]}, input=files["input"], output={"page": explorer})
     )
     inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
-    inputs["explorers"] = [explorer]
+    inputs |= {"explorers": [explorer], "new_slides": new_slides}
     params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
     params |= {"explorers": ["curves"], "absent": []}
     defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}

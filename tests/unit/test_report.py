@@ -1,11 +1,14 @@
 """The page: whole, self-contained, and with nothing in it that a name could break."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from paper_example import EVIL, Study, write_report
+from toy_predicted import toy_predicted
 
 from flag_st.core.errors import FlagError
+from flag_st.outputs.folder import FILES, write_files
 from flag_st.report.build import amount, data_address
 
 
@@ -59,6 +62,24 @@ def test_what_was_not_run_is_said_with_its_reason(study, tmp_path):
     text = write_report(study, tmp_path, missing=missing)
     assert "What was not run</h2>" in text
     assert '<td class="words">no &lt;access&gt;</td>' in text
+
+
+def test_a_slide_without_counts_is_shown_with_its_verdict(study, tmp_path):
+    folder = tmp_path / "new_slides" / "New"
+    folder.mkdir(parents=True)
+    trust = replace(toy_predicted().trust, verdict="unlike training", reasons=["it is <blurred>"])
+    origin = {"name": "New", "model": "model.flag"}
+    write_files(toy_predicted(trust=trust), folder, FILES, origin)
+    text = write_report(study, tmp_path, new_slides=[folder])
+    assert "<h3>New: unlike training</h3>" in text
+    assert "it is &lt;blurred&gt;." in text
+    assert text.count("data:image/png;base64,") == 2
+    (link,) = set(re.findall(r'href="([^"]*summary.html)"', text))
+    assert (tmp_path / "report" / link).resolve() == (folder / "summary.html").resolve()
+
+
+def test_no_new_slides_are_not_spoken_of(page):
+    assert "New slides" not in page[0]
 
 
 def test_no_warning_where_the_setting_is_the_papers(page):

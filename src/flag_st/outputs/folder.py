@@ -1,7 +1,7 @@
 """One folder per slide, whole or not at all; a slide that is there is not predicted again."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from flag_st.slides.request import Request
 from flag_st.slides.trust import as_facts
 
 RECORD = "run.json"
-#: File → who writes it, and what it is for.
-FILES: dict[str, tuple[Callable[[Predicted, Path], None], str]] = {
+#: Who writes a file, and what it is for.
+File = tuple[Callable[[Predicted, Path], None], str]
+FILES: dict[str, File] = {
     "prediction.h5ad": (h5ad.write, "all genes, draws and verdicts, for scanpy"),
     "spots.geojson": (geojson.write, "spots of the shown genes, for QuPath"),
     "genes.ome.tif": (
@@ -32,7 +33,7 @@ MORE = {spatialdata_zarr.NAME: (spatialdata_zarr.write, "picture, spots and tabl
 PAGE = "summary.html"
 
 
-def files_of(request: Request) -> dict[str, tuple[Callable[[Predicted, Path], None], str]]:
+def files_of(request: Request) -> dict[str, File]:
     """The files of a slide but for the page and the record."""
     return FILES | (MORE if request.spatialdata else {})
 
@@ -88,11 +89,17 @@ def make(
             made = predictor.predict(request, temporary, origin, progress)
         except FlagError as error:
             raise FlagError(f"slide {request.name}: {error}") from None
-        files = files_of(request)
-        for name, (write, _) in files.items():
-            write(made, temporary / name)
-        page.write(made, temporary / PAGE, {name: text for name, (_, text) in files.items()})
-        digests = {name: digest(temporary / name) for name in (*files, PAGE)}
-        facts = {"origin": origin, "trust": as_facts(made.trust), "files": digests}
-        write_json(temporary / RECORD, facts)
+        write_files(made, temporary, files_of(request), origin)
     return made.trust.verdict
+
+
+def write_files(
+    made: Predicted, folder: Path, files: Mapping[str, File], origin: Mapping[str, Any]
+) -> None:
+    """Write ``files``, the page and the record of a predicted slide into ``folder``."""
+    for name, (write, _) in files.items():
+        write(made, folder / name)
+    page.write(made, folder / PAGE, {name: text for name, (_, text) in files.items()})
+    digests = {name: digest(folder / name) for name in (*files, PAGE)}
+    facts = {"origin": dict(origin), "trust": as_facts(made.trust), "files": digests}
+    write_json(folder / RECORD, facts)
