@@ -72,7 +72,7 @@ def test_a_slide_without_counts_is_shown_with_its_verdict(study, tmp_path):
     write_files(toy_predicted(trust=trust), folder, FILES, origin)
     text = write_report(study, tmp_path, new_slides=[folder])
     assert "<h3>New: unlike training</h3>" in text
-    assert "it is &lt;blurred&gt;." in text
+    assert "It is &lt;blurred&gt;." in text
     assert text.count("data:image/png;base64,") == 2
     (link,) = set(re.findall(r'href="([^"]*summary.html)"', text))
     assert (tmp_path / "report" / link).resolve() == (folder / "summary.html").resolve()

@@ -219,7 +219,7 @@ WRONG = {
     "two libraries": (_two_libraries, "holds 2 sections: library, second"),
     "two sections": (_two_sections, "holds 2 sections: library, second"),
     "another picture": (_other_picture, "the positions are of an image of 350 x 250 px"),
-    "two pixel sizes": (_other_pitch, "differ by more than 5 %: microns_per_pixel"),
+    "two pixel sizes": (_other_pitch, "differ by more than 5%"),
 }
 
 

@@ -40,8 +40,8 @@ LIKE, UNLIKE, REFUSE, FEW = "like training", "unlike training", "refused", "too 
 GOOD, POOR, UNKNOWN = "predictable", "not predictable", "not scored"
 #: Column of the spots → what is said of a slide of which too many spots are beyond the limit.
 REASONS = {
-    "features": "{share:.0%} of the spots look to the encoder like few of the validation slides",
-    "stain": "{share:.0%} of the spots are stained like few of the validation slides",
+    "features": "to the encoder, {share:.0%} of the spots look unlike almost all spots of the validation slides",
+    "stain": "{share:.0%} of the spots are stained unlike almost all spots of the validation slides",
     "focus": "{share:.0%} of the spots are blurred, other than those of training and validation slides",
 }
 

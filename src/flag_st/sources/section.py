@@ -12,7 +12,7 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import read_json, write_json, writing
 from flag_st.data.hest_layout import new_paths, section_metadata
 from flag_st.data.slide_files import SlideFiles
-from flag_st.sources.picture import Picture, write_picture
+from flag_st.sources.picture import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +132,7 @@ def write_section(
     made_from: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> SlideFiles:
-    """Write counts, metadata and, unless OpenSlide reads it as it is, the image of ``slide``.
+    """Write counts and metadata of ``slide``; its image stays where its owner has it.
 
     Args:
         section: what was read.
@@ -145,7 +145,7 @@ def write_section(
     for what, value in section.told.items():
         LOG.warning("slide %s: %s: %s", slide, what, value)
     _write_table(paths["st"], section)
-    wsi = write_picture(section.picture, paths["wsi"])
+    wsi = section.picture.path
     um = section.picture.pixel_um
     local = {
         "made_from": made_from,
