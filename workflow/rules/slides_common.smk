@@ -44,7 +44,9 @@ def of_new_slides(pattern):
 
 def exported_plugins(method):
     """The entries of a method and of its encoder."""
-    return entry("methods", method), entry("encoders", entry("methods", method)["encoder"])
+    return entry("methods", method), entry(
+        "encoders", entry("methods", method)["encoder"]
+    )
 
 
 def model_code(script):
