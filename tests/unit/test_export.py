@@ -269,6 +269,15 @@ def test_published_weights_are_named_and_their_place_is_not():
     }
 
 
+def test_the_licence_of_one_s_own_slides_is_what_the_cohort_s_entry_states():
+    own = {"name": "mine", "use": "flag_st.sources.spaceranger.SpaceRanger"}
+    assert notes(own, [])[0]["licence"].endswith("no licence is stated")
+    assert notes({**own, "licence": "CC BY 4.0"}, [])[0]["licence"] == "CC BY 4.0"
+    # What is published has the licence of the list, whatever an entry says.
+    hest = {"name": "PRAD", "use": "flag_st.sources.hest.Hest", "licence": "none"}
+    assert notes(hest, [])[0]["licence"] == "CC BY-NC-SA 4.0"
+
+
 def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():
     rng = np.random.default_rng(0)
     cells = np.stack(np.divmod(np.arange(400), 20), 1)

@@ -1,6 +1,8 @@
 """Pyramidal TIFF files that OpenSlide reads as slide images."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 from flag_st.core.io import writing
 
 TILE = 256  # px
+#: Beyond so many bytes of pixels a TIFF needs the offsets of BigTIFF.
+CLASSIC = 2**32 - 2**25
 
 
 def write_pyramid(
@@ -20,24 +24,49 @@ def write_pyramid(
     smallest: int,
     **compression: Any,
 ) -> None:
+    """Write an image in RGB that is in memory; arguments are those of ``write_bands``."""
+    levels = {"factor": factor, "smallest": smallest}
+    write_bands(path, image.size, [np.asarray(image)], um_per_px, **levels, **compression)
+
+
+def write_bands(
+    path: Path,
+    size: tuple[int, int],
+    bands: Iterable[np.ndarray],
+    um_per_px: tuple[float, float],
+    *,
+    factor: int,
+    smallest: int,
+    **compression: Any,
+) -> None:
     """Write a tiled TIFF; each level is the box average of the level before.
+
+    One band is in memory at a time. Smaller levels wait in a temporary file beside the TIFF.
 
     Args:
         path: the file, written whole or not at all.
-        image: level 0, in RGB.
+        size: width and height of level 0.
+        bands: level 0 from top to bottom, each (h, width, 3) uint8. All but the last have a multiple of
+            ``TILE`` rows.
         um_per_px: µm per pixel of level 0 along x and y.
-        factor: how many times wider a level is than the next one.
+        factor: how many times wider a level is than the next one; ``TILE`` is a multiple of it.
         smallest: levels are added until neither side is longer than this many pixels.
         compression: arguments of ``tifffile.TiffWriter.write`` that choose the compression.
     """
     import tifffile
 
     per_cm = 1e4 / np.asarray(um_per_px)  # (2,) pixels per cm of level 0
-    level = 0
-    with writing(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
+    level, large = 0, 3 * size[0] * size[1] > CLASSIC
+    with writing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=large) as tiff:
         while True:
+            last = max(size) <= smallest
+            below = (
+                None if last else _room(path.parent, (-(-size[0] // factor), -(-size[1] // factor)))
+            )
             tiff.write(
-                np.asarray(image),
+                _tiles(bands, below, factor),
+                shape=(size[1], size[0], 3),
+                dtype=np.uint8,
                 photometric="rgb",
                 tile=(TILE, TILE),
                 subfiletype=int(level > 0),
@@ -47,6 +76,42 @@ def write_pyramid(
                 software=False,
                 **compression,
             )
-            if max(image.size) <= smallest:
+            if below is None:
                 return
-            image, level = image.reduce(factor), level + 1
+            size, level = (below.shape[1], below.shape[0]), level + 1
+            bands = _bands(below)
+
+
+def _room(folder: Path, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 on disk, in a file that has no name."""
+    with TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.uint8, "w+", shape=(size[1], size[0], 3))
+
+
+def _bands(level: np.ndarray) -> Iterator[np.ndarray]:
+    for top in range(0, level.shape[0], TILE):
+        yield level[top : top + TILE]
+
+
+def _tiles(
+    bands: Iterable[np.ndarray], below: np.ndarray | None, factor: int
+) -> Iterator[np.ndarray]:
+    """The tiles of a level, row by row; its reduced copy is written into ``below`` meanwhile."""
+    row = 0
+    for band in bands:
+        if below is not None:
+            small = np.asarray(Image.fromarray(band).reduce(factor))
+            below[row : row + len(small)] = small
+            row += len(small)
+        for top in range(0, band.shape[0], TILE):
+            for left in range(0, band.shape[1], TILE):
+                yield _padded(band[top : top + TILE, left : left + TILE])
+
+
+def _padded(part: np.ndarray) -> np.ndarray:
+    """(TILE, TILE, 3): a part of an image, and black beyond it."""
+    if part.shape[:2] == (TILE, TILE):
+        return np.ascontiguousarray(part)
+    tile = np.zeros((TILE, TILE, 3), np.uint8)
+    tile[: part.shape[0], : part.shape[1]] = part
+    return tile

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 from flag_st.core.errors import FlagError
 from flag_st.core.io import digest
 from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.base import Source
 from flag_st.sources.folder import check_id, locate, read_records, read_sheet
 
 if TYPE_CHECKING:
     from flag_st.sources.section import Section
-
-#: Suffixes of the images that are looked for beside the data.
-IMAGES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".jpg", ".jpeg", ".png")
 
 
 class OwnFiles(Source):
@@ -193,7 +191,7 @@ def images_in(folder: Path, slide: str, own: bool = False) -> list[Path]:
     return [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGES
+        if path.suffix.lower() in SUFFIXES
         and path.is_file()
         and path.name[0] != "."
         and (path.stem == slide or (own and path.stem.lower().endswith("image")))

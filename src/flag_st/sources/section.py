@@ -12,7 +12,7 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import read_json, write_json, writing
 from flag_st.data.hest_layout import new_paths, section_metadata
 from flag_st.data.slide_files import SlideFiles
-from flag_st.sources.picture import Picture
+from flag_st.slides.image import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
