@@ -47,7 +47,9 @@ def notes(source: Mapping[str, Any], entries: Iterable[Any]) -> list[dict[str, s
         listed = registry.load(source["use"]).listed
     except FlagError:
         listed = ""  # somebody's own source, which is not here
-    found = [{"of": f"cohort {source['name']}", "licence": source.get("licence") or OWN, "page": ""}]
+    found = [
+        {"of": f"cohort {source['name']}", "licence": source.get("licence") or OWN, "page": ""}
+    ]
     for row in rows:
         if listed and row["name"] == listed:
             found[0] |= {"licence": row["licence"] or "none stated", "page": row["page"]}

@@ -99,12 +99,16 @@ class OwnFiles(Source):
         from flag_st.sources.section import VERSION, write_section, written
 
         made_from = {"version": VERSION, "settings": self.settings(slide)}
-        made_from |= {"files": [[p.name, digest(p)] for p in self.inputs(slide)]}
+        made_from |= {"files": [[p.name, digest(p)] for p in self.evidence(slide)]}
         if known := written(directory, slide, made_from):
             return known
         patient = self.line(slide).get("patient", "")
         facts = {"patient": patient} if patient else {}
         return write_section(self.read(slide), directory, slide, made_from, facts)
+
+    def evidence(self, slide: str) -> list[Path]:
+        """The files and folders whose content decides what a conversion gives."""
+        return self.inputs(slide)
 
     def settings(self, slide: str) -> dict[str, Any]:
         """What a conversion depends on besides files."""
