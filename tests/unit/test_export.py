@@ -7,12 +7,13 @@ import struct
 import anndata
 import numpy as np
 import pytest
-from finished import make_data, make_run, output
+from finished import SAMPLES, do, each, make_data, make_run, output
 from stages import SPLIT
 
 from flag_st.commands.cli import main
 from flag_st.commands.show import as_json, as_text
 from flag_st.core.errors import FlagError
+from flag_st.core.fitted import inside
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.seeds import Draws
 from flag_st.data import spatial
@@ -289,3 +290,18 @@ def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():
     assert array_pitch(hexagonal) == pytest.approx(100)
     assert layout(hexagonal) == "hexagonal"
     assert array_pitch(np.zeros((1, 2))) == 1.0
+
+
+def test_intervals_are_those_that_the_rule_calibrates(folder, run, model):
+    given = {
+        "model": output("train", "model", method="noisy"),
+        "features": each("encode_patches", "features", "valid"),
+        "spots": each("prepare_slide", "spots", "valid"),
+        "patches": [],
+    }
+    do(folder, "calibrate", given, {"samples": SAMPLES}, method="noisy")
+    made = load_arrays(run / "calibration.safetensors")[0]
+    kept = inside("intervals", open_model(model).arrays)
+    assert kept.keys() == made.keys()
+    for name, array in made.items():
+        np.testing.assert_array_equal(kept[name], array)

@@ -1,6 +1,6 @@
 """``flag-st export``: from the folder of a run to one file that predicts new slides."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import nested
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.provenance import commit
-from flag_st.core.seeds import Draws
 from flag_st.data.lattice import array_pitch, layout
 from flag_st.data.slide import Cohort
 from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
 from flag_st.exported.run import Run
+from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.validation import predict_validation
 from flag_st.methods.base import Method, load
 from flag_st.metrics.base import Case
 from flag_st.metrics.pcc import per_gene
@@ -73,12 +74,14 @@ def export(
             remedy="export a run of a method that does not retrieve spots, such as ridge or flag",
         )
     samples = (draws or run_draws(run)) if method.stochastic else 1
+    seen = predict_validation(method, valid, samples, int(facts["seed"]), progress)
     arrays = {
         **nested("method", learned),
         **nested("encoder", encoder_arrays(run)),
         **nested("features", Likeness.fit(train.features, valid.features).arrays()),
         **appearances(run, progress),
-        **nested("validation", scores(method, valid, samples, int(facts["seed"]), progress)),
+        **nested("validation", scores(valid, seen)),
+        **nested("intervals", Conformal.fit(seen).arrays()),
     }
     save_arrays(out, arrays, facts_of(run, facts, method, train, samples))
 
@@ -106,18 +109,16 @@ def encoder_arrays(run: Run) -> dict[str, np.ndarray]:
     return load_arrays(run.file("fit_encoder", "model"))[0]
 
 
-def scores(
-    method: Method, valid: Cohort, samples: int, seed: int, progress: Progress
-) -> dict[str, np.ndarray]:
+def scores(valid: Cohort, seen: Sequence[Seen]) -> dict[str, np.ndarray]:
     """``SCORES`` per gene, (V, G) each, of the predictions of the V validation slides."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
-    for slide in progress(valid, desc="validation slides"):
-        made = method.predict(slide.without_truth(), samples, Draws(seed, slide.id))
-        truth, point = slide.truth.astype(np.float64), made.point.astype(np.float64)  # (N, G)
+    for slide, made in zip(valid, seen, strict=True):
+        truth, point = made.truth.astype(np.float64), made.prediction.point.astype(np.float64)
+        samples = made.prediction.samples  # (S, N, G)
         rows["pcc"].append(per_gene(Case(truth, point, slide.position, valid.genes)))
         rows["rmse"].append(np.sqrt(((truth - point) ** 2).mean(0)))
-        spread = made.samples.std(0, ddof=1).mean(0) if samples > 1 else np.zeros(len(valid.genes))
-        rows["spread"].append(spread)
+        many = len(samples) > 1
+        rows["spread"].append(samples.std(0, ddof=1).mean(0) if many else 0 * rows["rmse"][-1])
     return {name: np.stack(values).astype(np.float64) for name, values in rows.items()}  # (V, G)
 
 
