@@ -39,6 +39,15 @@ def test_the_positions_of_every_version_are_read(tmp_path, style):
     assert_same(fetched(made(tmp_path, own, style), tmp_path), own)
 
 
+@pytest.mark.parametrize("style", ["list", "csv", "parquet"])
+def test_positions_are_read_to_their_last_digit(tmp_path, style):
+    own = visium()
+    own.position = own.position + np.random.default_rng(3).uniform(0, 1, own.position.shape)
+    table = fetched(made(tmp_path, own, style), tmp_path)
+    wanted = own.position[[own.barcodes.index(b) for b in table.obs_names]]
+    assert np.array_equal(table.obsm["spatial"], wanted)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_matrix_folder_is_read(tmp_path, packed):
     own = visium()

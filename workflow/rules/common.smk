@@ -51,10 +51,11 @@ def entry(layer, name):
 
 def plugin(layer, name):
     """What a script needs to build a plug-in, without machine facts, so that moving re-runs nothing."""
-    known = entry(layer, name)
-    made = {"name": name, "use": known["use"], "params": known.get("params", {})}
-    # An exported model names the licence of its training slides.
-    return made | {key: known[key] for key in ("licence",) if key in known}
+    return {
+        "name": name,
+        "use": entry(layer, name)["use"],
+        "params": entry(layer, name).get("params", {}),
+    }
 
 
 def metrics_of(rule):

@@ -9,7 +9,7 @@ from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
 from flag_st.transfer.weights import checkpoints
 
-#: What is known about slides that no list names, where the cohort's entry states no licence either.
+#: What is known about slides that no list names, where whoever exports the model states no licence either.
 OWN = "the own data of whoever trained the model; no licence is stated"
 
 
@@ -39,7 +39,7 @@ def notes(source: Mapping[str, Any], entries: Iterable[Any]) -> list[dict[str, s
 
     Args:
         source: the entry of the cohort: ``name``, ``use`` and, for slides that ``config/sources.tsv`` does
-            not list, ``licence`` if the user states one.
+            not list, ``licence`` if whoever exports the model states one.
     """
     with open(ROOT / "config" / "sources.tsv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))

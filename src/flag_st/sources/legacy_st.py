@@ -149,7 +149,7 @@ def read_selection(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep="\t")
+        table = pd.read_csv(path, sep="\t", float_precision="round_trip")
     except (OSError, ValueError) as error:
         raise FlagError(f"{path} is no readable spot file ({error})") from None
     if missing := [c for c in SELECTION if c not in table]:

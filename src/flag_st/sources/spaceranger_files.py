@@ -239,7 +239,13 @@ def _read_rows(path: Path) -> "pd.DataFrame":
             remedy="restore the file as Space Ranger wrote it; in_tissue is its second column",
         )
     names = None if headed else list(COLUMNS)
-    table = pd.read_csv(path, header=0 if headed else None, names=names, encoding="utf-8-sig")
+    table = pd.read_csv(
+        path,
+        header=0 if headed else None,
+        names=names,
+        encoding="utf-8-sig",
+        float_precision="round_trip",  # as written: pandas' faster parser is off by the last bit
+    )
     return table.rename(columns=str.strip)
 
 
