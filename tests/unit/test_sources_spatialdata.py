@@ -423,7 +423,7 @@ NAMES = {
     "reduced copies": (
         {"images": ("x_hires_image", "x_lowres_image")},
         {},
-        "has no image at full resolution; x_hires_image, x_lowres_image is a reduced copy",
+        "has no image at full resolution; x_hires_image, x_lowres_image are reduced copies",
     ),
     "another image": ({}, {"image": "HE"}, r"has no image HE\. Valid: he"),
     "two tables": ({"tables": ("a", "b")}, {}, r"has 2 tables\. Valid: a, b\. .*table: NAME"),
@@ -447,6 +447,13 @@ def test_elements_are_chosen_by_name(tmp_path, case):
         source.check("S1")
 
 
+def test_a_store_without_shapes_can_be_planned(tmp_path):
+    root = bare(tmp_path)
+    (root / "S1.zarr/tables/table/zarr.json").write_text("{}")
+    inputs = SpatialDataZarr(root=root).inputs("S1")
+    assert [path.name for path in inputs] == ["zarr.json"]
+
+
 def test_a_reduced_copy_is_no_choice_beside_the_image(tmp_path):
     source = SpatialDataZarr(root=bare(tmp_path, images=("x_full_image", "x_hires_image")))
     assert source.chosen("S1") == {"image": "x_full_image", "table": "table"}
@@ -454,8 +461,9 @@ def test_a_reduced_copy_is_no_choice_beside_the_image(tmp_path):
 
 def test_all_names_that_are_missing_are_told_at_once(tmp_path):
     source = SpatialDataZarr(root=bare(tmp_path, images=("a", "b"), tables=("c", "d")))
-    with pytest.raises(FlagError, match="2 faults"):
+    with pytest.raises(FlagError, match="slide S1: 2 faults") as error:
         source.check("S1")
+    assert len(str(error.value).splitlines()) == 3
 
 
 def test_the_sheet_names_stores_and_elements(tmp_path):

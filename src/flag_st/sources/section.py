@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 #: To be raised when the conversion changes, so that existing slides are converted again.
-VERSION = 1
+VERSION = 2
 LOG = logging.getLogger("flag_st")
 #: The remedy for anything but raw counts.
 RAW = "give the raw counts, which are whole numbers from zero up"

@@ -119,7 +119,8 @@ class SpatialDataZarr(OwnFiles):
         except FlagError:
             return []  # `check` and `fetch` say what is missing
         folders = [store / KINDS[kind] / name for kind, name in chosen.items()]
-        return folders if "points" in chosen else [*folders, store / "shapes"]
+        shapes = [] if "points" in chosen else [store / "shapes"]
+        return [*folders, *(folder for folder in shapes if folder.is_dir())]
 
     def named(self, slide: str, kind: str) -> str | None:
         """The element of a kind that the user names: in the sheet, else in the configuration."""
@@ -131,13 +132,20 @@ class SpatialDataZarr(OwnFiles):
         Raises:
             FlagError: there is none, or more than one, and the user names none; all faults are told.
         """
-        faults, store = Faults(), self.store(slide)
+        faults = Faults()
+        found = self._chosen(slide, faults)
+        faults.raise_if_any(f"slide {slide}")
+        return found
+
+    def _chosen(self, slide: str, faults: Faults) -> dict[str, str]:
+        """``chosen`` as far as the faults allow, which are added to ``faults``."""
+        if (store := faults.attempt(self.store, slide)) is None:
+            return {}
         full = [name for name in elements(store, "images") if not name.endswith(REDUCED)]
         image = faults.attempt(self._choose, slide, "image", full)
         kind, among = self._counted(slide)
         other = faults.attempt(self._choose, slide, kind, among)
         faults.attempt(self._check_bins, store, kind, other)
-        faults.raise_if_any(str(store))
         return {"image": image, kind: other}
 
     def _check_bins(self, store: Path, kind: str, name: str | None) -> None:
@@ -181,7 +189,8 @@ class SpatialDataZarr(OwnFiles):
             )
         fault = f"{store} has no {kind}"
         if kind == "image" and known:
-            fault += f" at full resolution; {', '.join(known)} is a reduced copy"
+            what = "is a reduced copy" if len(known) == 1 else "are reduced copies"
+            fault += f" at full resolution; {', '.join(known)} {what}"
         raise FlagError(fault, remedy=f"add {MISSING[kind]} to the store, and write it again")
 
     # What they hold ------------------------------------------------------------------------------
@@ -191,7 +200,7 @@ class SpatialDataZarr(OwnFiles):
 
         faults = Faults()
         user = faults.attempt(self.pixel_size, slide)
-        chosen = faults.attempt(self.chosen, slide)
+        chosen = self._chosen(slide, faults)
         faults.raise_if_any(f"slide {slide}")
         store = self.store(slide)
         asked = Asked(store, chosen["image"], self.system, self.unit_um, user)
