@@ -29,7 +29,7 @@ THUMBNAIL = 1000  # px
 PYRAMID: dict[str, Any] = dict(factor=2, smallest=256, compression="lzw", predictor=True)
 SELECTION = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")
 #: To be raised when the conversion changes, so that existing slides are converted again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
