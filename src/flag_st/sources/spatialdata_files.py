@@ -14,7 +14,6 @@ from typing import Any
 
 from flag_st.core.errors import FlagError
 from flag_st.core.extras import extra
-from flag_st.core.io import read_json
 
 #: Files that tell that a folder is a group or an array of Zarr, and what it is.
 METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
@@ -33,30 +32,6 @@ def elements(store: Path, kind: str) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-
-
-def describing_files(folder: Path) -> list[Path]:
-    """The metadata below the folder of an element, and its tables in Parquet.
-
-    Whoever writes an element anew writes these anew. The chunks of arrays, of which there may be very
-    many, are not looked at.
-    """
-    found = [path for name in METADATA if (path := folder / name).is_file()]
-    if any(path.name == ".zarray" for path in found) or _is_array(folder / "zarr.json"):
-        return found
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name[0] != ".":
-            found += describing_files(path)
-        elif path.suffix == ".parquet":
-            found.append(path)
-    return found
-
-
-def _is_array(path: Path) -> bool:
-    try:
-        return path.is_file() and read_json(path).get("node_type") == "array"
-    except FlagError:
-        return False  # whoever reads the store says that it is damaged
 
 
 @contextmanager

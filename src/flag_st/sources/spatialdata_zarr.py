@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flag_st.core.errors import Faults, FlagError
 from flag_st.sources.own_files import OwnFiles
 from flag_st.sources.spaceranger_files import BINS
-from flag_st.sources.spatialdata_files import describing_files, elements, is_store, opened
+from flag_st.sources.spatialdata_files import elements, is_store, opened
 
 if TYPE_CHECKING:
     from flag_st.sources.section import Section
@@ -109,8 +109,9 @@ class SpatialDataZarr(OwnFiles):
         return []
 
     def files(self, slide: str) -> list[Path]:
-        """The metadata of the elements and their tables in Parquet, which every writer writes anew."""
-        return [path for folder in self.evidence(slide) for path in describing_files(folder)]
+        """All files of the elements: two arrays of one shape differ in nothing but their chunks."""
+        found = (path for folder in self.evidence(slide) for path in folder.rglob("*"))
+        return sorted(path for path in found if path.is_file())
 
     def evidence(self, slide: str) -> list[Path]:
         """The folders of the elements that are read; which of the shapes these are, the table says."""
