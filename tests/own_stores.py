@@ -86,10 +86,12 @@ def points_of(frame: pd.DataFrame, transforms: dict | None = None, parts: int = 
     )
 
 
-def write_store(path: Path, **elements) -> Path:
+def write_store(path: Path, zarr: int = 3, **elements) -> Path:
     """Write a store of ``images``, ``shapes``, ``points`` and ``tables``, each by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    library().SpatialData(**elements).write(path, overwrite=True)
+    formats = library("spatialdata._io.format")  # there is no other way to write Zarr 2
+    older = {"sdata_formats": formats.SpatialDataContainerFormatV01()} if zarr == 2 else {}
+    library().SpatialData(**elements).write(path, overwrite=True, **older)
     return path
 
 

@@ -67,6 +67,23 @@ def test_a_section_of_visium_is_read(tmp_path, levels):
 
 
 @needs_package
+def test_stores_of_zarr_2_are_read_and_their_units(tmp_path):
+    own = visium(pixel_um=5.0)
+    to_um = {"um": stores.scale(5.0)}
+    elements = {
+        "images": {"he": stores.image_of(own_sections.picture(own), to_um)},
+        "shapes": {"spots": stores.spots_of(own, to_um)},
+    }
+    source = made(tmp_path, own, zarr=2, **elements)
+    path = source.root / "S1.zarr/images/he/.zattrs"
+    path.write_text(path.read_text().replace('"unit": "unit"', '"unit": "micrometer"'))
+    table = fetched(source, tmp_path)
+    assert_same(table, own)
+    stated = table.uns["metadata"]["local"]["pixel_size_statements"]
+    assert stated["the unit of the coordinate system um"] == 5.0
+
+
+@needs_package
 def test_alpha_is_laid_on_glass(tmp_path):
     own = visium()
     pixels = own_sections.picture(own)

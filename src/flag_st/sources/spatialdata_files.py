@@ -57,8 +57,7 @@ def opened(store: Path, wanted: Mapping[str, str]) -> Iterator[Any]:
             parts = ", ".join(f"{kind}/{name}" for kind, name in wanted.items())
             raise FlagError(
                 f"{store} is damaged or no SpatialData store ({parts}: {error})",
-                remedy="write it again with sdata.write; stores of before 2023 must be read by their own "
-                "version of spatialdata first",
+                remedy="write it again with sdata.write of the installed version of spatialdata",
             ) from None
         yield made
 
