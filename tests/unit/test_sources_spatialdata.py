@@ -338,6 +338,22 @@ def test_the_partitions_do_not_change_the_counts_and_are_read_one_by_one(tmp_pat
 
 
 @needs_package
+def test_a_gene_whose_transcripts_are_all_poor_has_no_counts_and_others_no_name_or_place(tmp_path):
+    frame = transcripts()
+    frame.loc[frame["feature_name"] == "VIM", "qv"] = 12.0
+    frame.loc[:9, "feature_name"] = None
+    frame.loc[10:19, "x"] = np.nan
+    frame.loc[:19, "qv"] = 40.0
+    table = fetched(xenium(tmp_path, frame, parts=2, bin_um=100), tmp_path)
+    assert list(table.var_names) == ["CD3E", "KRT8", "VIM"]
+    assert table[:, "VIM"].X.sum() == 0
+    good = frame[20:].query("feature_name in ['CD3E', 'KRT8'] and qv >= 20")
+    place = good[["x", "y"]].to_numpy() @ HE[:2, :2].T + HE[:2, 2]
+    assert table.X.sum() == ((place >= 0) & (place < [1400, 1800])).all(1).sum()
+    assert sum(table.uns["metadata"]["local"]["told"].values()) + table.X.sum() == len(frame)
+
+
+@needs_package
 def test_newer_columns_say_what_is_a_gene(tmp_path):
     frame = transcripts()
     frame["codeword_category"] = np.where(

@@ -1,9 +1,10 @@
 """Pyramidal TIFF files that OpenSlide reads as slide images."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -57,12 +58,14 @@ def write_bands(
 
     per_cm = 1e4 / np.asarray(um_per_px)  # (2,) pixels per cm of level 0
     level, large = 0, 3 * size[0] * size[1] > CLASSIC
-    with writing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=large) as tiff:
+    with (
+        writing(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=large) as tiff,
+        ExitStack() as files,
+    ):
         while True:
             last = max(size) <= smallest
-            below = (
-                None if last else _room(path.parent, (-(-size[0] // factor), -(-size[1] // factor)))
-            )
+            below = None if last else files.enter_context(TemporaryFile(dir=path.parent))
             tiff.write(
                 _tiles(bands, below, factor),
                 shape=(size[1], size[0], 3),
@@ -78,31 +81,24 @@ def write_bands(
             )
             if below is None:
                 return
-            size, level = (below.shape[1], below.shape[0]), level + 1
-            bands = _bands(below)
+            size, level = (-(-size[0] // factor), -(-size[1] // factor)), level + 1
+            below.seek(0)
+            bands = _bands(below, size[0])
 
 
-def _room(folder: Path, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 on disk, in a file that has no name."""
-    with TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.uint8, "w+", shape=(size[1], size[0], 3))
-
-
-def _bands(level: np.ndarray) -> Iterator[np.ndarray]:
-    for top in range(0, level.shape[0], TILE):
-        yield level[top : top + TILE]
+def _bands(file: IO[bytes], width: int) -> Iterator[np.ndarray]:
+    """The rows of a level in a file of raw pixels, ``TILE`` at a time."""
+    while data := file.read(3 * width * TILE):
+        yield np.frombuffer(data, np.uint8).reshape(-1, width, 3)
 
 
 def _tiles(
-    bands: Iterable[np.ndarray], below: np.ndarray | None, factor: int
+    bands: Iterable[np.ndarray], below: IO[bytes] | None, factor: int
 ) -> Iterator[np.ndarray]:
-    """The tiles of a level, row by row; its reduced copy is written into ``below`` meanwhile."""
-    row = 0
+    """The tiles of a level, row by row; its reduced copy is written to ``below`` meanwhile."""
     for band in bands:
         if below is not None:
-            small = np.asarray(Image.fromarray(band).reduce(factor))
-            below[row : row + len(small)] = small
-            row += len(small)
+            below.write(np.asarray(Image.fromarray(band).reduce(factor)).tobytes())
         for top in range(0, band.shape[0], TILE):
             for left in range(0, band.shape[1], TILE):
                 yield _padded(band[top : top + TILE, left : left + TILE])

@@ -85,18 +85,22 @@ class Bins:
 
     def add(self, points: pd.DataFrame, gene: str) -> None:
         """Count a part of the points; ``gene`` is the column of their genes."""
-        points = points[self._told("control transcripts", _is_gene(points, gene))]
+        kinds = points[gene].astype("category").cat
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in kinds.categories]
+        code = kinds.codes.to_numpy()  # (n,) -1 where there is no gene
+        keep = self._told("control transcripts", _is_gene(points, names, code))
+        known = np.full(len(names), -1, np.int64)
+        for i in np.unique(code[keep]):
+            known[i] = self.genes.setdefault(names[i], len(self.genes))
         if self.min_qv is not None and QUALITY in points:
             good = points[QUALITY].to_numpy() >= self.min_qv
-            points = points[self._told(f"transcripts of a quality below Q{self.min_qv:g}", good)]
-        place = applied(self.onto, points[["x", "y"]].to_numpy(np.float64))  # (n, 2) pixels
-        cell = np.floor(place / self.bin_px).astype(np.int64)  # (n, 2) column and row
+            keep[keep] = self._told(f"transcripts of a quality below Q{self.min_qv:g}", good[keep])
+        place = applied(self.onto, points[["x", "y"]].to_numpy(np.float64)[keep])  # (n, 2) pixels
+        cell = np.floor(place / self.bin_px)  # (n, 2) column and row
         inside = self._told(BESIDE, np.all((cell >= 0) & (cell < self.whole), axis=1))
-        column, row = cell[inside].T
-        names = points[gene].astype(str).astype("category")[inside]
-        known = [self.genes.setdefault(n, len(self.genes)) for n in names.cat.categories]
-        number = np.asarray(known, dtype=np.int64)[names.cat.codes.to_numpy()]  # (n,)
-        self._count((row * self.whole[0] + column << GENE_BITS) | number)
+        column, row = cell[inside].astype(np.int64).T
+        place_of = row * self.whole[0] + column
+        self._count(place_of << GENE_BITS | known[code[keep][inside]])
 
     def _told(self, what: str, keep: np.ndarray) -> np.ndarray:
         if dropped := int((~keep).sum()):
@@ -122,9 +126,10 @@ class Bins:
         return counts, np.stack(np.divmod(cells, max(1, self.whole[0])), 1), names
 
 
-def _is_gene(points: pd.DataFrame, gene: str) -> np.ndarray:
-    """(n,) bool: whether each transcript is of a gene."""
-    keep = ~points[gene].astype(str).str.startswith(CONTROLS).to_numpy()
+def _is_gene(points: pd.DataFrame, names: list[str], code: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether each transcript is of a gene; ``names[code]`` are what they are of."""
+    controls = np.array([name.startswith(CONTROLS) for name in [*names, CONTROLS[0]]])
+    keep = ~controls[code]  # the last one stands for a transcript without a name
     if "is_gene" in points:
         keep &= points["is_gene"].fillna(False).to_numpy(bool)
     if "codeword_category" in points:
