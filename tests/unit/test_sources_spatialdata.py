@@ -234,6 +234,32 @@ def test_the_pixel_size_is_that_of_the_system_s_unit(tmp_path):
 
 
 @needs_package
+def test_a_unit_belongs_to_one_of_several_systems(tmp_path):
+    """All place the spots alike, so that any would do; the lengths of their units differ."""
+    own = visium(pixel_um=5.0)
+    both = {"um": stores.scale(5.0), "global": stores.scale(1.0)}
+    elements = {
+        "images": {"he": stores.image_of(own_sections.picture(own), both)},
+        "shapes": {"spots": stores.spots_of(own, both)},
+    }
+    source = made(tmp_path, own, {"unit_um": 1.0}, **elements)
+    with pytest.raises(FlagError, match=r"unit_um is the unit of one\. Valid: global, um"):
+        source.check("S1")
+    key = "the unit of the coordinate system um"
+    named = SpatialDataZarr(root=source.root, unit_um=1.0, system="um").read("S1").picture
+    assert named.statements[key] == 5.0
+    # The metadata of the image say which unit has a length.
+    path = source.root / "S1.zarr/images/he/zarr.json"
+    facts = json.loads(path.read_text())
+    for known in facts["attributes"]["ome"]["multiscales"][0]["coordinateTransformations"]:
+        if known["output"]["name"] == "um":
+            for axis in known["output"]["axes"]:
+                axis["unit"] = "micrometer"
+    path.write_text(json.dumps(facts))
+    assert SpatialDataZarr(root=source.root).read("S1").picture.statements[key] == 5.0
+
+
+@needs_package
 def test_an_image_without_any_statement_of_its_pixel_size_is_refused(tmp_path):
     frame = transcripts(100).drop(columns="qv")
     elements = {"points": {"transcripts": stores.points_of(frame)}, "tables": {}, "shapes": {}}
@@ -555,6 +581,11 @@ def _stretched(own, elements):
     elements["shapes"]["spots"] = stores.spots_of(own, to)
 
 
+def _flat(own, elements):
+    to = {"global": stores.scale(0.0)}
+    elements["images"] = {"he": stores.image_of(own_sections.picture(own), to)}
+
+
 def _wide(own, elements):
     pixels = own_sections.picture(own).astype(np.uint16)
     elements["images"] = {"he": stores.image_of(pixels)}
@@ -575,6 +606,7 @@ REFUSED = {
     "beside the image": (_outside, "70 of 70 spots under tissue lie outside the image"),
     "another system": (_elsewhere, "share no coordinate system: the image is in global, .* cells"),
     "stretched": (_stretched, "stretches one direction by 1.2 and the other by 1"),
+    "no extent": (_flat, "the transformation to global cannot be inverted"),
     "16 bits": (_wide, "has samples of type uint16"),
     "no array": (_no_array, "the distance of its spots in µm is not known.*points: transcripts"),
     "nothing under tissue": (_row("in_tissue", 0), "in_tissue is 0 for every spot"),

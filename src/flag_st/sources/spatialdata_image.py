@@ -26,6 +26,8 @@ UNITS = {
 COLOURS = ({"r", "red", "0"}, {"g", "green", "1"}, {"b", "blue", "2"}, {"a", "alpha", "3"})
 #: A band of the image takes at most so many bytes.
 BAND = 1 << 27
+#: The remedy for a transformation that cannot be used.
+SET = "give a map of x and y, such as Scale or Affine, by spatialdata's set_transformation"
 #: Two coordinate systems are one if they place elements alike to this share of a pixel's side.
 ALIKE = 1e-6
 #: Lossless levels of the TIFF, each half as wide as the one before.
@@ -36,17 +38,23 @@ def map_to(element: Any, system: str) -> np.ndarray:
     """(3, 3) map of an element's own x and y to a coordinate system, in homogeneous coordinates.
 
     Raises:
-        FlagError: depth changes the place.
+        FlagError: it is no such map, cannot be inverted, or depth changes the place.
     """
     tools = extra("spatialdata.transformations", "slides")
     deep = "z" in extra("spatialdata.models", "slides").get_axes_names(element)
     axes = ("x", "y", "z") if deep else ("x", "y")
     found = tools.get_transformation(element, to_coordinate_system=system)
-    matrix = np.asarray(found.to_affine_matrix(axes, axes), dtype=np.float64)
+    try:
+        matrix = np.asarray(found.to_affine_matrix(axes, axes), dtype=np.float64)
+    except ValueError as error:  # it maps other axes
+        raise FlagError(
+            f"the transformation to {system} is no map of x and y ({error})", remedy=SET
+        ) from None
+    if not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
+        raise FlagError(f"the transformation to {system} cannot be inverted", remedy=SET)
     if deep and matrix[:2, 2].any():
         raise FlagError(
-            f"the transformation to {system} moves points by their depth (z)",
-            remedy="give a transformation of x and y",
+            f"the transformation to {system} moves points by their depth (z)", remedy=SET
         )
     return matrix[np.ix_([0, 1, -1], [0, 1, -1])]
 
@@ -57,8 +65,8 @@ def systems_of(element: Any) -> list[str]:
     return sorted(tools.get_transformation(element, get_all=True))
 
 
-def choose_system(image: Any, other: Any, given: str | None, where: str) -> str:
-    """The coordinate system in which an element and the image lie over each other.
+def shared_systems(image: Any, other: Any, given: str | None, where: str) -> list[str]:
+    """The coordinate systems in which an element and the image lie over each other, alike in all.
 
     Args:
         image, other: the two elements.
@@ -80,7 +88,7 @@ def choose_system(image: Any, other: Any, given: str | None, where: str) -> str:
             remedy="align them with spatialdata's set_transformation, and write the store again",
         )
     if given is not None or len(shared) == 1:
-        return given or shared[0]
+        return [given or shared[0]]
     maps = [onto_image(image, other, system) for system in shared]
     if any(np.abs(found - maps[0]).max() > ALIKE * np.abs(maps[0]).max() for found in maps):
         raise FlagError(
@@ -88,7 +96,7 @@ def choose_system(image: Any, other: Any, given: str | None, where: str) -> str:
             choices=shared,
             remedy="name the right one: system: NAME in the cohort's params",
         )
-    return "global" if "global" in shared else shared[0]
+    return sorted(shared, key=lambda name: name != "global")
 
 
 def onto_image(image: Any, other: Any, system: str) -> np.ndarray:
@@ -231,12 +239,19 @@ class Asked:
         """
         picture = made.images[self.image]
         where = f"{self.store}: image {self.image} and {name}"
-        system = choose_system(picture, other, self.system, where)
-        unit = unit_of(self.path, system) if self.unit_um is None else self.unit_um
+        systems = shared_systems(picture, other, self.system, where)
+        if self.unit_um is not None and len(systems) > 1:
+            raise FlagError(
+                f"{where} share several coordinate systems, and unit_um is the unit of one",
+                choices=systems,
+                remedy="name it: system: NAME in the cohort's params",
+            )
+        units = {system: self.unit_um or unit_of(self.path, system) for system in systems}
+        system = next((name for name, unit in units.items() if unit is not None), systems[0])
         onto, stated = onto_image(picture, other, system), {}
-        if unit is not None:
-            units = scale_of(map_to(picture, system), f"{self.path} in {system}")
-            stated[f"the unit of the coordinate system {system}"] = units * unit
+        if (unit := units[system]) is not None:
+            length = scale_of(map_to(picture, system), f"{self.path} in {system}")
+            stated[f"the unit of the coordinate system {system}"] = length * unit
         return onto, scale_of(onto, where), stated
 
     def picture(self, image: StoredImage, stated: Mapping[str, float]) -> Picture:
