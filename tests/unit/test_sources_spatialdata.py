@@ -492,6 +492,11 @@ NAMES = {
         {"bin_um": 100},
         r"has 2 points\. Valid: a, b\. .*points: NAME",
     ),
+    "bins without an extent": (
+        {"tables": (), "points": ("transcripts",)},
+        {"bin_um": 0},
+        "are to be counted in bins",
+    ),
     "another table": ({}, {"table": "counts"}, r"has no table counts\. Valid: table"),
     "nothing measured": ({"tables": ()}, {}, "has no points.*add the transcripts"),
     "bins of another store": ({}, {"bin_um": 16}, "table table of .* has no bins of 16 µm"),
@@ -631,7 +636,9 @@ def test_bad_input_is_refused(tmp_path, case):
 
 
 @needs_package
-@pytest.mark.parametrize("file", ["images/full_image/zarr.json", "shapes/spots/shapes.parquet"])
+@pytest.mark.parametrize(
+    "file", ["zarr.json", "images/full_image/zarr.json", "shapes/spots/shapes.parquet"]
+)
 def test_a_damaged_store_is_refused(tmp_path, file):
     source = made(tmp_path)
     path = source.root / "S1.zarr" / file

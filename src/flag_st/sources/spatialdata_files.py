@@ -15,8 +15,8 @@ from typing import Any
 from flag_st.core.errors import FlagError
 from flag_st.core.extras import extra
 
-#: Files that tell that a folder is a group or an array of Zarr, and what it is.
-METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+#: Files that tell that a folder is a group of Zarr, and what it is; the first is that of Zarr 3.
+METADATA = ("zarr.json", ".zgroup", ".zattrs")
 
 
 def is_store(path: Path) -> bool:
@@ -50,8 +50,8 @@ def opened(store: Path, wanted: Mapping[str, str]) -> Iterator[Any]:
     library = extra("spatialdata", "slides")
     with TemporaryDirectory(prefix="flag_st.") as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _link(store, Path(place), wanted)
         try:
+            _link(store, Path(place), wanted)
             made = library.read_zarr(place, selection=tuple(wanted))
         except Exception as error:  # spatialdata raises whatever the damaged part happens to cause
             parts = ", ".join(f"{kind}/{name}" for kind, name in wanted.items())

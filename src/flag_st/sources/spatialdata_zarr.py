@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 #: Ends of the names that spatialdata-io gives to the reduced pictures of Space Ranger.
 REDUCED = ("_hires_image", "_lowres_image")
+#: Parameter → the folder of such elements.
 KINDS = {"image": "images", "table": "tables", "shapes": "shapes", "points": "points"}
-
-
 #: What a store lacks, for messages.
 MISSING = {
     "image": "the H&E image at full resolution",
@@ -150,7 +149,7 @@ class SpatialDataZarr(OwnFiles):
         return {"image": image, kind: other}
 
     def _check_bins(self, store: Path, kind: str, name: str | None) -> None:
-        if kind == "points" and self.bin_um is None:
+        if kind == "points" and not (self.bin_um or 0) > 0:
             raise FlagError(
                 f"the transcripts of {store} are to be counted in bins",
                 remedy="set bin_um in the cohort's params, such as bin_um: 100",
