@@ -76,6 +76,13 @@ def test_its_header_says_where_it_comes_from(model):
     assert str(model.parent.parent) not in json.dumps(facts)  # no path of this machine
 
 
+def test_the_command_states_the_licence_of_slides_that_no_list_has(run, tmp_path):
+    path = tmp_path / "own.flag"
+    assert main(["export", str(run), "-o", str(path), "--licence", "CC BY 4.0"]) == 0
+    assert open_model(path).facts["licences"][0]["licence"] == "CC BY 4.0"
+    assert "CC BY 4.0" in as_text(open_model(path))
+
+
 def test_two_exports_are_equal_in_every_byte(model, run, tmp_path):
     export(run, tmp_path / "again.flag")
     assert (tmp_path / "again.flag").read_bytes() == model.read_bytes()
@@ -268,6 +275,15 @@ def test_published_weights_are_named_and_their_place_is_not():
         "licence": "CC BY-NC-ND 4.0",
         "page": "https://huggingface.co/MahmoodLab/UNI",
     }
+
+
+def test_the_licence_of_one_s_own_slides_is_what_the_export_states():
+    own = {"name": "mine", "use": "flag_st.sources.spaceranger.SpaceRanger"}
+    assert notes(own, [])[0]["licence"].endswith("no licence is stated")
+    assert notes({**own, "licence": "CC BY 4.0"}, [])[0]["licence"] == "CC BY 4.0"
+    # What is published has the licence of the list, whatever an entry says.
+    hest = {"name": "PRAD", "use": "flag_st.sources.hest.Hest", "licence": "none"}
+    assert notes(hest, [])[0]["licence"] == "CC BY-NC-SA 4.0"
 
 
 def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():

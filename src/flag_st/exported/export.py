@@ -42,6 +42,7 @@ def export(
     draws: int | None = None,
     device: str = "cpu",
     progress: Progress = lambda items, **_: items,
+    licence: str = "",
 ) -> None:
     """Write the exported model of a run.
 
@@ -54,6 +55,7 @@ def export(
         draws: draws per validation slide, and by default per new slide; None takes as many as the
             run made of its test slides.
         device: where the validation slides are predicted.
+        licence: of the training slides, where ``config/sources.tsv`` does not list them.
 
     Raises:
         FlagError: the run is not finished, its files are not those that it was trained with, or the
@@ -83,7 +85,7 @@ def export(
         **nested("validation", scores(valid, seen)),
         **nested("intervals", Conformal.fit(seen).arrays()),
     }
-    save_arrays(out, arrays, facts_of(run, facts, method, train, samples))
+    save_arrays(out, arrays, facts_of(run, facts, method, train, samples, licence))
 
 
 def _refuse_truth(method: Method, facts: dict[str, Any]) -> None:
@@ -142,7 +144,7 @@ def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
 
 
 def facts_of(
-    run: Run, facts: dict[str, Any], method: Method, train: Cohort, samples: int
+    run: Run, facts: dict[str, Any], method: Method, train: Cohort, samples: int, licence: str
 ) -> dict[str, Any]:
     """The header of the file.
 
@@ -174,7 +176,7 @@ def facts_of(
             "encoder": encoder.get("threads", 1),
             "method": run.record["params"].get("threads", 1),
         },
-        "licences": notes(source, entries),
+        "licences": notes({**source, "licence": licence}, entries),
         "weights": weights(portable(entry), portable(own)),
         "code": {"version": flag_st.__version__, **commit()},
         "settings": registry.resolve(facts["use"], portable(own)["params"]),
