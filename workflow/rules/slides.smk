@@ -95,7 +95,30 @@ rule predict_slide:
         "../../scripts/predict_slide.py"
 
 
+rule join_slides:
+    input:
+        folders=predicted_folders,
+        assets=ASSETS,
+    output:
+        **outputs("join_slides"),
+    log:
+        log_of("join_slides"),
+    benchmark:
+        benchmark_of("join_slides")
+    conda:
+        environment("join_slides")
+    threads: threads_of("join_slides")
+    resources:
+        **resources_of("join_slides"),
+    params:
+        code=code("join_slides"),
+    script:
+        "../../scripts/join_slides.py"
+
+
 rule predict_slides:
     input:
+        # Named themselves, so that a folder that was deleted is made again.
         predicted_folders,
+        rules.join_slides.output,
     localrule: True

@@ -9,7 +9,7 @@ import flag_st
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
 from flag_st.exported.model import Exported
-from flag_st.outputs import geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
+from flag_st.outputs import explorer, geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
 from flag_st.slides.predict import Predictor
 from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
@@ -27,6 +27,7 @@ FILES: dict[str, File] = {
     ),
     "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
     "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
+    explorer.NAME: (explorer.write, "the slide for explorer.html, which lies beside its folder"),
 }
 #: The same for what is written only if it is asked for.
 MORE = {spatialdata_zarr.NAME: (spatialdata_zarr.write, "picture, spots and table as SpatialData")}

@@ -305,6 +305,14 @@ _RULES = (
         runtime=240,
     ),
     Rule(
+        name="join_slides",
+        key="",
+        outputs={"explorer": "new_slides/explorer.html"},
+        env="predict",
+        mem_mb=4000,
+        runtime=30,
+    ),
+    Rule(
         name="report",
         key="",
         outputs={"page": "report/index.html"},

@@ -27,6 +27,8 @@ COLUMNS = (
 PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
 #: Names of slides, which become names of folders.
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+#: What lies beside the folders of slides, so that none may have this name.
+BESIDE = ("checked.json", "cohort.tsv", "explorer.html")
 YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
@@ -135,8 +137,8 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         raise FlagError("the column slide is empty")
     image = folder / values["slide"]
     name = values.get("name") or name_of(image)
-    if not NAME.fullmatch(name):
-        raise FlagError(f"name is {name!r}, which may hold letters, digits and . _ - only")
+    if fault := _of_name(name):
+        raise FlagError(f"name is {name!r}, which {fault}")
     return Request(
         path=image,
         name=name,
@@ -149,6 +151,13 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         force=_yes(values, "force"),
         spatialdata=_yes(values, "spatialdata"),
     )
+
+
+def _of_name(name: str) -> str:
+    """What is wrong with the name of a slide; empty if nothing is."""
+    if name in BESIDE:
+        return "is that of a file which is written beside the folders of slides"
+    return "" if NAME.fullmatch(name) else "may hold letters, digits and . _ - only"
 
 
 def _yes(values: dict[str, str], key: str) -> bool:
@@ -212,8 +221,8 @@ def _repeated(requests: Sequence[Request]) -> list[str]:
 
 def _faults(request: Request) -> list[str]:
     found = []
-    if not NAME.fullmatch(request.name):
-        found.append("its name may hold letters, digits and . _ - only")
+    if fault := _of_name(request.name):
+        found.append(f"its name {fault}")
     for key in ("pixel_um", "pitch_um"):
         value = getattr(request, key)
         if value is not None and not (np.isfinite(value) and value > 0):
