@@ -1,12 +1,12 @@
-"""Write what is made of all new slides together: the page on which each of them can be explored."""
+"""Write what is made of all new slides together: the explorer and the table of the cohort."""
 
 from flag_st.core.job import run
 
 
 def main(job):
-    from flag_st.outputs.together import write_explorer
+    from flag_st.outputs.together import write
 
-    write_explorer(job.input.folders, job.output.explorer)
+    write(job.input.folders, job.output.explorer, job.output.cohort)
 
 
 if "snakemake" in globals():

@@ -168,7 +168,13 @@ def test_a_killed_run_leaves_whole_slides_and_goes_on(model, image, tmp_path, mo
     monkeypatch.setattr(Predictor, "predict", whole)
     said: list[str] = []
     command.predict(asked, model, out, say=said.append)
-    assert sorted(p.name for p in out.iterdir()) == ["S0", "S1", "S2", "explorer.html"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "S0",
+        "S1",
+        "S2",
+        "cohort.tsv",
+        "explorer.html",
+    ]
     assert {p.name: p.stat().st_mtime_ns for p in (out / "S0").iterdir()} == times
     assert said[0].endswith("S0: is there already")
     # Other genes are another request, and a lost file makes a folder incomplete.
@@ -219,7 +225,9 @@ def test_a_refused_slide_does_not_keep_others(model, image, tmp_path):
     with pytest.raises(FlagError, match="1 of 2 slides were not made") as error:
         command.predict(asked, model, tmp_path / "out")
     assert "slide odd: it is too unlike the training slides" in str(error.value)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explorer.html", "usual"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("cohort.tsv", "explorer.html", "usual")
+    ]
     assert "usual/explorer.js" in (tmp_path / "out/explorer.html").read_text()
     forced = Request(tmp_path / "odd.tif", "odd", pixel_um=1.0, force=True)
     command.predict([forced], model, tmp_path / "out")

@@ -42,7 +42,7 @@ def predict(
     progress: Callable[..., Iterable] = lambda items, **_: items,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> None:
-    """Predict slides into folders of their names below ``out``, and write the explorer of all of them.
+    """Predict slides into folders of their names below ``out``, and write what is made of all of them.
 
     All faults of all slides are told before the first is predicted. A slide that is there already is
     left alone, and one that is refused does not keep the others from being made.
@@ -73,5 +73,5 @@ def predict(
                 say(f"{folder}: not made")
     if made:
         whole = [folders[request.name] for request in requests if request in made]
-        together.write_explorer(whole, Path(out) / together.EXPLORER)
+        together.write(whole, Path(out) / together.EXPLORER, Path(out) / together.COHORT)
     faults.raise_if_any(f"{len(faults.messages)} of {len(requests)} slides were not made")

@@ -65,21 +65,30 @@ def data_of(made: Predicted) -> dict[str, Any]:
 
 
 def order(made: Predicted) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Names of all K genes, (N, K) point and spread: the shown ones first, then by validation."""
+    """Names of all K gene sets and genes, (N, K) point and spread: first the sets, then the genes that
+    are shown, then the others by validation.
+    """
     ranked = made.trust.genes.sort_values("validation_pcc", ascending=False, kind="stable").index
-    names = list(dict.fromkeys([*made.shown, *ranked]))
-    columns = [made.genes.index(name) for name in names]
-    spread = made.spread
-    return names, made.point[:, columns], None if spread is None else spread[:, columns]
+    genes = list(dict.fromkeys([*made.shown, *ranked]))
+    columns = [made.genes.index(name) for name in genes]
+    names = [*(made.sets.scored_names if made.sets else ()), *genes]
+    point, spread = np.hstack([made.set_point, made.point[:, columns]]), made.spread  # (N, K)
+    if spread is not None:
+        spread = spread[:, columns]
+        spread = spread if made.set_spread is None else np.hstack([made.set_spread, spread])
+    return names, point, spread
 
 
 def notes(made: Predicted, names: list[str]) -> list[str]:
-    """What validation showed of each gene, for the line below the menus."""
-    genes = made.trust.genes.loc[names]
-    return [
-        UNKNOWN if math.isnan(pcc) else f"{verdict}, validation correlation {pcc:.2f}"
-        for verdict, pcc in zip(genes["verdict"], genes["validation_pcc"], strict=True)
-    ]
+    """What validation showed of each gene, and how much of each set there is, below the menus."""
+    found = {
+        name: UNKNOWN if math.isnan(pcc) else f"{verdict}, validation correlation {pcc:.2f}"
+        for name, verdict, pcc in made.trust.genes[["verdict", "validation_pcc"]].itertuples()
+    }
+    if made.sets is not None:
+        counts = zip(made.sets.names, made.sets.found, made.sets.sizes, strict=True)
+        found |= {name: f"gene set, {here} of its {of} genes" for name, here, of in counts}
+    return [found[name] for name in names]
 
 
 def about(made: Predicted, kept: int) -> str:

@@ -26,7 +26,7 @@ FILES: dict[str, File] = {
         "maps of the shown genes over the slide, for QuPath and napari",
     ),
     "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
-    "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
+    table.NAME: (table.write, "one row per gene and gene set, to be joined to other tables"),
     explorer.NAME: (explorer.write, "the slide for explorer.html, which lies beside its folder"),
 }
 #: The same for what is written only if it is asked for.
@@ -49,6 +49,7 @@ def origin_of(request: Request, model: Exported) -> dict[str, Any]:
         "slide_bytes": state.st_size,
         "slide_modified": state.st_mtime_ns,
         "at_sha256": digest(request.at) if request.at else "",
+        "gene_sets_sha256": digest(request.gene_sets) if request.gene_sets else "",
         "name": request.name,
         "patient": request.patient,
         "pixel_um": request.pixel_um or "as stated in the file",

@@ -307,7 +307,10 @@ _RULES = (
     Rule(
         name="join_slides",
         key="",
-        outputs={"explorer": "new_slides/explorer.html"},
+        outputs={
+            "explorer": "new_slides/explorer.html",
+            "cohort": "new_slides/cohort.tsv",
+        },
         env="predict",
         mem_mb=4000,
         runtime=30,
