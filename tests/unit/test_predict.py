@@ -181,7 +181,8 @@ def test_a_killed_run_leaves_whole_slides_and_goes_on(model, image, tmp_path, mo
     (out / "S2/genes.ome.tif").unlink()
     said.clear()
     command.predict(asked, model, out, say=said.append)
-    assert [line.endswith("already") for line in said] == [True, True, False]
+    assert [line.endswith("already") for line in said[:3]] == [True, True, False]
+    assert said[3:] == [f"open {out}/explorer.html, or summary.html in the folder of a slide"]
 
 
 def test_all_faults_are_told_before_the_first_slide(model, image, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from flag_st.core.errors import Faults, FlagError
 from flag_st.exported.model import open_model
 from flag_st.outputs import together
-from flag_st.outputs.folder import is_made, make, origin_of
+from flag_st.outputs.folder import PAGE, is_made, make, origin_of
 from flag_st.slides.predict import Predictor
 from flag_st.slides.request import Request, check, name_of
 
@@ -74,4 +74,5 @@ def predict(
     if made:
         whole = [folders[request.name] for request in requests if request in made]
         together.write(whole, Path(out) / together.EXPLORER, Path(out) / together.COHORT)
+        say(f"open {Path(out) / together.EXPLORER}, or {PAGE} in the folder of a slide")
     faults.raise_if_any(f"{len(faults.messages)} of {len(requests)} slides were not made")
