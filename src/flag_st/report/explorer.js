@@ -167,6 +167,7 @@ function readout() {
 
 function fill(select, names, kept) {
   select.replaceChildren(...names.map(([value, text]) => new Option(text, value)));
+  select.parentElement.hidden = names.length < 2; // there is nothing to choose
   const found = names.find(([, text]) => text === kept);
   if (found) select.value = found[0];
 }
