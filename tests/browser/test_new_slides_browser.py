@@ -80,6 +80,13 @@ def test_there_is_no_truth_and_every_gene_can_be_read(page, slides):
         assert made.trust.genes.loc[gene, "verdict"] in text
 
 
+def test_menus_without_a_choice_are_hidden(page):
+    shown = (
+        "[...document.querySelectorAll('select')].filter(s => s.offsetParent).map(s => s.id).join()"
+    )
+    assert page.run(shown) == "slide,gene"
+
+
 def test_spots_have_the_colours_of_their_verdicts(page):
     choose(page, "slide", "1")
     page.until("slide.spots.length === 36")
