@@ -90,20 +90,28 @@ function drawPanel(panel, canvas) {
   const bar = document.querySelector(`.scale[data-of="${panel}"]`);
   bar.hidden = !shown;
   if (shown) {
-    const { low, high, stops } = scale(panel), radius = (slide.diameter / 2) * at.scale;
+    const { low, high, stops } = scale(panel), radius = Math.max((slide.diameter / 2) * at.scale, ratio);
     pen.strokeStyle = "#00000055";
     pen.lineWidth = ratio / 2;
+    const colours = Array.from({ length: 256 }, (_, step) => mix(stops, step / 255));
     slide.position.forEach(([x, y], i) => {
-      pen.fillStyle = mix(stops, (shown[i] - low) / (high - low));
+      const share = Math.min(Math.max((shown[i] - low) / (high - low), 0), 1);
+      const [px, py] = [(x - at.left) * at.scale, (y - at.top) * at.scale];
+      if (px < -radius || py < -radius || px > canvas.width + radius || py > canvas.height + radius) return;
+      pen.fillStyle = colours[Math.round(255 * share)];
+      if (radius < 2 * ratio) { // too small to be told from a square, which is drawn much faster
+        pen.fillRect(px - radius, py - radius, 2 * radius, 2 * radius);
+        return;
+      }
       pen.beginPath();
-      pen.arc((x - at.left) * at.scale, (y - at.top) * at.scale, radius, 0, 7);
+      pen.arc(px, py, radius, 0, 7);
       pen.fill();
       pen.stroke();
     });
-    const [first, colours, last] = bar.children;
+    const [first, middle, last] = bar.children;
     const names = panel === "verdict" ? VERDICTS : [low.toFixed(2), high.toFixed(2)], edge = panel === "verdict" ? " 50%" : "";
     [first.textContent, last.textContent] = names;
-    colours.style.background = `linear-gradient(90deg, ${stops.map((s) => `#${s}${edge}`).join()})`;
+    middle.style.background = `linear-gradient(90deg, ${stops.map((s) => `#${s}${edge}`).join()})`;
   } else if (panel === "spread") {
     pen.fillStyle = "#444";
     pen.font = `${13 * ratio}px system-ui, sans-serif`;
@@ -167,7 +175,8 @@ function readout() {
 
 function fill(select, names, kept) {
   select.replaceChildren(...names.map(([value, text]) => new Option(text, value)));
-  select.parentElement.hidden = names.length < 2; // there is nothing to choose
+  // A menu that leaves no choice is hidden, unless it says what is shown.
+  select.parentElement.hidden = names.length < 2 && ["method", "kind"].includes(select.id);
   const found = names.find(([, text]) => text === kept);
   if (found) select.value = found[0];
 }
