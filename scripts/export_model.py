@@ -10,7 +10,8 @@ def main(job):
     from flag_st.exported.export import export
 
     folder = Path(job.input.run).parent
-    export(folder, job.output.model, device=device(job.gpu), progress=job.progress)
+    known = {"device": device(job.gpu), "progress": job.progress, "licence": job.params.licence}
+    export(folder, job.output.model, **known)
 
 
 if "snakemake" in globals():

@@ -17,6 +17,7 @@ import toy
 
 from flag_st.core import io, registry, seeds
 from flag_st.core.errors import Faults, FlagError
+from flag_st.core.extras import extra
 from flag_st.data.slide import (
     TRANSFORMS,
     in_logarithm,
@@ -303,3 +304,13 @@ def test_what_a_killed_writer_left_is_taken_away(tmp_path):
         assert not temporary.exists()
         temporary.write_text("whole")
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_a_folder_called_like_a_package_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "spatial_toolbox").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        FlagError, match=r"is a folder and no package.*pip install -e '\.\[slides\]'"
+    ):
+        extra("spatial_toolbox", "slides")
+    assert extra("json", "slides").loads("1") == 1

@@ -37,6 +37,7 @@ from flag_st.slides.trust import judge
 from flag_st.sources.base import SlideRow
 from flag_st.sources.folder import Folder
 from flag_st.sources.spaceranger import SpaceRanger
+from flag_st.sources.spatialdata_zarr import SpatialDataZarr
 
 #: Pages, relative to the repository.
 PAGES = sorted(
@@ -433,3 +434,20 @@ def test_faults_of_space_ranger_s_output_are_told_as_promised(tmp_path, change, 
         change(own)
     own_sections.write_run(own, tmp_path / "S1", image and tmp_path / image)
     promised("your_cohort", error(SpaceRanger(tmp_path).check, "S1"))
+
+
+def test_faults_of_a_spatialdata_store_are_told_as_promised(tmp_path, monkeypatch):
+    """Their names are looked at before any package is needed; the last fault is that there is none."""
+
+    def store(name: str, *elements: str, **params) -> SpatialDataZarr:
+        for element in elements:
+            (tmp_path / name / "S1.zarr" / element).mkdir(parents=True)
+        (tmp_path / name / "S1.zarr/zarr.json").write_text("{}")
+        return SpatialDataZarr(tmp_path / name, **params)
+
+    several = store("several", "images/he_image", "images/morphology_focus", "tables/table")
+    promised("your_cohort", error(several.check, "S1"))
+    promised("your_cohort", error(store("small", "images/A_hires_image", "tables/t").check, "S1"))
+    promised("your_cohort", error(store("xenium", "images/he", "points/transcripts").check, "S1"))
+    monkeypatch.setitem(sys.modules, "spatialdata", None)
+    promised("your_cohort", error(store("bare", "images/he", "tables/table").check, "S1"))

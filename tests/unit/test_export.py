@@ -7,13 +7,14 @@ import struct
 import anndata
 import numpy as np
 import pytest
-from finished import make_data, make_run, output
+from finished import SAMPLES, do, each, make_data, make_run, output
 from stages import SPLIT
 from toy_slides import toy_cohort
 
 from flag_st.commands.cli import main
 from flag_st.commands.show import as_json, as_text
 from flag_st.core.errors import FlagError
+from flag_st.core.fitted import inside
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.seeds import Draws
 from flag_st.data import spatial
@@ -74,6 +75,13 @@ def test_its_header_says_where_it_comes_from(model):
     assert facts["patches"] == {"size": 224, "um_per_px": 0.5}
     assert facts["licences"][0]["of"] == "cohort tiny"
     assert str(model.parent.parent) not in json.dumps(facts)  # no path of this machine
+
+
+def test_the_command_states_the_licence_of_slides_that_no_list_has(run, tmp_path):
+    path = tmp_path / "own.flag"
+    assert main(["export", str(run), "-o", str(path), "--licence", "CC BY 4.0"]) == 0
+    assert open_model(path).facts["licences"][0]["licence"] == "CC BY 4.0"
+    assert "CC BY 4.0" in as_text(open_model(path))
 
 
 def test_two_exports_are_equal_in_every_byte(model, run, tmp_path):
@@ -277,6 +285,15 @@ def test_published_weights_are_named_and_their_place_is_not():
     }
 
 
+def test_the_licence_of_one_s_own_slides_is_what_the_export_states():
+    own = {"name": "mine", "use": "flag_st.sources.spaceranger.SpaceRanger"}
+    assert notes(own, [])[0]["licence"].endswith("no licence is stated")
+    assert notes({**own, "licence": "CC BY 4.0"}, [])[0]["licence"] == "CC BY 4.0"
+    # What is published has the licence of the list, whatever an entry says.
+    hest = {"name": "PRAD", "use": "flag_st.sources.hest.Hest", "licence": "none"}
+    assert notes(hest, [])[0]["licence"] == "CC BY-NC-SA 4.0"
+
+
 def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():
     rng = np.random.default_rng(0)
     cells = np.stack(np.divmod(np.arange(400), 20), 1)
@@ -288,3 +305,18 @@ def test_the_pitch_is_that_of_the_array_and_not_of_the_jitter():
     assert array_pitch(hexagonal) == pytest.approx(100)
     assert layout(hexagonal) == "hexagonal"
     assert array_pitch(np.zeros((1, 2))) == 1.0
+
+
+def test_intervals_are_those_that_the_rule_calibrates(folder, run, model):
+    given = {
+        "model": output("train", "model", method="noisy"),
+        "features": each("encode_patches", "features", "valid"),
+        "spots": each("prepare_slide", "spots", "valid"),
+        "patches": [],
+    }
+    do(folder, "calibrate", given, {"samples": SAMPLES}, method="noisy")
+    made = load_arrays(run / "calibration.safetensors")[0]
+    kept = inside("intervals", open_model(model).arrays)
+    assert kept.keys() == made.keys()
+    for name, array in made.items():
+        np.testing.assert_array_equal(kept[name], array)

@@ -9,6 +9,8 @@ import yaml
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
+from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.methods.base import Prediction
 from flag_st.metrics.base import Case, Metric
 from flag_st.scoring.slides import REST, Pair, columns, score_slides
 
@@ -27,6 +29,7 @@ def case(n=N, genes=G, constant=(), collapsed=(), labelled=True):
     truth[:, list(constant)] = 0
     draws[:, :, list(collapsed)] = 1
     known = {"train_variance": np.ones(genes), "slide": "A1"}
+    known["calibration"] = Conformal.fit([Seen("p", truth, Prediction(draws))])
     if labelled:
         known["domains"] = np.where(np.arange(n) < n // 2, "core", "rim")
     names = tuple(f"g{i}" for i in range(genes))
@@ -67,6 +70,10 @@ UNDEFINED_HERE = {"pcc50_best", "pcc50_var", "pcc200_var", "deg_overlap_50", "de
 }
 
 
+#: Errors and coverage are known of a gene that is constant.
+DEFINED_ALWAYS = {"mse_gene", "mae_gene", "crps_gene", "calibrated_90_gene"}
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_prediction_that_is_not_finite_is_refused(name):
     one = case()
@@ -87,7 +94,7 @@ def test_degenerate_genes_do_not_fail_and_are_not_left_out(name):
     constant, collapsed = (0, 5), tuple(range(6, G))
     found = METRICS[name](case(constant=constant, collapsed=collapsed))
     for key, value in found.items():
-        if np.ndim(value) and key not in ("mse_gene", "mae_gene", "crps_gene"):
+        if np.ndim(value) and key not in DEFINED_ALWAYS:
             np.testing.assert_array_equal(np.isnan(value), np.isin(range(G), constant))
     for key in {"pcc", "pcc10_var", "gsc", "ssc", "gsc_depth", "ssc_depth"} & set(found):
         assert np.isfinite(found[key]), key

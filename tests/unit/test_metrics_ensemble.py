@@ -8,10 +8,13 @@ import scipy.stats
 import scoringrules
 
 from flag_st.core.errors import FlagError
+from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.methods.base import Prediction
 from flag_st.metrics.base import Case
 from flag_st.metrics.coverage import Coverage, pit
 from flag_st.metrics.crps import Crps
 from flag_st.metrics.energy import Energy, energy_score, variogram_score
+from flag_st.metrics.intervals import Intervals
 from flag_st.metrics.mae import Mae
 from flag_st.metrics.ssc import neighbour_graph
 
@@ -257,3 +260,50 @@ def test_draw_that_is_not_finite_is_refused(arrays, metric):
     one = Case(truth, point, position, names, draws, {"slide": "A1"})
     with pytest.raises(FlagError, match=r"a draw of slide A1 .* 1 of 6 genes .*g3.* 2 of 40 spots"):
         metric(one)
+
+
+# --- calibrated intervals -----------------------------------------------------------------------
+
+
+def with_intervals(scale, n=3000, genes=4, draws=6, told=True):
+    """Draws whose spread is too small by ``scale``, and larger where the errors are if it is ``told``."""
+    rng = np.random.default_rng(7)
+
+    def slide():
+        sd = rng.uniform(0.1, 2, (n, genes))
+        point = np.full((n, genes), 30.0)
+        spread = sd if told else rng.permutation(sd)
+        samples = point + spread * rng.normal(size=(draws, n, genes)) / scale
+        return point + sd * rng.normal(size=(n, genes)), Prediction(samples, point)
+
+    calibration = Conformal.fit([Seen(p, *slide()) for p in "abc"])
+    truth, made = slide()
+    position = np.zeros((n, 2))
+    names = tuple(f"g{i}" for i in range(genes))
+    facts = {"calibration": calibration}
+    return Intervals()(Case(truth, made.point, position, names, made.samples, facts))
+
+
+@pytest.mark.parametrize("scale", [0.5, 4])
+def test_intervals_cover_what_they_say_whatever_the_size_of_the_spread(scale):
+    found = with_intervals(scale)
+    for level in (50, 80, 90, 95):
+        assert found[f"calibrated_{level}"] == pytest.approx(level / 100, abs=0.02)
+    assert found["calibrated_joint_90"] == pytest.approx(0.9, abs=0.02)
+    assert found["calibrated_90_gene"].mean() == pytest.approx(found["calibrated_90"])
+    assert found["calibrated_guarantee_90"] == pytest.approx(0.9 * 3 / 4)
+    widths = [found[f"calibrated_width_{level}"] for level in (50, 80, 90, 95)]
+    assert widths == sorted(widths)
+
+
+def test_the_risk_falls_only_where_the_spread_knows_the_errors():
+    knows, guesses = with_intervals(1), with_intervals(1, told=False)
+    assert knows["risk_1"] < knows["risk_5"] < 0.6 < knows["risk_9"] < 1
+    assert guesses["risk_5"] == pytest.approx(1, abs=0.1)
+
+
+def test_without_a_calibration_nothing_is_defined():
+    truth = np.ones((5, 2))
+    found = Intervals()(Case(truth, truth, None, ("a", "b"), truth[None]))
+    assert set(found) == set(Intervals.columns)
+    assert np.isnan(np.hstack(list(found.values()))).all()

@@ -44,6 +44,9 @@ def test_h5ad_is_a_prediction_file_with_verdicts(made, tmp_path):
     assert np.array_equal(read.X, made.point)
     assert np.array_equal(read.layers["draw_2"], made.prediction.samples[2])
     assert np.array_equal(read.layers["spread"], made.spread)
+    assert (read.layers["lower_90"] <= read.X).all()
+    assert (read.layers["upper_90"] >= read.X).all()
+    assert "for a new patient no more than 60% are guaranteed" in read.uns["intervals"]
     assert np.array_equal(read.obsm["spatial"], made.slide.position)
     assert read.obsm["spatial_px"] == pytest.approx(made.slide.position / PIXEL_UM)
     assert list(read.var["verdict"].unique()) == ["not predictable", "predictable"]

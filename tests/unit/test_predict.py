@@ -20,6 +20,7 @@ from flag_st.data import pyramid
 from flag_st.exported.export import export
 from flag_st.exported.model import open_model
 from flag_st.outputs import folder as folders
+from flag_st.slides.places import read_places
 from flag_st.slides.predict import Predictor, best_genes
 from flag_st.slides.request import COLUMNS, Request, name_of, read_sheet
 
@@ -70,7 +71,7 @@ def same_prediction(path, wanted):
     assert list(found.obs_names) == list(wanted.obs_names)
     assert list(found.var_names) == list(wanted.var_names)
     assert found.X.tobytes() == wanted.X.tobytes()
-    assert set(found.layers) == set(wanted.layers)
+    assert set(found.layers) == {*wanted.layers, "lower_90", "upper_90"}
     for name in wanted.layers:
         assert found.layers[name].tobytes() == wanted.layers[name].tobytes()
     assert np.array_equal(found.obsm["spatial"], wanted.obsm["spatial"])
@@ -80,6 +81,14 @@ def same_prediction(path, wanted):
 
 def test_the_same_spots_get_the_bytes_of_the_pipeline(made, run):
     same_prediction(made / "prediction.h5ad", run / f"predictions/{TEST}.h5ad")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_positions_of_a_table_are_read_to_their_last_digit(tmp_path, suffix):
+    position = np.random.default_rng(3).uniform(0, 20_000, (300, 2))
+    table = pd.DataFrame(position, columns=["x_um", "y_um"])
+    table.to_csv(tmp_path / f"spots{suffix}", index=False, sep="\t" if suffix == ".tsv" else ",")
+    assert np.array_equal(read_places(tmp_path / f"spots{suffix}").position, position)
 
 
 def test_a_method_that_reads_pixels_gets_them_too(folder, image, spots, tmp_path):

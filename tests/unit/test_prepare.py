@@ -19,6 +19,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, digest
 from flag_st.data.prepare import prepare, top_left
 from flag_st.data.slide import read_expression
+from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.folder import Folder
 from flag_st.sources.synthetic import Synthetic
 
@@ -423,12 +424,14 @@ def test_folder_says_what_is_missing(files, tmp_path):
         Folder(root).fetch("../../P1S1", tmp_path)
 
 
-def test_folder_takes_the_other_suffix_and_no_hidden_files(files, tmp_path):
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".SVS", ".TIF"])
+def test_folder_takes_every_suffix_of_an_image_and_no_hidden_files(files, tmp_path, suffix):
     root = files.st.parents[1]
-    other = files.wsi.rename(files.wsi.with_suffix(".tiff"))
+    other = files.wsi.rename(files.wsi.with_suffix(suffix))
     (root / "st" / "._P1S1.h5ad").write_bytes(b"left by a file manager")
     assert [r.id for r in Folder(root).slides()] == ["P1S1"]
     assert Folder(root).fetch("P1S1", tmp_path).wsi == other
+    assert other in Folder(root).inputs("P1S1")
 
 
 # Real sections

@@ -23,6 +23,7 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort
 from flag_st.data.prepare import prepare
 from flag_st.planning.grid import Plan
+from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.spaceranger import SpaceRanger
 
 
@@ -36,6 +37,15 @@ def made(tmp_path: Path, own: Own | None = None, style: str = "csv", **params) -
 def test_the_positions_of_every_version_are_read(tmp_path, style):
     own = visium()
     assert_same(fetched(made(tmp_path, own, style), tmp_path), own)
+
+
+@pytest.mark.parametrize("style", ["list", "csv", "parquet"])
+def test_positions_are_read_to_their_last_digit(tmp_path, style):
+    own = visium()
+    own.position = own.position + np.random.default_rng(3).uniform(0, 1, own.position.shape)
+    table = fetched(made(tmp_path, own, style), tmp_path)
+    wanted = own.position[[own.barcodes.index(b) for b in table.obs_names]]
+    assert np.array_equal(table.obsm["spatial"], wanted)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -110,6 +120,13 @@ def test_an_image_of_any_format_stays_where_it_is(tmp_path):
     table = fetched(source, tmp_path)
     assert table.uns["wsi"] == str(root / "S1.png")
     assert_same(table, own)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".SVS", ".NDPI"])
+def test_an_image_of_every_suffix_is_found_beside_the_data(tmp_path, suffix):
+    source = made(tmp_path)
+    (tmp_path / "runs/S1.tif").rename(tmp_path / f"runs/S1{suffix}")
+    assert source.image("S1") == tmp_path / f"runs/S1{suffix}"
 
 
 def test_patches_lie_around_their_spots(tmp_path):

@@ -19,6 +19,7 @@ from flag_st.planning.traits import check_traits, stated
         ("encoders", "texture", {"fits": True}, "texture says fits: true, but Texture"),
         ("gene_models", "coexpression", {"fits": False}, "has fits: true"),
         ("metrics", "domains", {"downstream": False}, "write downstream: true"),
+        ("metrics", "intervals", {"calibrated": False}, "write calibrated: true"),
         (
             "metrics",
             "ssim",

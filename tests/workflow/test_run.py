@@ -40,6 +40,15 @@ def test_everything_is_there(tiny_run):
     assert value["gsc"] == pytest.approx(1)
 
 
+def test_intervals_are_calibrated_for_all_but_controls_that_see_the_truth(tiny_run):
+    made = {path.parts[-3] for path in tiny_run.rglob("calibration.safetensors")}
+    assert made == set(yaml.safe_load(TINY.read_text())["defaults"]["methods"]) - {"oracle"}
+    scores = pd.read_parquet(tiny_run / "results/experiments/table_1/scores.parquet")
+    scores = scores[(scores["metric"] == "calibrated_90") & (scores["gene"] == "")]
+    known = scores[scores["slide"] != ""].set_index("method")["value"].notna()
+    assert set(known[known].index) == made
+
+
 def test_downstream_analyses_are_made_for_the_table_that_shows_them(tiny_run, tmp_path):
     """Of the truth, they agree with themselves; nothing that was there is made again."""
     assert not list(tiny_run.rglob("downstream.parquet"))

@@ -239,6 +239,16 @@ def backbone_of(wildcards):
     return f"{RESULTS}/{path}".format(**{**dict(wildcards), "gene_model": backbone})
 
 
+def calibration_of(wildcards):
+    """The run's intervals, if a metric judges them; a control that sees the truth has none."""
+    asked = any(m.get("calibrated") for m in map(CONFIG["metrics"].get, metrics_of("evaluate")))
+    if not asked or entry("methods", wildcards.method).get("needs_truth"):
+        return []
+    return [
+        f"{RESULTS}/{RULES['calibrate'].outputs['calibration']}".format(**dict(wildcards))
+    ]
+
+
 def patches_of(wildcards, slides):
     if not entry("methods", wildcards.method).get("needs_patches"):
         return []

@@ -77,6 +77,33 @@ rule predict:
         "../../scripts/predict.py"
 
 
+rule calibrate:
+    input:
+        model=rules.train.output.model,
+        features=lambda wc: features_of(wc, "valid"),
+        spots=lambda wc: of_slides(
+            rules.prepare_slide.output.spots, wc, part(wc, "valid")
+        ),
+        patches=lambda wc: patches_of(wc, part(wc, "valid")),
+    output:
+        **outputs("calibrate"),
+    log:
+        log_of("calibrate"),
+    benchmark:
+        benchmark_of("calibrate")
+    conda:
+        environment("calibrate")
+    threads: threads_of("calibrate")
+    resources:
+        **resources_of("calibrate"),
+    params:
+        samples=SAMPLES,
+        threads=threads_of("calibrate"),
+        code=lambda wc: code("calibrate", entry("methods", wc.method)),
+    script:
+        "../../scripts/calibrate.py"
+
+
 rule evaluate:
     input:
         predictions=lambda wc: of_slides(
@@ -86,6 +113,7 @@ rule evaluate:
             rules.prepare_slide.output.spots, wc, part(wc, "test")
         ),
         panel=rules.select_panel.output.panel,
+        calibration=calibration_of,
     output:
         **outputs("evaluate"),
     log:

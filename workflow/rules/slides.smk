@@ -22,6 +22,7 @@ rule export_model:
         **resources_of("export_model"),
     params:
         threads=threads_of("export_model"),
+        licence=lambda wc: entry("cohorts", wc.cohort).get("licence", ""),
         code=lambda wc: code("export_model", *exported_plugins(wc.method)),
     script:
         "../../scripts/export_model.py"

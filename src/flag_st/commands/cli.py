@@ -148,6 +148,9 @@ def _about_new_slides(commands: Any) -> None:
         type=_positive,
         help="draws per slide (default: as many as the run made of its test slides)",
     )
+    export.add_argument(
+        "--licence", default="", help="of the training slides, where config/sources.tsv lists none"
+    )
     export.set_defaults(run=run_export)
 
     show = _add(commands, "show", "print what an exported model holds and needs")
@@ -304,7 +307,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     from flag_st.core.job import device
     from flag_st.exported.export import export
 
-    export(arguments.folder, arguments.out, arguments.draws, device(gpu=1), tqdm)
+    given = (arguments.draws, device(gpu=1), tqdm, arguments.licence)
+    export(arguments.folder, arguments.out, *given)
     print(f"{arguments.out}: written. `flag-st show {arguments.out}` says what it holds and needs.")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from flag_st.exported.model import Exported
+from flag_st.intervals.conformal import LEVELS
 from flag_st.slides.trust import PREDICTABLE, gene_verdicts, lax
 
 #: Columns of ``gene_verdicts`` that the table of genes shows.
@@ -14,7 +15,10 @@ COLUMNS = ("validation_pcc", "validation_pcc_lowest", "validation_rmse", "valida
 
 def as_json(model: Exported) -> dict[str, Any]:
     """The facts of the model, and the mean validation scores of its genes."""
-    return {**model.facts, "validation": _genes(model)}
+    calibrated = model.intervals
+    guaranteed = {str(level): calibrated.guaranteed(level) for level in LEVELS}
+    intervals = {"patients": calibrated.patients, "guaranteed": guaranteed}
+    return {**model.facts, "intervals": intervals, "validation": _genes(model)}
 
 
 def _genes(model: Exported) -> dict[str, dict[str, Any]]:
@@ -45,6 +49,7 @@ def as_text(model: Exported) -> str:
     lines += [
         f"  licence    {n['of']}: {n['licence']} {n['page']}".rstrip() for n in facts["licences"]
     ]
+    lines += [f"  intervals  {model.intervals.sentence(90)}"]
     lines += [f"  note       {text}" for text in lax(model)]
     mean = np.nanmean(table["validation_pcc"]) if table["validation_pcc"].notna().any() else np.nan
     lines += [

@@ -13,7 +13,10 @@ def extra(module: str, part: str) -> ModuleType:
         FlagError: it cannot be imported; names the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        if found.__file__ is None:  # Python takes any folder of this name for a package
+            raise ImportError(f"{next(iter(found.__path__))} is a folder and no package")
+        return found
     except ImportError as error:
         raise FlagError(
             f"{module.partition('.')[0]} is needed here and cannot be imported ({error})",

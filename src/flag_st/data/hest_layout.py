@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flag_st.slides.suffixes import SUFFIXES
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "st": ("st", (".h5ad",)),
     "metadata": ("metadata", (".json",)),
-    "wsi": ("wsis", (".tif", ".tiff")),
+    "wsi": ("wsis", (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))),
     "patches": ("patches", (".h5",)),
     "labels": ("labels", (".tsv",)),
 }

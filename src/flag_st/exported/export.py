@@ -1,6 +1,6 @@
 """``flag-st export``: from the folder of a run to one file that predicts new slides."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import nested
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.provenance import commit
-from flag_st.core.seeds import Draws
 from flag_st.data.lattice import array_pitch, layout
 from flag_st.data.slide import Cohort
 from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
 from flag_st.exported.run import Run
+from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.validation import predict_validation
 from flag_st.methods.base import Method, load
 from flag_st.metrics.base import Case
 from flag_st.metrics.pcc import per_gene
@@ -41,6 +42,7 @@ def export(
     draws: int | None = None,
     device: str = "cpu",
     progress: Progress = lambda items, **_: items,
+    licence: str = "",
 ) -> None:
     """Write the exported model of a run.
 
@@ -53,6 +55,7 @@ def export(
         draws: draws per validation slide, and by default per new slide; None takes as many as the
             run made of its test slides.
         device: where the validation slides are predicted.
+        licence: of the training slides, where ``config/sources.tsv`` does not list them.
 
     Raises:
         FlagError: the run is not finished, its files are not those that it was trained with, or the
@@ -73,14 +76,16 @@ def export(
             remedy="export a run of a method that does not retrieve spots, such as ridge or flag",
         )
     samples = (draws or run_draws(run)) if method.stochastic else 1
+    seen = predict_validation(method, valid, samples, int(facts["seed"]), progress)
     arrays = {
         **nested("method", learned),
         **nested("encoder", encoder_arrays(run)),
         **nested("features", Likeness.fit(train.features, valid.features).arrays()),
         **appearances(run, progress),
-        **nested("validation", scores(method, valid, samples, int(facts["seed"]), progress)),
+        **nested("validation", scores(valid, seen)),
+        **nested("intervals", Conformal.fit(seen).arrays()),
     }
-    save_arrays(out, arrays, facts_of(run, facts, method, train, samples))
+    save_arrays(out, arrays, facts_of(run, facts, method, train, samples, licence))
 
 
 def _refuse_truth(method: Method, facts: dict[str, Any]) -> None:
@@ -106,18 +111,16 @@ def encoder_arrays(run: Run) -> dict[str, np.ndarray]:
     return load_arrays(run.file("fit_encoder", "model"))[0]
 
 
-def scores(
-    method: Method, valid: Cohort, samples: int, seed: int, progress: Progress
-) -> dict[str, np.ndarray]:
+def scores(valid: Cohort, seen: Sequence[Seen]) -> dict[str, np.ndarray]:
     """``SCORES`` per gene, (V, G) each, of the predictions of the V validation slides."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
-    for slide in progress(valid, desc="validation slides"):
-        made = method.predict(slide.without_truth(), samples, Draws(seed, slide.id))
-        truth, point = slide.truth.astype(np.float64), made.point.astype(np.float64)  # (N, G)
+    for slide, made in zip(valid, seen, strict=True):
+        truth, point = made.truth.astype(np.float64), made.prediction.point.astype(np.float64)
+        samples = made.prediction.samples  # (S, N, G)
         rows["pcc"].append(per_gene(Case(truth, point, slide.position, valid.genes)))
         rows["rmse"].append(np.sqrt(((truth - point) ** 2).mean(0)))
-        spread = made.samples.std(0, ddof=1).mean(0) if samples > 1 else np.zeros(len(valid.genes))
-        rows["spread"].append(spread)
+        many = len(samples) > 1
+        rows["spread"].append(samples.std(0, ddof=1).mean(0) if many else 0 * rows["rmse"][-1])
     return {name: np.stack(values).astype(np.float64) for name, values in rows.items()}  # (V, G)
 
 
@@ -141,7 +144,7 @@ def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
 
 
 def facts_of(
-    run: Run, facts: dict[str, Any], method: Method, train: Cohort, samples: int
+    run: Run, facts: dict[str, Any], method: Method, train: Cohort, samples: int, licence: str
 ) -> dict[str, Any]:
     """The header of the file.
 
@@ -173,7 +176,7 @@ def facts_of(
             "encoder": encoder.get("threads", 1),
             "method": run.record["params"].get("threads", 1),
         },
-        "licences": notes(source, entries),
+        "licences": notes({**source, "licence": licence}, entries),
         "weights": weights(portable(entry), portable(own)),
         "code": {"version": flag_st.__version__, **commit()},
         "settings": registry.resolve(facts["use"], portable(own)["params"]),

@@ -9,8 +9,8 @@ from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
 from flag_st.transfer.weights import checkpoints
 
-#: What is known about slides that no list names.
-OWN = "not listed: whoever trained the model knows the licence of these slides"
+#: What is known about slides that no list names, where whoever exports the model states no licence either.
+OWN = "the own data of whoever trained the model; no licence is stated"
 
 
 def weights(*entries: Any) -> list[dict[str, Any]]:
@@ -38,7 +38,8 @@ def notes(source: Mapping[str, Any], entries: Iterable[Any]) -> list[dict[str, s
     """Name, licence and page of the cohort and of every published model among ``entries``.
 
     Args:
-        source: the entry of the cohort: ``name`` and ``use``.
+        source: the entry of the cohort: ``name``, ``use`` and, for slides that ``config/sources.tsv`` does
+            not list, ``licence`` if whoever exports the model states one.
     """
     with open(ROOT / "config" / "sources.tsv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -46,7 +47,9 @@ def notes(source: Mapping[str, Any], entries: Iterable[Any]) -> list[dict[str, s
         listed = registry.load(source["use"]).listed
     except FlagError:
         listed = ""  # somebody's own source, which is not here
-    found = [{"of": f"cohort {source['name']}", "licence": OWN, "page": ""}]
+    found = [
+        {"of": f"cohort {source['name']}", "licence": source.get("licence") or OWN, "page": ""}
+    ]
     for row in rows:
         if listed and row["name"] == listed:
             found[0] |= {"licence": row["licence"] or "none stated", "page": row["page"]}

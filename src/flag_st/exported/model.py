@@ -12,6 +12,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import inside
 from flag_st.core.io import load_arrays
 from flag_st.encoders.base import Encoder
+from flag_st.intervals.conformal import Conformal
 from flag_st.methods.base import Method, rebuild
 from flag_st.slides.likeness import Likeness
 
@@ -58,6 +59,20 @@ class Exported:
     def scores(self) -> dict[str, np.ndarray]:
         """Name of ``SCORES`` → (V, G) on the V validation slides; NaN where undefined."""
         return {name: self.arrays[f"validation.{name}"] for name in SCORES}
+
+    @property
+    def intervals(self) -> Conformal:
+        """Intervals, calibrated on the validation slides.
+
+        Raises:
+            FlagError: the model was exported by a version that did not calibrate.
+        """
+        try:
+            return Conformal.restore(inside("intervals", self.arrays))
+        except FlagError as error:
+            raise FlagError(
+                f"{self.path} is from another version ({error})", remedy=AGAIN
+            ) from None
 
     def method(self, device: str = "cpu") -> Method:
         """The trained method.

@@ -39,12 +39,15 @@ class Metric(ABC):
         downstream: whether it repeats an analysis of expression with scanpy. This is costly, so that
             it is computed only for the experiments that ask for it, by a rule of its own
             (``evaluate_downstream``), and for no draw but the first.
+        calibrated: whether it judges intervals that were calibrated on the validation slides, which a
+            rule of its own makes (``calibrate``).
     """
 
     columns: ClassVar[dict[str, tuple[str, int]]]
     pooled: ClassVar[bool] = True
     ensemble: ClassVar[bool] = False
     downstream: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, case: Case) -> dict[str, float | np.ndarray]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from flag_st.core.io import writing
 from flag_st.data.slide import prediction_table
-from flag_st.slides.predicted import Predicted
+from flag_st.slides.predicted import LEVEL, Predicted
 from flag_st.slides.trust import as_facts
 
 
@@ -17,6 +17,9 @@ def table_of(made: Predicted) -> anndata.AnnData:
     table = prediction_table(made.slide, made.prediction, dict(made.facts))
     for name, values in made.trust.spots.items():
         table.obs[name] = values.to_numpy()
+    if made.interval is not None:
+        for name, ends in zip(("lower", "upper"), made.interval, strict=True):
+            table.layers[f"{name}_{LEVEL}"] = ends
     table.obs["array_row"], table.obs["array_col"] = made.array.T.astype(np.int64)
     for name, values in made.trust.genes.items():
         table.var[name] = values.to_numpy()
@@ -29,6 +32,7 @@ def table_of(made: Predicted) -> anndata.AnnData:
         "pixel_size_um": made.pixel_um,
         "pitch_um": made.pitch_um,
         "spot_um": made.spot_um,
+        "intervals": made.guarantee,
         "trust": as_facts(made.trust),
         "origin": dict(made.origin),
     }

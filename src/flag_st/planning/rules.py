@@ -205,6 +205,15 @@ _RULES = (
         entry=METHOD,
     ),
     Rule(
+        name="calibrate",
+        key=RUN,
+        outputs={"calibration": RUN + "/calibration.safetensors"},
+        env="torch",
+        mem_mb=8000,
+        runtime=60,
+        entry=METHOD,
+    ),
+    Rule(
         name="evaluate",
         key=RUN,
         outputs={"scores": RUN + "/scores.parquet"},

@@ -22,7 +22,10 @@ TRAITS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "fits": lambda gene_model: gene_model.fits,
         "backbone": lambda gene_model: gene_model.backs,
     },
-    "metrics": {"downstream": lambda metric: metric.downstream},
+    "metrics": {
+        "downstream": lambda metric: metric.downstream,
+        "calibrated": lambda metric: metric.calibrated,
+    },
 }
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.core.io import check_contract, writing
+from flag_st.core.io import check_contract, load_arrays, writing
 from flag_st.data.slide import read_expression
+from flag_st.intervals.conformal import Conformal
 from flag_st.metrics.base import Metric
 from flag_st.scoring.slides import KEYS, Pair, score_slides
 
@@ -70,6 +71,7 @@ def score_run(
     transform: str,
     metrics: Mapping[str, Metric],
     labels: Mapping[str, Any],
+    calibration: str | Path | None = None,
 ) -> "pd.DataFrame":
     """The metrics of one run: every test slide, and all of them pooled.
 
@@ -78,12 +80,15 @@ def score_run(
         panel: the genes, as ``select_panel`` writes them; ``transform`` is their unit.
         metrics: name → metric.
         labels: what identifies the run, as columns to put before the others.
+        calibration: the file of the run's intervals, for metrics that judge them.
     """
     pairs = [
         read_pair(prediction, truth, transform)
         for prediction, truth in zip(predictions, truths, strict=True)
     ]
-    facts = {"transform": transform}
+    facts: dict[str, Any] = {"transform": transform}
+    if calibration:
+        facts["calibration"] = Conformal.restore(load_arrays(calibration)[0])
     if "variance" in panel:
         facts["train_variance"] = panel.set_index("gene")["variance"][
             list(pairs[0].genes)
@@ -101,6 +106,9 @@ def write_scores(job: Any) -> None:
     run = {name: job.wildcards[name] for name in KEYS}
     labels = {**run, "seed": int(run["seed"])}
     files = (job.input.predictions, job.input.truth)
-    scores = score_run(*files, panel, transform, metrics, labels)
+    calibration = job.input.get("calibration")
+    scores = score_run(
+        *files, panel, transform, metrics, labels, calibration[0] if calibration else None
+    )
     with writing(job.output.scores) as temporary:
         scores.to_parquet(temporary, index=False)

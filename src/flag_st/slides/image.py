@@ -1,6 +1,7 @@
 """A slide image as one thing: its pixel size settled, and read in µm."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,34 @@ from flag_st.slides.pixel_size import Size, settle
 from flag_st.slides.reader import Reader
 
 
-class SlideImage:
-    """An open slide image whose pixel size is known; a context manager.
+@dataclass(eq=False)
+class Picture:
+    """What is known of a slide image.
 
     Attributes:
         path: its file.
         size: (width, height) of level 0 in pixels.
-        pixel_um: µm per pixel of level 0.
+        pixel_um: µm per pixel of level 0; every statement agrees with it.
         statements: every statement of the pixel size that was found, by where it stands.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    pixel_um: float
+    statements: dict[str, float] = field(default_factory=dict)
+
+
+class SlideImage(Picture):
+    """An open slide image whose pixel size is known; a context manager.
+
+    Attributes:
         qupath_origin: where QuPath's coordinates begin, in pixels of level 0 (``Reader``).
         reader: the open file, which reads in pixels.
     """
 
     def __init__(self, reader: Reader, pixel_um: float, statements: dict[str, float]):
-        self.reader, self.path, self.size = reader, reader.path, reader.size
-        self.pixel_um, self.statements = pixel_um, statements
-        self.qupath_origin = reader.qupath_origin
+        super().__init__(reader.path, reader.size, pixel_um, statements)
+        self.reader, self.qupath_origin = reader, reader.qupath_origin
 
     def __enter__(self) -> "SlideImage":
         return self
@@ -76,3 +89,11 @@ def open_image(
     except BaseException:
         reader.close()
         raise
+
+
+def look_at(
+    path: str | Path, pixel_um: Size | None = None, stated: Mapping[str, float] = {}
+) -> Picture:
+    """What is known of a slide image; arguments and errors are those of ``open_image``."""
+    with open_image(path, pixel_um, stated) as image:
+        return Picture(image.path, image.size, image.pixel_um, image.statements)

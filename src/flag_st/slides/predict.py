@@ -100,6 +100,7 @@ class Predictor:
                 facts={k: model.facts[k] for k in ("method", "unit", "seed", "genes")},
                 shown=list(request.genes) or best_genes(model),
                 trust=trust,
+                intervals=model.intervals,
                 array=spots.array,
                 pitch_um=spots.pitch_um,
                 spot_um=model.facts["platform"]["spot_um"],

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from flag_st.data.slide import UNITS, Slide
+from flag_st.intervals.conformal import Conformal
 from flag_st.methods.base import Prediction
 from flag_st.slides.gene_sets import GeneSets
 from flag_st.slides.trust import Trust
 
 #: Longest side in pixels of the picture of a slide, and of its thumbnail on pages.
 PICTURE, THUMBNAIL = 4000, 1000
+#: Level in percent of the intervals in the files.
+LEVEL = 90
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Predicted:
         facts: of the model: ``method``, ``unit``, ``seed`` and ``genes``.
         shown: the genes that pictures and overlays show; tables hold all.
         trust: the verdicts.
+        intervals: calibrated on the model's validation slides.
         array: (N, 2) row and column of each spot.
         pitch_um, spot_um: distance of the spots and their diameter.
         pixel_um: of level 0 of the image, whose ``size`` (width, height) is in its pixels.
@@ -40,6 +44,7 @@ class Predicted:
     facts: Mapping[str, Any]
     shown: Sequence[str]
     trust: Trust
+    intervals: Conformal
     array: np.ndarray
     pitch_um: float
     spot_um: float
@@ -92,6 +97,21 @@ class Predicted:
             return None
         scores = np.stack([self.sets.score(draw).astype(np.float32) for draw in samples])
         return scores.std(0, ddof=1, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def interval(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper end of the interval of ``LEVEL`` %, (N, G) float32 each.
+
+        None if there is a single draw of a method that draws, since its spread is then unknown.
+        """
+        if len(self.prediction.samples) < 2 and self.intervals.draws > 1:
+            return None
+        return self.intervals.interval(self.prediction, LEVEL)
+
+    @property
+    def guarantee(self) -> str:
+        """What the intervals are good for, in a sentence."""
+        return self.intervals.sentence(LEVEL)
 
     @cached_property
     def thumbnail(self) -> np.ndarray:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    from flag_st.sources.picture import Picture
+    from flag_st.slides.image import Picture
     from flag_st.sources.section import Section
 
 
@@ -159,14 +159,14 @@ class AnnDataFiles(OwnFiles):
         Raises:
             FlagError: they do not, or nothing in the file tells which image the positions refer to.
         """
-        from flag_st.sources.picture import open_picture
+        from flag_st.slides.image import look_at
         from flag_st.sources.section import check_place
 
         name = f"the spots' distance of {self.pitch_um:g} µm"
         stated = {name: self.pitch_um / own.pitch_px}
         if "microns_per_pixel" in own.scales:
             stated["microns_per_pixel of the scale factors"] = own.scales["microns_per_pixel"]
-        picture = open_picture(image, user, stated)
+        picture = look_at(image, user, stated)
         if "spot_diameter_fullres" not in own.scales and len(picture.statements) == 1:
             raise FlagError(
                 f"{path} has no scale factors (uns['spatial'][library]['scalefactors']), and neither the image "

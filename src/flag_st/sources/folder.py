@@ -20,7 +20,7 @@ class Folder(Source):
 
     Args:
         root: the directory. For each slide it holds ``st/<id>.h5ad``, ``metadata/<id>.json`` and
-            ``wsis/<id>.tif`` (or ``.tiff``) or ``patches/<id>.h5`` or both, and
+            ``wsis/<id>.tif`` (or another of ``slides.suffixes``) or ``patches/<id>.h5`` or both, and
             ``labels/<id>.tsv`` if experts assigned its spots to domains.
         sheet: tab-separated table with the column ``slide`` and, if known, ``patient``,
             ``section`` and ``fold``. Without a sheet every file of ``st/`` is a slide, whose

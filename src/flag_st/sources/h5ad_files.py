@@ -37,11 +37,20 @@ def read_table(path: Path) -> Any:
         raise FlagError(
             f"{path} is damaged or no h5ad ({error})", remedy="write it again with write_h5ad"
         ) from None
+    return check_spots(table, path)
+
+
+def check_spots(table: Any, path: Path) -> Any:
+    """The table itself.
+
+    Raises:
+        FlagError: it has no spot, or names a barcode twice.
+    """
     repeated = table.obs_names[table.obs_names.duplicated()]
     if len(repeated):
         raise FlagError(
             f"{path} names {len(set(repeated))} barcodes twice, such as {repeated[0]}",
-            remedy="write one h5ad per section",
+            remedy="write one table per section",
         )
     if not len(table):
         raise FlagError(f"{path} holds no spot", remedy="write the spots under tissue")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from flag_st.core.errors import FlagError
 from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.base import Source
 from flag_st.sources.folder import locate, read_sheet
 from flag_st.sources.hest import restrict
@@ -21,7 +22,6 @@ TITLE = (
     "Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type "
     "interactions"
 )
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 class Her2stOpen(Source):
@@ -123,7 +123,7 @@ def published(row: SlideRow, files: Sequence[str]) -> dict[str, str]:
     found = {kind: name for kind, name in _tables(row).items() if name in there}
     folder = PurePosixPath("data/ST-imgs") / row.patient / section_name(row)
     images = sorted(
-        f for f in files if PurePosixPath(f).parent == folder and f.lower().endswith(IMAGES)
+        f for f in files if PurePosixPath(f).parent == folder and f.lower().endswith(SUFFIXES)
     )
     if len(images) > 1:
         raise FlagError(

@@ -29,7 +29,7 @@ THUMBNAIL = 1000  # px
 PYRAMID: dict[str, Any] = dict(factor=2, smallest=256, compression="lzw", predictor=True)
 SELECTION = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")
 #: To be raised when the conversion changes, so that existing slides are converted again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def read_selection(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep="\t")
+        table = pd.read_csv(path, sep="\t", float_precision="round_trip")
     except (OSError, ValueError) as error:
         raise FlagError(f"{path} is no readable spot file ({error})") from None
     if missing := [c for c in SELECTION if c not in table]:

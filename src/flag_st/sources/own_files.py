@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 from flag_st.core.errors import FlagError
 from flag_st.core.io import digest
 from flag_st.data.slide_files import SlideFiles, SlideRow
+from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.base import Source
 from flag_st.sources.folder import check_id, locate, read_records, read_sheet
 
 if TYPE_CHECKING:
     from flag_st.sources.section import Section
-
-#: Suffixes of the images that are looked for beside the data.
-IMAGES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn", ".jpg", ".jpeg", ".png")
 
 
 class OwnFiles(Source):
@@ -101,12 +99,16 @@ class OwnFiles(Source):
         from flag_st.sources.section import VERSION, write_section, written
 
         made_from = {"version": VERSION, "settings": self.settings(slide)}
-        made_from |= {"files": [[p.name, digest(p)] for p in self.inputs(slide)]}
+        made_from |= {"files": [[p.name, digest(p)] for p in self.evidence(slide)]}
         if known := written(directory, slide, made_from):
             return known
         patient = self.line(slide).get("patient", "")
         facts = {"patient": patient} if patient else {}
         return write_section(self.read(slide), directory, slide, made_from, facts)
+
+    def evidence(self, slide: str) -> list[Path]:
+        """The files and folders whose content decides what a conversion gives."""
+        return self.inputs(slide)
 
     def settings(self, slide: str) -> dict[str, Any]:
         """What a conversion depends on besides files."""
@@ -193,7 +195,7 @@ def images_in(folder: Path, slide: str, own: bool = False) -> list[Path]:
     return [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGES
+        if path.suffix.lower() in SUFFIXES
         and path.is_file()
         and path.name[0] != "."
         and (path.stem == slide or (own and path.stem.lower().endswith("image")))

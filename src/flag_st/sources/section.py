@@ -1,7 +1,7 @@
 """One section from its owner's files: checked against its image, then written in HEST-1k layout."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import read_json, write_json, writing
 from flag_st.data.hest_layout import new_paths, section_metadata
 from flag_st.data.slide_files import SlideFiles
-from flag_st.sources.picture import Picture
+from flag_st.slides.image import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
 #: To be raised when the conversion changes, so that existing slides are converted again.
-VERSION = 1
+VERSION = 2
 LOG = logging.getLogger("flag_st")
 #: The remedy for anything but raw counts.
 RAW = "give the raw counts, which are whole numbers from zero up"
@@ -38,6 +38,7 @@ class Section:
         technology: name of the technology, for the metadata.
         pitch_um, spot_um: distance and diameter of the spots in µm.
         told: what was left out, by name; it is logged and kept in the metadata.
+        paint: writes the image as a TIFF, where it is no file; None if it stays where its owner has it.
     """
 
     counts: "csr_matrix"
@@ -49,6 +50,7 @@ class Section:
     pitch_um: float
     spot_um: float
     told: dict[str, Any] = field(default_factory=dict)
+    paint: Callable[[Path], None] | None = None
 
 
 def count_faults(values: np.ndarray, where: str) -> Faults:
@@ -132,7 +134,7 @@ def write_section(
     made_from: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> SlideFiles:
-    """Write counts and metadata of ``slide``; its image stays where its owner has it.
+    """Write counts and metadata of ``slide``, and its image unless its owner has it as a file.
 
     Args:
         section: what was read.
@@ -145,7 +147,9 @@ def write_section(
     for what, value in section.told.items():
         LOG.warning("slide %s: %s: %s", slide, what, value)
     _write_table(paths["st"], section)
-    wsi = section.picture.path
+    wsi = section.picture.path if section.paint is None else paths["wsi"]
+    if section.paint is not None:
+        section.paint(wsi)
     um = section.picture.pixel_um
     local = {
         "made_from": made_from,

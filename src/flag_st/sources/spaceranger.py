@@ -20,6 +20,7 @@ from flag_st.sources.spaceranger_files import (
     read_matrix,
     read_positions,
     read_scales,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class SpaceRanger(OwnFiles):
         user: float | None,
     ) -> "Section":
         """Join counts and positions, and prove the latter against the array and the image."""
-        from flag_st.sources.picture import open_picture
+        from flag_st.slides.image import look_at
         from flag_st.sources.section import Section, check_place, count_faults
 
         faults = Faults()
@@ -134,7 +135,7 @@ class SpaceRanger(OwnFiles):
         if fit is not None:
             faults.attempt(self._check_fit, fit, scales, run)
             stated = self._statements(fit, scales)
-            picture = faults.attempt(open_picture, image, user, stated)
+            picture = faults.attempt(look_at, image, user, stated)
             if picture is not None:
                 size = told_size(run.hires, scales)
                 faults.attempt(
@@ -267,8 +268,6 @@ def told_size(hires: Path, scales: dict[str, float]) -> tuple[tuple[float, float
         The size in pixels (None without the picture), and the pixels by which it may be wrong: the sides of
         the reduced picture are whole numbers.
     """
-    from flag_st.sources.picture import size_of
-
     if not hires.is_file():
         return None, 0.0
     scale = scales[f"{HIRES}_scalef"]

@@ -239,7 +239,13 @@ def _read_rows(path: Path) -> "pd.DataFrame":
             remedy="restore the file as Space Ranger wrote it; in_tissue is its second column",
         )
     names = None if headed else list(COLUMNS)
-    table = pd.read_csv(path, header=0 if headed else None, names=names, encoding="utf-8-sig")
+    table = pd.read_csv(
+        path,
+        header=0 if headed else None,
+        names=names,
+        encoding="utf-8-sig",
+        float_precision="round_trip",  # as written: pandas' faster parser is off by the last bit
+    )
     return table.rename(columns=str.strip)
 
 
@@ -268,3 +274,18 @@ def _once(barcodes, path: Path) -> None:
             f"{path} names {len(set(repeated))} barcodes twice, such as {repeated[0]}",
             remedy="restore the file as Space Ranger wrote it; sections must not be joined in one file",
         )
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of a reduced picture, whose pixel size does not matter.
+
+    Raises:
+        FlagError: it is damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise FlagError(f"{path} is damaged ({error})", remedy="copy it again") from None
