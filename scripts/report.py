@@ -21,6 +21,7 @@ def main(job):
         out=job.output.page,
         explorers=dict(zip(job.params.explorers, job.input.explorers, strict=True)),
         new_slides=job.input.new_slides,
+        new_explorer=job.input.explorer,
         not_made=[Experiment.of(item) for item in job.params.absent],
     )
 

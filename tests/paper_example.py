@@ -242,6 +242,7 @@ def write_report(
     )
     inputs = {"tables": [written["html"]], "figures": [drawn["png"]], "runs": [runs, runs]}
     inputs |= {"explorers": [explorer], "new_slides": new_slides}
+    inputs["explorer"] = new_slides[0].parent / "explorer.html" if new_slides else []
     params = {"experiments": [table, figure], "tables": ["table_1"], "figures": ["curves"]}
     params |= {"explorers": ["curves"], "absent": []}
     defaults = {"split": "random", "panel": "hmhvg200", "encoder": "uni", "gene_model": None}

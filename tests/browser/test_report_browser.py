@@ -186,6 +186,11 @@ def test_methods_of_one_prediction_have_no_draw_and_no_spread(explorer):
     assert names(explorer, "#kind option") == ["point estimate", "one draw"]
 
 
+def test_the_name_of_the_only_slide_is_shown(explorer):
+    assert explorer.run("$('slide').options.length") == 1
+    assert explorer.run("$('slide').offsetParent !== null")
+
+
 def test_keys_change_gene_method_draw_and_zoom(explorer):
     explorer.run("document.activeElement.blur()")
     before = explorer.run("$('gene').selectedIndex")
@@ -265,7 +270,7 @@ def test_explorer_fits_a_phone(explorer):
     )
     assert all(150 <= width <= PHONE["width"] for width in widths)
     sizes = explorer.run(
-        "Math.min(...[...document.querySelectorAll('button, select')].map(b => b.offsetHeight))"
+        "Math.min(...[...document.querySelectorAll('button, label:not([hidden]) select')].map(b => b.offsetHeight))"
     )
     assert sizes >= 36  # large enough for a finger
 

@@ -348,6 +348,9 @@ def test_faults_of_a_new_slide_are_told_as_promised(tmp_path):
     asked = requests_of([str(tmp_path / "a.png")], str(tmp_path / "far.csv"), pixel_um=0.5)
     promised("your_slide", error(request.check, asked, model))
     promised("your_slide", error(request.check, asked * 2, model))
+    (tmp_path / "mouse.gmt").write_text("S\tmouse\tMki67\tEsr1\n")
+    mouse = [replace(asked[0], at=None, gene_sets=tmp_path / "mouse.gmt")]
+    promised("your_slide", error(request.check, mouse, model))
     slide = toy_slides.toy_slide("A", spots=50)
     looks = toy_appearance(50) - 3
     trust = judge(model, slide.features, looks, slide.position, 0.5, 200.0)

@@ -78,6 +78,25 @@ def test_it_says_what_ran_what_is_there_and_what_is_next(tmp_path):
     assert "`--quiet progress`" in ending(events(), known)
 
 
+def test_a_run_of_new_slides_leads_to_them_and_not_to_the_papers_jobs(tmp_path):
+    known = config.load({"results": str(tmp_path)}, [TINY])
+    rules = ("predict_slide", "join_slides", "predict_slides")
+    sent = [e for job, rule in enumerate(rules) for e in (job_info(job, rule), finished(job))]
+    told = ending(events(*sent), known)
+    assert told == (
+        "2 jobs ran (predict_slide 1, join_slides 1)\n"
+        f"next: open {tmp_path}/new_slides/explorer.html"
+    )
+    # With the report, as in the demo, the new slides are a part of a larger run.
+    assert "jobs of this configuration" in ending(events(*sent, *_made("report")), known)
+    failed = ending(events(*sent, job_error(9, "predict_slide", "a.log")), known)
+    assert "read these logs" in failed
+
+
+def _made(rule: str) -> tuple[dict, dict]:
+    return job_info(99, rule), finished(99)
+
+
 def test_many_failures_are_counted(tmp_path):
     known = config.load({"results": str(tmp_path)}, [TINY])
     told = ending(events(*(job_error(job, "train", f"{job}.log") for job in range(14))), known)

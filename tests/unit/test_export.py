@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from finished import SAMPLES, do, each, make_data, make_run, output
 from stages import SPLIT
+from toy_slides import toy_cohort
 
 from flag_st.commands.cli import main
 from flag_st.commands.show import as_json, as_text
@@ -154,6 +155,13 @@ def test_spots_are_found_in_any_disguise(folder, disguise):
     assert spots_in({"keys": disguise(train.features)}, list(train)) == "keys"
     noise = np.random.default_rng(0).normal(size=(len(train.expression), 12))
     assert spots_in({"noise": noise, **load(run.model)[0].arrays()}, list(train)) is None
+
+
+def test_an_array_without_numbers_holds_no_spots():
+    """Such as the basis of a ridge on blank pictures, whose features do not vary."""
+    train = toy_cohort(2)
+    nothing = {"basis": np.empty((203, 0)), "weights": np.empty((0, 50))}
+    assert spots_in(nothing, list(train)) is None
 
 
 @pytest.mark.parametrize(("method", "why"), [("shuffled", "profiles"), ("oracle", "truth")])

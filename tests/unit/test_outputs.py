@@ -166,15 +166,15 @@ def test_tiffs_are_equal_in_every_byte(made, tiff, tmp_path):
 
 def test_summary_table_can_be_joined(made, tmp_path):
     table.write(made, tmp_path / "summary.tsv")
-    read = pd.read_csv(tmp_path / "summary.tsv", sep="\t").set_index("gene")
+    read = pd.read_csv(tmp_path / "summary.tsv", sep="\t").set_index("name")
     assert list(read.index) == NAMES
     assert set(read["slide"]) == {"New"}
-    assert read["mean"].to_numpy() == pytest.approx(made.point.mean(0), rel=1e-4)
+    assert read["predicted_mean"].to_numpy() == pytest.approx(made.point.mean(0), rel=1e-4)
     graph = neighbour_graph(made.slide.position)
     wanted = morans_i(centred(made.point.astype(np.float64)), graph)
     assert read["morans_i"].to_numpy() == pytest.approx(wanted, rel=1e-3)
     assert read["spread"].to_numpy() == pytest.approx(made.spread.mean(0), rel=1e-4)
-    assert read.loc["g0", "gene_verdict"] == "not predictable"
+    assert read.loc["g0", "verdict"] == "not predictable"
     few = table.table_of(toy_predicted(spots=5, draws=1))
     assert few["morans_i"].isna().all()
     assert few["spread"].isna().all()

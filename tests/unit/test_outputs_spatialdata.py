@@ -4,11 +4,12 @@ import importlib.util
 
 import numpy as np
 import pytest
-from toy_predicted import PIXEL_UM, toy_predicted
+from toy_predicted import NAMES, PIXEL_UM, toy_predicted
 
 from flag_st.core.errors import FlagError
 from flag_st.core.extras import extra
 from flag_st.outputs import spatialdata_zarr
+from flag_st.slides.gene_sets import GeneSets
 
 INSTALLED = importlib.util.find_spec("spatialdata") is not None
 
@@ -54,3 +55,12 @@ def test_picture_spots_and_table_lie_over_each_other(tmp_path):
         spot = get_transformation(circles, system).to_affine_matrix(("x", "y"), ("x", "y"))
         wanted = made.slide.position[3] / (PIXEL_UM if system == "pixels" else 1)
         assert (spot @ [*centre[3], 1])[:2] == pytest.approx(wanted)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs the extra slides: pip install -e '.[slides]'")
+def test_gene_sets_go_with_the_table(tmp_path):
+    made = toy_predicted(sets=GeneSets.of({"A": NAMES[:5], "B": NAMES[:1]}, NAMES))
+    spatialdata_zarr.write(made, tmp_path / "slide.zarr")
+    read = extra("spatialdata", "slides").read_zarr(tmp_path / "slide.zarr")["expression"]
+    assert read.obsm["gene_sets"]["A"].to_numpy() == pytest.approx(made.set_point[:, 0])
+    assert read.uns["gene_sets"]["genes_found"].to_list() == [5, 1]

@@ -125,6 +125,24 @@ def test_a_grid_is_laid_like_the_training_arrays(model, image, tmp_path):
     assert len(shown) == 4  # two genes, each with its spread
 
 
+def test_gene_sets_are_scored_from_the_command_line(model, image, tmp_path, capsys):
+    """Other sets make the slide anew; sets that the panel cannot score are told before any slide."""
+    genes, sets = open_model(model).genes, tmp_path / "sets.gmt"
+    given = ["predict", str(image), "--model", str(model), "-o", str(tmp_path), "--force"]
+    for members in (genes[:5], genes[2:8]):
+        sets.write_text("\t".join(["MINE", "about", *members]) + "\n")
+        assert main([*given, "--gene-sets", str(sets)]) == 0
+        table = anndata.read_h5ad(tmp_path / TEST / "prediction.h5ad")
+        inside = table.var_names.isin(members)
+        wanted = table.X[:, inside].mean(1) - table.X[:, ~inside].mean(1)
+        assert table.obsm["gene_sets"]["MINE"].to_numpy() == pytest.approx(wanted, abs=1e-5)
+        whole = pd.read_csv(tmp_path / "cohort.tsv", sep="\t").set_index("name")
+        assert whole.loc["MINE", "predicted_mean"] == pytest.approx(wanted.mean(), rel=1e-4)
+    sets.write_text("MINE\tabout\tNOSUCH\n")
+    assert main([*given, "--gene-sets", str(sets)]) == 1
+    assert "no gene set has 5 genes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("unit", ["um", "px"])
 def test_spots_of_a_table_are_those_of_the_h5ad(model, image, spots, made, tmp_path, unit):
     table = anndata.read_h5ad(spots)
@@ -177,14 +195,21 @@ def test_a_killed_run_leaves_whole_slides_and_goes_on(model, image, tmp_path, mo
     monkeypatch.setattr(Predictor, "predict", whole)
     said: list[str] = []
     command.predict(asked, model, out, say=said.append)
-    assert sorted(p.name for p in out.iterdir()) == ["S0", "S1", "S2"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "S0",
+        "S1",
+        "S2",
+        "cohort.tsv",
+        "explorer.html",
+    ]
     assert {p.name: p.stat().st_mtime_ns for p in (out / "S0").iterdir()} == times
     assert said[0].endswith("S0: is there already")
     # Other genes are another request, and a lost file makes a folder incomplete.
     (out / "S2/genes.ome.tif").unlink()
     said.clear()
     command.predict(asked, model, out, say=said.append)
-    assert [line.endswith("already") for line in said] == [True, True, False]
+    assert [line.endswith("already") for line in said[:3]] == [True, True, False]
+    assert said[3:] == [f"open {out}/explorer.html, or summary.html in the folder of a slide"]
 
 
 def test_all_faults_are_told_before_the_first_slide(model, image, tmp_path):
@@ -228,7 +253,10 @@ def test_a_refused_slide_does_not_keep_others(model, image, tmp_path):
     with pytest.raises(FlagError, match="1 of 2 slides were not made") as error:
         command.predict(asked, model, tmp_path / "out")
     assert "slide odd: it is too unlike the training slides" in str(error.value)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["usual"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("cohort.tsv", "explorer.html", "usual")
+    ]
+    assert "usual/explorer.js" in (tmp_path / "out/explorer.html").read_text()
     forced = Request(tmp_path / "odd.tif", "odd", pixel_um=1.0, force=True)
     command.predict([forced], model, tmp_path / "out")
     table = anndata.read_h5ad(tmp_path / "out/odd/prediction.h5ad")
@@ -260,16 +288,17 @@ def test_names_of_files_become_names_of_slides():
 def test_a_sheet_is_read_and_its_faults_are_named_by_line(tmp_path):
     sheet = tmp_path / "sheet.tsv"
     sheet.write_text(
-        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\tgenes\tdraws\n"
-        "a.svs\t\tP1\t0.25\t\t\tyes\tMKI67, ESR1\t4\n"
-        "/data/b.tif\tB\t\t\t55\tspots.csv\t\t\t\n"
+        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\tgenes\tdraws\tgene_sets\n"
+        "a.svs\t\tP1\t0.25\t\t\tyes\tMKI67, ESR1\t4\t\n"
+        "/data/b.tif\tB\t\t\t55\tspots.csv\t\t\t\tsets.gmt\n"
     )
     a, b = read_sheet(sheet)
     assert a == Request(
         tmp_path / "a.svs", "a", "P1", 0.25, genes=("MKI67", "ESR1"), draws=4, force=True
     )
     assert Request.of(json.loads(json.dumps(a.as_params()))) == a
-    assert Request.of(b.as_params()) == b
+    assert Request.of(json.loads(json.dumps(b.as_params()))) == b
+    assert b.gene_sets == tmp_path / "sets.gmt"
     assert str(b.path) == "/data/b.tif"
     assert (b.name, b.pitch_um, b.at) == ("B", 55.0, tmp_path / "spots.csv")
     sheet.write_text("slide\tpixel_um\tforce\tdraws\na\tx\n\t\nb\t\tmaybe\nc\t\t\t0\n")

@@ -9,6 +9,7 @@ from toy_predicted import toy_predicted
 
 from flag_st.core.errors import FlagError
 from flag_st.outputs.folder import FILES, write_files
+from flag_st.outputs.together import write_explorer
 from flag_st.report.build import amount, data_address
 
 
@@ -70,12 +71,14 @@ def test_a_slide_without_counts_is_shown_with_its_verdict(study, tmp_path):
     trust = replace(toy_predicted().trust, verdict="unlike training", reasons=["it is <blurred>"])
     origin = {"name": "New", "model": "model.flag"}
     write_files(toy_predicted(trust=trust), folder, FILES, origin)
+    write_explorer([folder], tmp_path / "new_slides/explorer.html")
     text = write_report(study, tmp_path, new_slides=[folder])
     assert "<h3>New: unlike training</h3>" in text
     assert "It is &lt;blurred&gt;." in text
     assert text.count("data:image/png;base64,") == 2
     (link,) = set(re.findall(r'href="([^"]*summary.html)"', text))
     assert (tmp_path / "report" / link).resolve() == (folder / "summary.html").resolve()
+    assert 'href="../new_slides/explorer.html"' in text
 
 
 def test_no_new_slides_are_not_spoken_of(page):

@@ -56,6 +56,13 @@ def test_each_slide_has_its_folder(copy, predicted):
         assert found - {".snakemake_timestamp"} == FILES_OF_A_SLIDE
 
 
+def test_one_page_leads_to_all_slides_of_the_sheet(copy, predicted):
+    text = (copy / "results/new_slides/explorer.html").read_text(encoding="utf-8")
+    assert re.findall(r'"source":"([^"]+)"', text) == [
+        f"{name}/explorer.js" for name in (predicted, "grid")
+    ]
+
+
 def test_an_encoder_and_a_gene_model_that_learned_go_with_the_model(copy, predicted):
     """The bytes of the pipeline, from one file: the encoder was fitted to the training slides."""
     found = anndata.read_h5ad(copy / f"results/new_slides/{predicted}/prediction.h5ad")
@@ -71,7 +78,7 @@ def test_whole_slides_are_not_made_again(copy, predicted):
     shutil.rmtree(copy / "results/new_slides/grid")
     done = run(copy)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert jobs(done) == {"predict_slide", "predict_slides"}
+    assert jobs(done) == {"predict_slide", "join_slides", "predict_slides"}
     assert done.stderr.count("rule predict_slide:") == 1
 
 

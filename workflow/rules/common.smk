@@ -23,6 +23,12 @@ except FlagError as error:
 
 RESULTS = CONFIG["results"]
 SAMPLES = CONFIG["defaults"]["samples"]
+# What pages are made from, besides results.
+ASSETS = sorted(
+    str(path)
+    for path in (ROOT / "src" / "flag_st" / "report").iterdir()
+    if path.suffix in (".css", ".jinja", ".js")
+)
 
 
 def any_of(names):

@@ -147,6 +147,7 @@ rule report:
         reported=REPORTED,
         assets=ASSETS,
         new_slides=reported_folders,
+        explorer=reported_explorer,
     output:
         **outputs(
             "report",

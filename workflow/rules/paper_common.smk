@@ -2,11 +2,6 @@
 
 SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
-ASSETS = sorted(
-    str(path)
-    for path in (ROOT / "src" / "flag_st" / "report").iterdir()
-    if path.suffix in (".css", ".jinja", ".js")
-)
 try:
     READS = {name: PLAN.reads(name) for name in MADE}
 except FlagError as error:

@@ -74,6 +74,7 @@ rule predict_slide:
         model=lambda wc: CONFIG["model"] or [],
         image=lambda wc: image_of(wc.slide),
         at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
+        gene_sets=lambda wc: str(NEW_SLIDES[wc.slide].gene_sets or "") or [],
         # All faults of all slides are told before the first is predicted; a new slide in the sheet
         # does not predict the others anew.
         checked=ancient(rules.check_slides.output.checked),
@@ -96,7 +97,30 @@ rule predict_slide:
         "../../scripts/predict_slide.py"
 
 
+rule join_slides:
+    input:
+        folders=predicted_folders,
+        assets=ASSETS,
+    output:
+        **outputs("join_slides"),
+    log:
+        log_of("join_slides"),
+    benchmark:
+        benchmark_of("join_slides")
+    conda:
+        environment("join_slides")
+    threads: threads_of("join_slides")
+    resources:
+        **resources_of("join_slides"),
+    params:
+        code=code("join_slides"),
+    script:
+        "../../scripts/join_slides.py"
+
+
 rule predict_slides:
     input:
+        # Named themselves, so that a folder that was deleted is made again.
         predicted_folders,
+        rules.join_slides.output,
     localrule: True

@@ -28,6 +28,11 @@ def reported_folders(wildcards):
     return [] if CONFIG["model"] is None else predicted_folders(wildcards)
 
 
+def reported_explorer(wildcards):
+    """The explorer of these slides."""
+    return [] if CONFIG["model"] is None else rules.join_slides.output.explorer
+
+
 def predicted_folders(wildcards):
     """The folders of all slides of the sheet."""
     if not NEW_SLIDES or CONFIG["model"] is None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from flag_st.core.errors import FlagError
@@ -193,6 +194,9 @@ def _prediction_options(predict: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="predict slides that are refused, too"
     )
     predict.add_argument(
+        "--gene-sets", type=Path, metavar="GMT", help="score the gene sets of this file, too"
+    )
+    predict.add_argument(
         "--spatialdata", action="store_true", help="write slide.zarr, too (extra: slides)"
     )
 
@@ -323,7 +327,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from flag_st.commands.predict import predict, requests_of
     from flag_st.core.job import device
 
-    names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata")
+    names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata", "gene_sets")
     options = {name: getattr(arguments, name) for name in names}
     requests = requests_of(arguments.slides, arguments.at, genes=tuple(arguments.genes), **options)
     predict(requests, arguments.model, arguments.out, device(gpu=1), tqdm, tqdm.write)

@@ -7,7 +7,8 @@ from typing import Any
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.exported.model import open_model
-from flag_st.outputs.folder import is_made, make, origin_of
+from flag_st.outputs import together
+from flag_st.outputs.folder import PAGE, is_made, make, origin_of
 from flag_st.slides.predict import Predictor
 from flag_st.slides.request import Request, check, name_of
 
@@ -41,7 +42,7 @@ def predict(
     progress: Callable[..., Iterable] = lambda items, **_: items,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> None:
-    """Predict slides into folders of their names below ``out``.
+    """Predict slides into folders of their names below ``out``, and write what is made of all of them.
 
     All faults of all slides are told before the first is predicted. A slide that is there already is
     left alone, and one that is refused does not keep the others from being made.
@@ -52,20 +53,26 @@ def predict(
     opened = open_model(model)
     check(requests, opened)
     folders = {request.name: Path(out) / request.name for request in requests}
-    todo = []
+    todo, made = [], []
     for request in requests:
         if is_made(folders[request.name], request, origin_of(request, opened)):
+            made.append(request)
             say(f"{folders[request.name]}: is there already")
         else:
             todo.append(request)
-    if not todo:
-        return
-    predictor, faults = Predictor(opened, device), Faults()
-    for request in progress(todo, desc="slides"):
-        folder = folders[request.name]
-        try:
-            say(f"{folder}: made, {make(predictor, request, folder, progress)}")
-        except FlagError as error:
-            faults.add(str(error))
-            say(f"{folder}: not made")
+    faults = Faults()
+    if todo:
+        predictor = Predictor(opened, device)
+        for request in progress(todo, desc="slides"):
+            folder = folders[request.name]
+            try:
+                say(f"{folder}: made, {make(predictor, request, folder, progress)}")
+                made.append(request)
+            except FlagError as error:
+                faults.add(str(error))
+                say(f"{folder}: not made")
+    if made:
+        whole = [folders[request.name] for request in requests if request in made]
+        together.write(whole, Path(out) / together.EXPLORER, Path(out) / together.COHORT)
+        say(f"open {Path(out) / together.EXPLORER}, or {PAGE} in the folder of a slide")
     faults.raise_if_any(f"{len(faults.messages)} of {len(requests)} slides were not made")

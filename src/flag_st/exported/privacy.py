@@ -31,7 +31,7 @@ def spots_in(arrays: Mapping[str, np.ndarray], slides: Sequence[Slide]) -> str |
         tables.append(np.rint(base**truth - 1))  # (M, G), exact for counts
     known = [_keys(table) for table in tables]
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
+        if not np.issubdtype(array.dtype, np.number) or array.ndim < 2 or not array.size:
             continue
         for rows in _as_rows(array):
             for table, keys in zip(tables, known, strict=True):

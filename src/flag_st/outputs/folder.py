@@ -9,7 +9,7 @@ import flag_st
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
 from flag_st.exported.model import Exported
-from flag_st.outputs import geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
+from flag_st.outputs import explorer, geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
 from flag_st.slides.predict import Predictor
 from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
@@ -26,7 +26,8 @@ FILES: dict[str, File] = {
         "maps of the shown genes over the slide, for QuPath and napari",
     ),
     "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
-    "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
+    table.NAME: (table.write, "one row per gene and gene set, to be joined to other tables"),
+    explorer.NAME: (explorer.write, "the slide for explorer.html, which lies beside its folder"),
 }
 #: The same for what is written only if it is asked for.
 MORE = {spatialdata_zarr.NAME: (spatialdata_zarr.write, "picture, spots and table as SpatialData")}
@@ -48,6 +49,7 @@ def origin_of(request: Request, model: Exported) -> dict[str, Any]:
         "slide_bytes": state.st_size,
         "slide_modified": state.st_mtime_ns,
         "at_sha256": digest(request.at) if request.at else "",
+        "gene_sets_sha256": digest(request.gene_sets) if request.gene_sets else "",
         "name": request.name,
         "patient": request.patient,
         "pixel_um": request.pixel_um or "as stated in the file",

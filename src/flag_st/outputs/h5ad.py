@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 
 from flag_st.core.io import writing
 from flag_st.data.slide import prediction_table
@@ -22,6 +23,8 @@ def table_of(made: Predicted) -> anndata.AnnData:
     table.obs["array_row"], table.obs["array_col"] = made.array.T.astype(np.int64)
     for name, values in made.trust.genes.items():
         table.var[name] = values.to_numpy()
+    if made.sets is not None:
+        add_gene_sets(table, made)
     table.obsm["spatial_px"] = made.slide.position / made.pixel_um
     table.uns |= {
         "unit_name": made.unit,
@@ -34,6 +37,18 @@ def table_of(made: Predicted) -> anndata.AnnData:
         "origin": dict(made.origin),
     }
     return table
+
+
+def add_gene_sets(table: anndata.AnnData, made: Predicted) -> None:
+    """Scores of every spot, their spread, and how much of each set the panel holds."""
+    sets = made.sets
+    assert sets is not None
+    found = {"gene_sets": made.set_point, "gene_sets_spread": made.set_spread}
+    for name, values in found.items():
+        if values is not None:
+            table.obsm[name] = pd.DataFrame(values, table.obs_names, sets.scored_names)
+    coverage = {"genes_found": sets.found, "genes_named": sets.sizes, "scored": sets.scored}
+    table.uns["gene_sets"] = pd.DataFrame(coverage, index=list(sets.names))
 
 
 def write(made: Predicted, path: str | Path) -> None:

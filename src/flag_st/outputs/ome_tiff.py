@@ -23,7 +23,7 @@ def write(made: Predicted, path: str | Path) -> None:
     """Write float32 maps in the unit of the prediction; where there is no spot, they are NaN.
 
     The upper left corner of the map is that of the slide, and one of its pixels is a power of two of
-    the slide's pixels wide, which the physical sizes say to every viewer.
+    the slide's pixels wide, which the physical sizes of OME and the resolution of TIFF say to viewers.
     """
     maps, step = maps_of(made)
     levels = pyramid(maps)
@@ -40,9 +40,10 @@ def write(made: Predicted, path: str | Path) -> None:
         about |= {f"PhysicalSize{axis}": made.pixel_um * step, f"PhysicalSize{axis}Unit": "µm"}
     how: dict[str, Any] = {"photometric": "minisblack", "tile": (TILE, TILE), "compression": "zlib"}
     with writing(path) as temporary, tifffile.TiffWriter(temporary, ome=True) as tiff:
-        tiff.write(levels[0], subifds=len(levels) - 1, metadata=about, **how)
-        for level in levels[1:]:
-            tiff.write(level, subfiletype=1, **how)
+        for number, level in enumerate(levels):
+            dots = 1e4 / (made.pixel_um * step * 2**number)  # per cm
+            more = {"subfiletype": 1} if number else {"subifds": len(levels) - 1, "metadata": about}
+            tiff.write(level, resolution=(dots, dots), resolutionunit="CENTIMETER", **more, **how)
 
 
 def maps_of(made: Predicted) -> tuple[np.ndarray, int]:

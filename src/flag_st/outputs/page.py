@@ -34,7 +34,8 @@ def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
         files: name of each file beside the page → what it is for.
     """
     style.use()
-    genes = table.table_of(made)
+    rows = table.table_of(made)
+    genes = rows[rows["kind"] == table.GENE]
     text = (
         environment()
         .get_template("slide.html.jinja")
@@ -48,6 +49,7 @@ def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
             drawn=list(made.shown)[:DRAWN],
             genes=_rows(genes.sort_values("validation_pcc", ascending=False)),
             marked=int(made.trust.genes["verdict"].isin([POOR, UNKNOWN]).sum()),
+            sets=_rows(rows[rows["kind"] == table.SET]),
             regions=_rows(made.trust.regions.reset_index()),
             files=files,
             styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],

@@ -8,11 +8,14 @@ from typing import Any
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from flag_st.planning.jobs import list_jobs
+from flag_st.planning.rules import RULES
 
 #: Snakemake sends no event for a finished job under `--quiet progress`.
 SILENT = "no job finished, or `--quiet progress` kept Snakemake from saying so: use `--quiet rules`"
 #: The most failed jobs that are named; of any more, only the number is given.
 NAMED = 10
+#: Rules that make nothing themselves.
+TARGETS = ("all", "predict_slides")
 
 
 class JobEvents(logging.Handler):
@@ -46,9 +49,9 @@ class JobEvents(logging.Handler):
 
     @property
     def ran(self) -> list[str]:
-        """The rule of every job that finished, in the order of time; the target is no job."""
+        """The rule of every job that finished, in the order of time; a target is no job."""
         rules = (self.rules.get(job, "unknown rule") for job in self.finished)
-        return [rule for rule in rules if rule != "all"]
+        return [rule for rule in rules if rule not in TARGETS]
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -70,9 +73,17 @@ def ending(events: JobEvents, config: dict[str, Any]) -> str:
     lines += [f"{_jobs(len(failed))} failed:"] * bool(failed)
     lines += [f"  {rule}: {log}" for rule, log in failed[:NAMED]]
     lines += [f"  and {len(failed) - NAMED} more"] * (len(failed) > NAMED)
-    lines.append(f"{there} of the {_jobs(len(jobs))} of this configuration have their outputs")
-    page = Path(config["results"]) / "report" / "index.html"
-    if failed:
+    # A run of the target `predict_slides`, to which the experiments of the configuration are nothing.
+    slides = "join_slides" in ran and "report" not in ran and not failed
+    if not slides:
+        lines.append(f"{there} of the {_jobs(len(jobs))} of this configuration have their outputs")
+    page, explorer = (
+        Path(config["results"]) / RULES[rule].outputs[output]
+        for rule, output in (("report", "page"), ("join_slides", "explorer"))
+    )
+    if slides:
+        lines.append(f"next: open {explorer}")
+    elif failed:
         lines.append(
             "next: read these logs, then give the same command again: it continues where this run "
             "stopped. What cannot be run here can be left out, with a reason, by the key `missing` "

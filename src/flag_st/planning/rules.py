@@ -314,6 +314,17 @@ _RULES = (
         runtime=240,
     ),
     Rule(
+        name="join_slides",
+        key="",
+        outputs={
+            "explorer": "new_slides/explorer.html",
+            "cohort": "new_slides/cohort.tsv",
+        },
+        env="predict",
+        mem_mb=4000,
+        runtime=30,
+    ),
+    Rule(
         name="report",
         key="",
         outputs={"page": "report/index.html"},

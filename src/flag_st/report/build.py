@@ -111,6 +111,7 @@ def build(
     explorers: Mapping[str, str] | None = None,
     not_made: Sequence[Experiment] = (),
     new_slides: Sequence[str] = (),
+    new_explorer: str = "",
 ) -> None:
     """Write the page.
 
@@ -124,6 +125,7 @@ def build(
         explorers: experiment → the page on which its slides can be explored.
         not_made: experiments of which nothing can be run here.
         new_slides: folders of slides without counts that were predicted.
+        new_explorer: the page on which these can be explored.
     """
     folder = Path(out).parent
     differ = {name: one.stand_ins(printed) for name, one in made.items()}
@@ -137,6 +139,7 @@ def build(
         items=items,
         explorers={name: _beside(path, folder) for name, path in (explorers or {}).items()},
         new_slides=[NewSlide.of(path, folder) for path in new_slides],
+        new_explorer=_beside(new_explorer, folder) if new_explorer else "",
         experiments=[_summary(one) for one in made.values()],
         missing=_missing([*(one.experiment for one in made.values()), *not_made]),
         stand_ins=list(dict.fromkeys(text for texts in differ.values() for text in texts)),

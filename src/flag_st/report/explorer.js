@@ -1,13 +1,16 @@
 const $ = (id) => document.getElementById(id);
 const slides = JSON.parse($("data").textContent).slides;
 const STEPS = 65535;
-const PANELS = ["image", "truth", "prediction", "difference", "spread"];
+// What the page shows, from the template: slides with counts have a truth, new ones have verdicts.
+const PANELS = [...document.querySelectorAll("canvas")].map((canvas) => canvas.id);
 // Stops of viridis, of a diverging blue-white-red and of cividis: even in lightness, safe for all.
 const MAPS = {
   level: ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"],
   difference: ["2166ac", "67a9cf", "d1e5f0", "f7f7f7", "fddbc7", "ef8a62", "b2182b"],
   spread: ["00224e", "35456c", "666970", "948e77", "c8b866", "fee838"],
+  verdict: ["0072b2", "d55e00"],
 };
+const VERDICTS = ["like training", "unlike training"];
 const view = { x: 0, y: 0, zoom: 1 };
 let slide, values, spot = -1, image = new Image();
 
@@ -36,7 +39,8 @@ function recompute() {
   const truth = levels(packed(slide.truth), slide.low, slide.high);
   const prediction = levels(packed(chosen[$("kind").value]), slide.low, slide.high);
   const spread = levels(packed(chosen.spread), slide.top.map(() => 0), slide.top);
-  values = { truth, prediction, spread, difference: prediction.map((p, i) => p - truth[i]) };
+  const difference = truth && prediction.map((p, i) => p - truth[i]);
+  values = { truth, prediction, spread, difference, verdict: slide.unlike };
 }
 
 // --- colours -------------------------------------------------------------------------------------
@@ -51,6 +55,7 @@ const mix = (stops, share) => {
 function scale(panel) {
   const g = gene(), [low, high] = slide.ends[g];
   if (panel === "difference") return { low: low - high, high: high - low, stops: MAPS.difference };
+  if (panel === "verdict") return { low: 0, high: 1, stops: MAPS.verdict };
   if (panel === "spread") return { low: 0, high: Math.max(slide.top[g], 1e-9), stops: MAPS.spread };
   return { low, high, stops: MAPS.level };
 }
@@ -64,6 +69,7 @@ function frame(canvas) {
 }
 
 function draw() {
+  if (!slide) return;
   for (const panel of PANELS) drawPanel(panel, $(panel));
   readout();
 }
@@ -84,20 +90,28 @@ function drawPanel(panel, canvas) {
   const bar = document.querySelector(`.scale[data-of="${panel}"]`);
   bar.hidden = !shown;
   if (shown) {
-    const { low, high, stops } = scale(panel), radius = (slide.diameter / 2) * at.scale;
+    const { low, high, stops } = scale(panel), radius = Math.max((slide.diameter / 2) * at.scale, ratio);
     pen.strokeStyle = "#00000055";
     pen.lineWidth = ratio / 2;
+    const colours = Array.from({ length: 256 }, (_, step) => mix(stops, step / 255));
     slide.position.forEach(([x, y], i) => {
-      pen.fillStyle = mix(stops, (shown[i] - low) / (high - low));
+      const share = Math.min(Math.max((shown[i] - low) / (high - low), 0), 1);
+      const [px, py] = [(x - at.left) * at.scale, (y - at.top) * at.scale];
+      if (px < -radius || py < -radius || px > canvas.width + radius || py > canvas.height + radius) return;
+      pen.fillStyle = colours[Math.round(255 * share)];
+      if (radius < 2 * ratio) { // too small to be told from a square, which is drawn much faster
+        pen.fillRect(px - radius, py - radius, 2 * radius, 2 * radius);
+        return;
+      }
       pen.beginPath();
-      pen.arc((x - at.left) * at.scale, (y - at.top) * at.scale, radius, 0, 7);
+      pen.arc(px, py, radius, 0, 7);
       pen.fill();
       pen.stroke();
     });
-    const [first, colours, last] = bar.children;
-    first.textContent = low.toFixed(2);
-    last.textContent = high.toFixed(2);
-    colours.style.background = `linear-gradient(90deg, ${stops.map((s) => `#${s}`).join()})`;
+    const [first, middle, last] = bar.children;
+    const names = panel === "verdict" ? VERDICTS : [low.toFixed(2), high.toFixed(2)], edge = panel === "verdict" ? " 50%" : "";
+    [first.textContent, last.textContent] = names;
+    middle.style.background = `linear-gradient(90deg, ${stops.map((s) => `#${s}${edge}`).join()})`;
   } else if (panel === "spread") {
     pen.fillStyle = "#444";
     pen.font = `${13 * ratio}px system-ui, sans-serif`;
@@ -140,10 +154,20 @@ function correlation(a, b) {
 }
 
 function readout() {
-  const r = correlation(values.truth, values.prediction), name = slide.genes[gene()];
-  const whole = `${name}, ${method().name}: r = ${Number.isFinite(r) ? r.toFixed(2) : "undefined"} over ${slide.spots.length} spots (${slide.unit}).`;
-  const at = (panel) => (values[panel] ? values[panel][spot].toFixed(2) : "–");
-  const here = spot < 0 ? " Point at a spot to read it." : ` Spot ${slide.spots[spot]}: truth ${at("truth")}, prediction ${at("prediction")}, difference ${at("difference")}, spread ${at("spread")}.`;
+  const name = slide.genes[gene()], among = `over ${slide.spots.length} spots (${slide.unit})`;
+  let whole = `${name}, ${method().name}: `;
+  if (values.truth) {
+    const r = correlation(values.truth, values.prediction);
+    whole += `r = ${Number.isFinite(r) ? r.toFixed(2) : "undefined"} ${among}.`;
+  } else {
+    const mean = values.prediction.reduce((sum, x) => sum + x, 0) / values.prediction.length;
+    whole += `mean ${mean.toFixed(2)} ${among}; ${slide.notes[gene()]}.`;
+  }
+  const at = (panel) => {
+    if (panel === "verdict") return `${VERDICTS[values.verdict[spot]]}`;
+    return `${panel} ${values[panel] ? values[panel][spot].toFixed(2) : "–"}`;
+  };
+  const here = spot < 0 ? " Point at a spot to read it." : ` Spot ${slide.spots[spot]}: ${PANELS.filter((p) => p !== "image").map(at).join(", ")}.`;
   $("readout").textContent = whole + here;
 }
 
@@ -151,15 +175,44 @@ function readout() {
 
 function fill(select, names, kept) {
   select.replaceChildren(...names.map(([value, text]) => new Option(text, value)));
+  // A menu that leaves no choice is hidden, unless it says what is shown.
+  select.parentElement.hidden = names.length < 2 && ["method", "kind"].includes(select.id);
   const found = names.find(([, text]) => text === kept);
   if (found) select.value = found[0];
 }
 
 const chosenText = (id) => $(id).selectedOptions[0]?.text;
 
-function choose() {
-  slide = slides[Number($("slide").value)];
+/** What the page says of a slide: its data, or the file beside the page that holds them. */
+const load = (entry) => (entry.source ? loadFile(entry) : Promise.resolve(entry));
+
+/** A script may be loaded from a folder on disk, which `fetch` may not. One slide is kept at a time. */
+const loadFile = (entry) => new Promise((done, fail) => {
+  const script = document.createElement("script");
+  let found;
+  window.receive = (data) => { found = data; };
+  script.onload = () => { script.remove(); found ? done(found) : fail(new Error()); };
+  script.onerror = () => { script.remove(); fail(new Error()); };
+  script.src = entry.source;
+  document.head.append(script);
+});
+
+async function choose() {
+  const wanted = $("slide").value, entry = slides[Number(wanted)];
+  let found;
+  try {
+    found = await load(entry);
+  } catch {
+    $("about").textContent = `${entry.source} cannot be read: the folders of the slides must lie beside this page, as they were made.`;
+    return;
+  }
+  if (wanted === $("slide").value) take(found); // a later choice may have been quicker
+}
+
+function take(found) {
+  slide = found;
   slide.cache ??= {};
+  $("about").textContent = slide.about ?? "";
   const margin = 2.5 * slide.diameter, xs = slide.position.map((p) => p[0]), ys = slide.position.map((p) => p[1]);
   const left = Math.min(...xs) - margin, top = Math.min(...ys) - margin;
   slide.bounds = { left, top, width: Math.max(...xs) + margin - left, height: Math.max(...ys) + margin - top };
@@ -289,7 +342,7 @@ addEventListener("keydown", (event) => {
 
 // --- start ---------------------------------------------------------------------------------------
 
-fill($("slide"), slides.map((s, i) => [i, `${s.cohort}: ${s.slide}`]));
+fill($("slide"), slides.map((s, i) => [i, s.label]));
 $("slide").addEventListener("change", choose);
 $("method").addEventListener("change", kinds);
 for (const id of ["gene", "kind"]) $(id).addEventListener("change", refresh);

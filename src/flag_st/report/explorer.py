@@ -1,6 +1,6 @@
 """The slide explorer: picture, truth, prediction, difference and spread, spot by spot.
 
-Values are stored as 16-bit steps of each gene's range, so that a page of several slides stays small.
+Slides without counts have verdicts in the place of the truth (``flag_st.outputs.explorer``). Values are stored as 16-bit steps of each gene's range, so that a page of several slides stays small.
 """
 
 import base64
@@ -24,6 +24,25 @@ BUDGET = 8_000_000
 STEPS = 65535
 KINDS = {"prediction": "point", "point estimate": "point", "one draw": "draw", "spread": "spread"}
 
+#: Panels of a page, and what its colours mean, for slides with a truth and for slides without.
+WITH_TRUTH = {
+    "image": "H&E",
+    "truth": "Truth",
+    "prediction": "Prediction",
+    "difference": "Prediction − truth",
+    "spread": "Spread over draws",
+}
+WITHOUT_TRUTH = {
+    "image": "H&E",
+    "prediction": "Prediction",
+    "spread": "Spread over draws",
+    "verdict": "Verdict",
+}
+COLOURS_WITH_TRUTH = "Truth and prediction share one colour scale, from the 1st to the 99th percentile of the gene's truth."
+COLOURS_WITHOUT_TRUTH = "Colours of the prediction go from its 1st to its 99th percentile."
+#: What a page may load from the folder that it lies in, besides its own text.
+BESIDE = " 'self' file:"
+
 Section = tuple[Mapping[str, Any], Tissue, Sequence[Shown]]
 
 
@@ -38,11 +57,29 @@ def build(found: Iterable[Section], experiment: Experiment, out: str | Path) -> 
     """
     sections = list(found)
     slides = [_slide(section, experiment.params, len(sections)) for section in sections]
+    write_page(out, experiment.title, slides, truth=True)
+
+
+def write_page(
+    out: str | Path, title: str, slides: Sequence[Mapping[str, Any]], truth: bool
+) -> None:
+    """Write the page.
+
+    Args:
+        out: its path.
+        title: what it shows.
+        slides: each with its ``label``, and either all its data or, as ``source``, the path of the
+            script beside the page that hands them to ``receive``.
+        truth: whether the slides have counts.
+    """
     # A closing tag inside the data would end the script element that holds the data.
     data = json.dumps({"slides": slides}, separators=(",", ":")).replace("<", "\\u003c")
     page = environment().get_template("explorer.html.jinja")
     text = page.render(
-        title=experiment.title,
+        title=title,
+        panels=WITH_TRUTH if truth else WITHOUT_TRUTH,
+        colours=COLOURS_WITH_TRUTH if truth else COLOURS_WITHOUT_TRUTH,
+        beside=BESIDE if any("source" in slide for slide in slides) else "",
         styles=[STYLE.read_text(encoding="utf-8"), read_asset("explorer.css")],
         script=read_asset("explorer.js"),
         data=data,
@@ -64,8 +101,7 @@ def _slide(section: Section, params: Mapping[str, Any], slides: int) -> dict[str
         values = pack(panel.values[:, columns], *limits)
         methods.setdefault(panel.method, {})[KINDS[panel.kind]] = values
     return {
-        "cohort": key["cohort"],
-        "slide": tissue.slide,
+        "label": f"{key['cohort']}: {tissue.slide}",
         "unit": tissue.unit,
         "diameter": tissue.diameter,
         "extent": tissue.extent,

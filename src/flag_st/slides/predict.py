@@ -109,6 +109,7 @@ class Predictor:
                 qupath_origin=image.qupath_origin,
                 picture=image.thumbnail(PICTURE),
                 origin=origin or {},
+                sets=request.sets(model.genes),
             )
 
     def encode(self, patches: Patches, progress: Progress) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from flag_st.data.slide import UNITS, Slide
 from flag_st.intervals.conformal import Conformal
 from flag_st.methods.base import Prediction
+from flag_st.slides.gene_sets import GeneSets
 from flag_st.slides.trust import Trust
 
 #: Longest side in pixels of the picture of a slide, and of its thumbnail on pages.
@@ -35,6 +36,7 @@ class Predicted:
         qupath_origin: where QuPath's coordinates begin, in pixels of level 0 (``SlideImage``).
         picture: (h, w, 3) uint8, the whole slide reduced.
         origin: what the prediction was made from and how, for the files' headers.
+        sets: gene sets to be scored, or None.
     """
 
     slide: Slide
@@ -51,6 +53,7 @@ class Predicted:
     qupath_origin: tuple[int, int]
     picture: np.ndarray
     origin: Mapping[str, Any]
+    sets: GeneSets | None = None
 
     @property
     def genes(self) -> list[str]:
@@ -78,6 +81,22 @@ class Predicted:
         if len(samples) < 2:
             return None
         return samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
+
+    @cached_property
+    def set_point(self) -> np.ndarray:
+        """(N, L) float32 scores of the scored gene sets by the point estimate; L = 0 without sets."""
+        if self.sets is None:
+            return np.empty((len(self.slide), 0), dtype=np.float32)
+        return self.sets.score(self.prediction.point).astype(np.float32)
+
+    @cached_property
+    def set_spread(self) -> np.ndarray | None:
+        """(N, L) float32 standard deviation of these scores over draws; None if there is one draw."""
+        samples = self.prediction.samples
+        if len(samples) < 2 or self.sets is None:
+            return None
+        scores = np.stack([self.sets.score(draw).astype(np.float32) for draw in samples])
+        return scores.std(0, ddof=1, dtype=np.float64).astype(np.float32)
 
     @cached_property
     def interval(self) -> tuple[np.ndarray, np.ndarray] | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.extras import extra
+from flag_st.slides.gene_sets import GeneSets, read_gene_sets
 from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.places import Places, read_places
 from flag_st.slides.stream import SIZE, UM_PER_PX
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 #: Columns of a sheet; only the first is needed.
 COLUMNS = (
     *("slide", "name", "patient", "pixel_um", "pitch_um", "at"),
-    *("genes", "draws", "force", "spatialdata"),
+    *("genes", "draws", "force", "spatialdata", "gene_sets"),
 )
+#: Fields of a request that are paths.
+PATHS = ("path", "at", "gene_sets")
 #: The patches that are cut from a slide, as an exported model describes those of its training.
 PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
 #: Names of slides, which become names of folders.
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+#: What lies beside the folders of slides, so that none may have this name.
+BESIDE = ("checked.json", "cohort.tsv", "explorer.html")
 YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
@@ -45,6 +50,7 @@ class Request:
         draws: of a generative method; None takes the model's number.
         force: predict even if the slide is refused.
         spatialdata: write a SpatialData store, too.
+        gene_sets: GMT file of gene sets to be scored, or None.
     """
 
     path: Path
@@ -57,21 +63,26 @@ class Request:
     draws: int | None = None
     force: bool = False
     spatialdata: bool = False
+    gene_sets: Path | None = None
 
     def as_params(self) -> dict[str, Any]:
         """The request as plain values, which Snakemake compares with those of the last run."""
-        plain = {**vars(self), "path": str(self.path), "genes": list(self.genes)}
-        return {**plain, "at": str(self.at) if self.at else None}
+        texts = {key: str(getattr(self, key)) for key in PATHS if getattr(self, key) is not None}
+        return {**vars(self), **texts, "genes": list(self.genes)}
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Request":
         """The inverse of ``as_params``."""
-        paths = {key: Path(params[key]) for key in ("path", "at") if params[key] is not None}
+        paths = {key: Path(params[key]) for key in PATHS if params[key] is not None}
         return cls(**{**params, **paths, "genes": tuple(params["genes"])})
 
     def places(self) -> Places | None:
         """The spots of ``at``, or None if a grid is to be laid."""
         return read_places(self.at) if self.at else None
+
+    def sets(self, genes: Sequence[str]) -> GeneSets | None:
+        """The gene sets on the panel ``genes``, or None if none are to be scored."""
+        return read_gene_sets(self.gene_sets, genes) if self.gene_sets else None
 
     def open(self, places: Places | None) -> SlideImage:
         """The image, its pixel size compared with that of the file of spots.
@@ -135,8 +146,8 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         raise FlagError("the column slide is empty")
     image = folder / values["slide"]
     name = values.get("name") or name_of(image)
-    if not NAME.fullmatch(name):
-        raise FlagError(f"name is {name!r}, which may hold letters, digits and . _ - only")
+    if fault := _of_name(name):
+        raise FlagError(f"name is {name!r}, which {fault}")
     return Request(
         path=image,
         name=name,
@@ -148,7 +159,15 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         draws=_whole(values, "draws"),
         force=_yes(values, "force"),
         spatialdata=_yes(values, "spatialdata"),
+        gene_sets=folder / values["gene_sets"] if values.get("gene_sets") else None,
     )
+
+
+def _of_name(name: str) -> str:
+    """What is wrong with the name of a slide; empty if nothing is."""
+    if name in BESIDE:
+        return "is that of a file which is written beside the folders of slides"
+    return "" if NAME.fullmatch(name) else "may hold letters, digits and . _ - only"
 
 
 def _yes(values: dict[str, str], key: str) -> bool:
@@ -195,6 +214,8 @@ def check(requests: Sequence[Request], model: "Exported") -> None:
             extra("spatialdata", "slides")
         except FlagError as error:
             faults.add(str(error))
+    for file in sorted({request.gene_sets for request in requests if request.gene_sets}):
+        faults.attempt(read_gene_sets, file, model.genes)
     for text in _repeated(requests):
         faults.add(text, remedy="give names in a sheet")
     for request in requests:
@@ -212,8 +233,8 @@ def _repeated(requests: Sequence[Request]) -> list[str]:
 
 def _faults(request: Request) -> list[str]:
     found = []
-    if not NAME.fullmatch(request.name):
-        found.append("its name may hold letters, digits and . _ - only")
+    if fault := _of_name(request.name):
+        found.append(f"its name {fault}")
     for key in ("pixel_um", "pitch_um"):
         value = getattr(request, key)
         if value is not None and not (np.isfinite(value) and value > 0):
