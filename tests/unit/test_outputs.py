@@ -46,7 +46,7 @@ def test_h5ad_is_a_prediction_file_with_verdicts(made, tmp_path):
     assert np.array_equal(read.layers["spread"], made.spread)
     assert (read.layers["lower_90"] <= read.X).all()
     assert (read.layers["upper_90"] >= read.X).all()
-    assert "for a new patient no more than 60% are guaranteed" in read.uns["intervals"]
+    assert "for a new patient no more than 60 % are guaranteed" in read.uns["intervals"]
     assert np.array_equal(read.obsm["spatial"], made.slide.position)
     assert read.obsm["spatial_px"] == pytest.approx(made.slide.position / PIXEL_UM)
     assert list(read.var["verdict"].unique()) == ["not predictable", "predictable"]
@@ -187,6 +187,7 @@ def test_page_shows_verdicts_units_and_marked_genes(made, tmp_path):
     assert "log1p counts: exp(value) - 1 is counts per spot" in text
     assert text.count("data:image/png;base64,") == 2
     assert "prediction.h5ad" in text
+    assert "for a new patient no more than 60 % are guaranteed" in text
     assert text.count("<td>not predictable</td>") == 2
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing outside the page
 

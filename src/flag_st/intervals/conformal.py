@@ -121,7 +121,7 @@ class Conformal(Learned):
         return (
             f"{level} % intervals were calibrated on spots of {patients}. They hold the truth in {level} % "
             "of the spots of slides like these; for a new patient no more than "
-            f"{self.guaranteed(level):.0%} are guaranteed, on average over patients."
+            f"{100 * self.guaranteed(level):.0f} % are guaranteed, on average over patients."
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
