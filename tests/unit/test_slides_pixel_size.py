@@ -91,7 +91,7 @@ def test_settled(tmp_path, case):
 
 
 REFUSED = {
-    "nothing": (".png", made.save(PLAIN), None, {}, r"how many µm a pixel is.*pixel_um=0\.5"),
+    "nothing": (".png", made.save(PLAIN), None, {}, r"how many µm a pixel is.*--pixel-um"),
     "72 dots per inch": (".tif", dots(72, **TILE), None, {}, "how many µm"),
     "96 dots per inch": (".jpg", made.save(PLAIN, dpi=(96, 96)), None, {}, "how many µm"),
     "300 dots per inch in strips": (".tif", dots(300), None, {}, "how many µm"),

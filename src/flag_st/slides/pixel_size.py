@@ -49,7 +49,8 @@ def settle(
         raise refused(
             path,
             "does not say how many µm a pixel is",
-            f"state it: {GIVEN}=0.5 for a scan at 20x, 0.25 at 40x; the scanner's software shows it",
+            f"state it, with --pixel-um or as {GIVEN} of the cohort or sheet: about 0.5 for a scan at "
+            "20x, 0.25 at 40x; the scanner's software shows it",
         )
     _compare(path, statements)
     if not isinstance(pixel_um, tuple | list):
