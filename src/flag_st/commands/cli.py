@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
@@ -322,7 +323,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
     names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata")
     options = {name: getattr(arguments, name) for name in names}
     requests = requests_of(arguments.slides, arguments.at, genes=tuple(arguments.genes), **options)
-    predict(requests, arguments.model, arguments.out, device(gpu=1), tqdm, tqdm.write)
+    cores = len(os.sched_getaffinity(0))
+    predict(requests, arguments.model, arguments.out, device(gpu=1), cores, tqdm, tqdm.write)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ def predict(
     model: str | Path,
     out: str | Path,
     device: str = "cpu",
+    processes: int = 1,
     progress: Callable[..., Iterable] = lambda items, **_: items,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> None:
@@ -60,7 +61,7 @@ def predict(
             todo.append(request)
     if not todo:
         return
-    predictor, faults = Predictor(opened, device), Faults()
+    predictor, faults = Predictor(opened, device, processes), Faults()
     for request in progress(todo, desc="slides"):
         folder = folders[request.name]
         try:

@@ -15,7 +15,7 @@ from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
 from flag_st.slides.trust import as_facts
 
-RECORD = "run.json"
+RECORD, MAPS = "run.json", "maps.png"
 #: Who writes a file, and what it is for.
 File = tuple[Callable[[Predicted, Path], None], str]
 FILES: dict[str, File] = {
@@ -25,7 +25,7 @@ FILES: dict[str, File] = {
         ome_tiff.write,
         "maps of the shown genes over the slide, for QuPath and napari",
     ),
-    "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
+    MAPS: (page.write_maps, "the maps of the shown genes, as a picture"),
     "summary.tsv": (table.write, "one row per gene, to be joined to other tables"),
 }
 #: The same for what is written only if it is asked for.
@@ -99,7 +99,8 @@ def write_files(
     """Write ``files``, the page and the record of a predicted slide into ``folder``."""
     for name, (write, _) in files.items():
         write(made, folder / name)
-    page.write(made, folder / PAGE, {name: text for name, (_, text) in files.items()})
+    about = {name: text for name, (_, text) in files.items()}
+    page.write(made, folder / PAGE, about, (folder / MAPS).read_bytes())
     digests = {name: digest(folder / name) for name in (*files, PAGE)}
     facts = {"origin": dict(origin), "trust": as_facts(made.trust), "files": digests}
     write_json(folder / RECORD, facts)

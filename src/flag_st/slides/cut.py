@@ -34,9 +34,9 @@ class Patches:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         wanted = self.position[rows]
-        block = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        for part, pixels in patches(self.image, wanted, batch=max(1, len(wanted))):
-            block[part] = pixels
+        if not len(wanted):
+            return np.empty((0, *self.shape[1:]), dtype=np.uint8)
+        ((_, block),) = patches(self.image, wanted, batch=len(wanted))
         self.seen[rows] = appearance(block)
         return block
 
