@@ -1,6 +1,8 @@
 """Tissue masks and the grids of spots that are laid over them."""
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,14 +14,14 @@ from skimage.measure import find_contours
 from flag_st.core.errors import FlagError
 from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage, open_image
-from flag_st.slides.mask import (
-    Mask,
-    _smear,
-    find_tissue,
+from flag_st.slides.given_mask import (
+    check_given,
+    lazyslide_polygons,
+    mask_of,
     polygons_mask,
     read_polygons,
-    tissue_mask,
 )
+from flag_st.slides.mask import Mask, _smear, find_tissue, tissue_mask
 from flag_st.slides.openslide_file import scanned_corner
 
 GLASS, EOSIN, NUCLEI = (243, 241, 244), (214, 130, 180), (104, 72, 150)
@@ -154,7 +156,7 @@ def test_a_slide_of_tissue_alone(tmp_path):
 
 @pytest.mark.parametrize("ground", [(255, 255, 255), GLASS, (226, 209, 228), (120, 120, 120)])
 def test_a_blank_slide_is_refused(tmp_path, ground):
-    with pytest.raises(FlagError, match=r"slide.tif shows no tissue.*Remedy: .*polygons"):
+    with pytest.raises(FlagError, match=r"slide.tif shows no tissue.*Remedy: .*--mask"):
         find_tissue(scene(ground=ground, tissue=False), UM, tmp_path / "slide.tif")
 
 
@@ -260,6 +262,111 @@ def test_polygons_of_our_own_mask_give_the_same_tables(tmp_path):
     one, other = (grid(m, 100, 55, "hexagonal") for m in (mask, again))
     assert one.names.tolist() == other.names.tolist()
     np.testing.assert_array_equal(one.position, other.position)
+
+
+def geojson(path, polygons) -> str:
+    rings = [[np.asarray(ring).tolist() for ring in polygon] for polygon in polygons]
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
+    return str(path)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    pixels = scene(([120, 170, 170, 210], GLASS), ([20, 240, 80, 290], EOSIN))
+    with slide(tmp_path, np.asarray(Image.fromarray(pixels).resize((1600, 1200))), 4.0) as image:
+        yield image
+
+
+def test_the_same_mask_as_a_file_gives_the_same_spots(opened, tmp_path):
+    """As polygons, and as pictures of several kinds and sizes."""
+    wanted = mask_of(opened)
+    given = [geojson(tmp_path / "tissue.geojson", traced(wanted, opened))]
+    grey = Image.fromarray(wanted.array.astype(np.uint8) * 200)
+    rgba = Image.new("RGBA", grey.size, (0, 0, 0, 0))
+    rgba.paste((0, 90, 0, 255), mask=Image.fromarray(wanted.array))
+    wide = Image.fromarray(wanted.array.astype(np.uint16) * 900)
+    fine = grey.resize((1600, 1200), Image.Resampling.NEAREST)
+    for name, picture in {"grey": grey, "rgba": rgba, "wide": wide, "fine": fine}.items():
+        picture.save(tmp_path / f"{name}.PNG")
+        given.append(str(tmp_path / f"{name}.PNG"))
+    spots = grid(wanted, 100, 55, "hexagonal")
+    for file in given:
+        check_given(file)
+        mask = mask_of(opened, file)
+        np.testing.assert_array_equal(mask.array, wanted.array, err_msg=file)
+        found = grid(mask, 100, 55, "hexagonal")
+        assert found.names.tolist() == spots.names.tolist()
+        np.testing.assert_array_equal(found.position, spots.position)
+
+
+def test_lazyslide_s_mask_is_that_of_its_polygons(opened, tmp_path):
+    pytest.importorskip("lazyslide", reason="is in the extra `slides`")
+    made.levels()(tmp_path / "slide.tif")
+    with open_image(tmp_path / "slide.tif", 4.0) as image:
+        check_given("lazyslide")
+        mask = mask_of(image, "lazyslide")
+        file = geojson(tmp_path / "lazy.geojson", lazyslide_polygons(image))
+        np.testing.assert_array_equal(mask_of(image, file).array, mask.array)
+        assert agreement(mask.array, mask_of(image).array) > 0.8
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".geojson", ".png", ".tif"]
+
+
+def test_lazyslide_that_is_not_installed_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazyslide", None)
+    with pytest.raises(FlagError, match=r"lazyslide is needed.*pip install -e '.\[slides\]'"):
+        check_given("lazyslide")
+
+
+def test_lazyslide_s_own_faults_are_told(opened, monkeypatch):
+    """Its readers raise whatever theirs raise; a blank slide is a fault of its, too."""
+    pytest.importorskip("lazyslide", reason="is in the extra `slides`")
+    with pytest.raises(FlagError, match=r"LazySlide finds no tissue on .*slide.png.*Remedy: leave"):
+        mask_of(opened, "lazyslide")  # which knows no png without a pyramid
+
+
+def black(path):
+    Image.new("L", (400, 300)).save(path)
+
+
+MASKS = {
+    "gone.geojson": (lambda path: None, "gone.geojson is no readable GeoJSON"),
+    "gone.png": (lambda path: None, "the mask .*gone.png cannot be read"),
+    "text.png": (made.content(b"no picture"), "cannot be read.*reduced copy"),
+    "cut.png": (made.cut(black, 0.6), "cannot be read"),
+    "mask.tif": (black, "of no kind that is read here. Valid: lazyslide, a .geojson file"),
+    "LazySlide": (lambda path: None, "of no kind"),
+    "line.json": (
+        made.content(b'{"type": "LineString", "coordinates": [[0, 0], [1, 1]]}'),
+        "holds no polygon",
+    ),
+}
+UNFIT = {
+    "black.png": (black, "black.png shows no tissue: it is black"),
+    "wide.png": (made.save(Image.new("L", (400, 200), 255)), "400 x 200 .*other proportions"),
+    "far.geojson": (
+        made.content(b'{"type": "Polygon", "coordinates": [[[9000, 9], [9900, 9], [9900, 99]]]}'),
+        "enclose nothing on .*slide.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_that_are_none_are_refused_before_anything_is_made(tmp_path, case):
+    write, said = MASKS[case]
+    write(tmp_path / case)
+    with pytest.raises(FlagError) as error:
+        check_given(str(tmp_path / case))
+    assert re.search(said, str(error.value)), error.value
+    assert case in str(error.value)
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_masks_of_another_slide_are_refused(opened, tmp_path, case):
+    write, said = UNFIT[case]
+    write(tmp_path / case)
+    check_given(str(tmp_path / case))
+    with pytest.raises(FlagError, match=said):
+        mask_of(opened, str(tmp_path / case))
 
 
 def test_polygons_of_a_cropped_slide_are_moved(tmp_path):

@@ -48,6 +48,8 @@ def origin_of(request: Request, model: Exported) -> dict[str, Any]:
         "slide_bytes": state.st_size,
         "slide_modified": state.st_mtime_ns,
         "at_sha256": digest(request.at) if request.at else "",
+        "mask": request.mask_file.name if request.mask_file else request.mask or "by colour",
+        "mask_sha256": digest(request.mask_file) if request.mask_file else "",
         "name": request.name,
         "patient": request.patient,
         "pixel_um": request.pixel_um or "as stated in the file",

@@ -15,9 +15,9 @@ from flag_st.exported.model import Exported
 from flag_st.methods.base import Method
 from flag_st.slides.cut import Patches, on_disk
 from flag_st.slides.encode import encode
+from flag_st.slides.given_mask import mask_of
 from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage
-from flag_st.slides.mask import tissue_mask
 from flag_st.slides.parts import predict_in_parts
 from flag_st.slides.places import Places
 from flag_st.slides.predicted import PICTURE, Predicted
@@ -150,7 +150,7 @@ def spots_of(request: Request, places: Places | None, image: SlideImage, model: 
     """The spots that the user named, or a grid over the tissue like the training arrays.
 
     Raises:
-        FlagError: there is no tissue on the slide.
+        FlagError: there is no tissue on the slide, or its mask does not fit it.
     """
     if places is not None:
         position = places.um(image)
@@ -160,5 +160,5 @@ def spots_of(request: Request, places: Places | None, image: SlideImage, model: 
         return Spots(places.names, position, places.array, round(distance, 3))
     platform = model.facts["platform"]
     wanted = request.pitch_um or platform["pitch_um"]
-    made = grid(tissue_mask(image), wanted, platform["spot_um"], platform["layout"])
+    made = grid(mask_of(image, request.mask), wanted, platform["spot_um"], platform["layout"])
     return Spots(np.asarray(made.names).astype(str), made.position, made.array, made.pitch_um)
