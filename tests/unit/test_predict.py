@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from finished import make_data, make_run, output
+from finished import make_run, output
 from PIL import Image
 from stages import SPLIT
 
@@ -25,25 +25,6 @@ from flag_st.slides.request import COLUMNS, Request, name_of, read_sheet
 
 (TEST,) = SPLIT["test"]
 MADE = [*folders.FILES, folders.PAGE, folders.RECORD]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    return make_run(folder, "noisy")
-
-
-@pytest.fixture(scope="module")
-def model(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.flag"
-    export(run, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 from flag_st.core.errors import FlagError
-from flag_st.slides.grid import grid
-from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.given_mask import (
     check_given,
     lazyslide_polygons,
@@ -21,6 +19,8 @@ from flag_st.slides.given_mask import (
     polygons_mask,
     read_polygons,
 )
+from flag_st.slides.grid import grid
+from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.mask import Mask, _smear, find_tissue, tissue_mask
 from flag_st.slides.openslide_file import scanned_corner
 
