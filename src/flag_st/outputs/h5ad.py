@@ -5,6 +5,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 
+from flag_st.core.hdf5 import hdf5_file
 from flag_st.core.io import writing
 from flag_st.data.slide import prediction_table
 from flag_st.slides.predicted import Predicted
@@ -33,5 +34,5 @@ def table_of(made: Predicted) -> anndata.AnnData:
 
 
 def write(made: Predicted, path: str | Path) -> None:
-    with writing(path) as temporary:
-        table_of(made).write_h5ad(temporary, compression="gzip")
+    with writing(path) as temporary, hdf5_file(temporary) as file:
+        anndata.io.write_elem(file, "/", table_of(made), dataset_kwargs={"compression": "gzip"})

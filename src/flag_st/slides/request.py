@@ -197,7 +197,13 @@ def check(requests: Sequence[Request], model: "Exported") -> None:
     faults = Faults()
     wanted = {gene for request in requests for gene in request.genes}
     if unknown := sorted(wanted - set(model.genes)):
-        faults.add(f"{model.path} does not predict {', '.join(unknown)}", choices=model.genes)
+        known = {gene.upper(): gene for gene in model.genes}
+        meant = [known[gene.upper()] for gene in unknown if gene.upper() in known]
+        faults.add(
+            f"{model.path} does not predict {', '.join(unknown)}",
+            choices=model.genes,
+            remedy=f"write {', '.join(meant)}" if meant else None,
+        )
     if model.facts["patches"] != PATCH:
         faults.add(
             f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
