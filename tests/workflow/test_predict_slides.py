@@ -1,13 +1,19 @@
 """New slides as rules of Snakemake: a sheet and an exported model, one folder per slide."""
 
+import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import anndata
 import pytest
-from running import TINY, snakemake
+from running import TINY, command, snakemake
 
+from flag_st.core.io import digest
 from flag_st.exported.export import export
 from flag_st.outputs.folder import FILES, PAGE, RECORD
 
@@ -73,6 +79,40 @@ def test_whole_slides_are_not_made_again(copy, predicted):
     assert done.returncode == 0, done.stderr[-3000:]
     assert jobs(done) == {"predict_slide", "predict_slides"}
     assert done.stderr.count("rule predict_slide:") == 1
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Digest of every file of the predicted slides."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(p.relative_to(folder)): digest(p) for p in found if ".snakemake" not in p.name}
+
+
+def test_killed_anywhere_and_repeated_the_folders_are_the_same(copy, predicted):
+    made = copy / "results/new_slides"
+    wanted, moments = files_of(made), random.Random(1)
+    given = ("--config", "slides=sheet.tsv", "model=model.flag")
+    words = ("predict_slides", "--configfile", str(TINY), *given, "--quiet", "all")
+    shutil.rmtree(made)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(copy, *words),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(5, 18))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for name in ("grid", predicted):  # a folder that is there is whole
+            if (made / name).exists():
+                assert {p.name for p in (made / name).iterdir()} >= FILES_OF_A_SLIDE
+    done = run(copy)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = files_of(made)
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert not [name for name in found if "/." in f"/{name}"]
 
 
 def test_faults_of_all_slides_are_told_before_the_first(copy, predicted):
