@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,7 +73,9 @@ class _case:
         write_slide(folder / "slide.tif", math.sqrt(self.spots) * PITCH_UM)
         model = random_model(folder / "model.flag", self.entry, *self.overlays)
         slide = Request(folder / "slide.tif", "slide", draws=1, force=True)
-        slide = replace(slide, spatialdata=find_spec("spatialdata") is not None)
+        if find_spec("spatialdata") is not None:
+            import_module("spatialdata")  # here, because its import takes seconds
+            slide = replace(slide, spatialdata=True)
         return Predictor(model), slide, folder / "out"
 
     def __exit__(self, *_: object) -> None:
