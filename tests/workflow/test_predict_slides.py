@@ -81,6 +81,33 @@ def test_whole_slides_are_not_made_again(copy, predicted):
     assert done.stderr.count("rule predict_slide:") == 1
 
 
+def test_a_slide_that_is_added_to_the_sheet_is_predicted_at_once(copy, predicted):
+    """The new sheet is checked again, and that alone ran; the others are not predicted again."""
+    sheet = (copy / "sheet.tsv").read_text()
+    first = next(iter(images(copy).values()))
+    (copy / "longer.tsv").write_text(f"{sheet}{first}\tadded\t\tyes\n")
+    words = ("--configfile", str(TINY), "--config", "slides=longer.tsv", "model=model.flag")
+    planned = snakemake(copy, "predict_slides", *words, "-n")
+    assert planned.returncode == 0, planned.stderr[-3000:]
+    assert jobs(planned) == {"check_slides", "predict_slide", "predict_slides"}
+    assert re.findall(r"wildcards: slide=(\w+)", planned.stdout + planned.stderr) == ["added"]
+
+
+def test_another_model_and_another_row_predict_at_once(copy, predicted):
+    (copy / "other.flag").write_bytes((copy / "model.flag").read_bytes())
+    row = (copy / "sheet.tsv").read_text().replace("name\tat\tforce", "name\tat\tforce\tdraws")
+    (copy / "draws.tsv").write_text(row.replace("grid\t\tyes", "grid\t\tyes\t3"))
+    for given, wanted in (
+        (["slides=sheet.tsv", "model=other.flag"], {"grid", predicted}),
+        (["slides=draws.tsv", "model=model.flag"], {"grid"}),
+    ):
+        words = ("--configfile", str(TINY), "--config", *given, "-n")
+        planned = snakemake(copy, "predict_slides", *words)
+        assert planned.returncode == 0, planned.stderr[-3000:]
+        text = planned.stdout + planned.stderr
+        assert set(re.findall(r"wildcards: slide=(\w+)", text)) >= wanted
+
+
 def files_of(folder: Path) -> dict[str, str]:
     """Digest of every file of the predicted slides."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]

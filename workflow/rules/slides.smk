@@ -74,9 +74,7 @@ rule predict_slide:
         image=lambda wc: image_of(wc.slide),
         at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
         mask=lambda wc: str(NEW_SLIDES[wc.slide].mask_file or "") or [],
-        # All faults of all slides are told before the first is predicted; a new slide in the sheet
-        # does not predict the others anew.
-        checked=ancient(rules.check_slides.output.checked),
+        checked=check_before,
     output:
         **outputs("predict_slide", folder=directory),
     log:

@@ -1,21 +1,19 @@
 """One folder per slide, whole or not at all; a slide that is there is not predicted again."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flag_st
 from flag_st.core.errors import FlagError
-from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
-from flag_st.exported.model import Exported
+from flag_st.core.io import digest, read_json, write_json, writing
 from flag_st.outputs import geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
+from flag_st.slides.origin import RECORD, is_from, origin_of
 from flag_st.slides.predict import Predictor
 from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
 from flag_st.slides.trust import as_facts
 
-RECORD, MAPS = "run.json", "maps.png"
+MAPS = "maps.png"
 #: Who writes a file, and what it is for.
 File = tuple[Callable[[Predicted, Path], None], str]
 FILES: dict[str, File] = {
@@ -38,36 +36,10 @@ def files_of(request: Request) -> dict[str, File]:
     return FILES | (MORE if request.spatialdata else {})
 
 
-def origin_of(request: Request, model: Exported) -> dict[str, Any]:
-    """Everything that decides the files of a slide. The image is known by its size and time."""
-    state = request.path.stat()
-    return {
-        "model": model.path.name,
-        "model_sha256": digest(model.path),
-        "slide": request.path.name,
-        "slide_bytes": state.st_size,
-        "slide_modified": state.st_mtime_ns,
-        "at_sha256": digest(request.at) if request.at else "",
-        "mask": request.mask_file.name if request.mask_file else request.mask or "by colour",
-        "mask_sha256": digest(request.mask_file) if request.mask_file else "",
-        "name": request.name,
-        "patient": request.patient,
-        "pixel_um": request.pixel_um or "as stated in the file",
-        "pitch_um": request.pitch_um or "as in training",
-        "genes": list(request.genes),
-        "draws": request.draws or model.facts["samples"],
-        "forced": request.force,
-        "flag_st": flag_st.__version__,
-        "contract": CONTRACT,
-    }
-
-
 def is_made(folder: Path, request: Request, origin: dict[str, Any]) -> bool:
     """Whether the folder holds all files of a slide, made from the same things."""
-    record = folder / RECORD
-    if not all((folder / name).exists() for name in (*files_of(request), PAGE, RECORD)):
-        return False
-    return bool(read_json(record)["origin"] == json.loads(json.dumps(origin)))
+    whole = all((folder / name).exists() for name in (*files_of(request), PAGE))
+    return whole and is_from(folder, origin)
 
 
 def make(
