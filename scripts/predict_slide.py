@@ -10,7 +10,7 @@ def main(job):
     from flag_st.slides.predict import Predictor
     from flag_st.slides.request import Request
 
-    predictor = Predictor(open_model(job.input.model), device(job.gpu))
+    predictor = Predictor(open_model(job.input.model), device(job.gpu), job.threads)
     request = Request.of(job.params.slide)
     verdict = make(predictor, request, job.output.folder, progress=job.progress)
     log.info("slide %s: %s", request.name, verdict)

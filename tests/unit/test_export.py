@@ -7,7 +7,7 @@ import struct
 import anndata
 import numpy as np
 import pytest
-from finished import SAMPLES, do, each, make_data, make_run, output
+from finished import SAMPLES, do, each, make_run, output
 from stages import SPLIT
 from toy_slides import toy_cohort
 
@@ -25,25 +25,6 @@ from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import open_model
 from flag_st.exported.privacy import spots_in
 from flag_st.methods.base import load
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    return make_run(folder, "noisy")
-
-
-@pytest.fixture(scope="module")
-def model(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.flag"
-    export(run, path)
-    return path
 
 
 def test_it_predicts_what_the_run_predicts(model, run, folder):

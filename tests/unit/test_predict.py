@@ -9,8 +9,9 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from finished import make_data, make_run, output
+from finished import make_run, output
 from PIL import Image
+from skimage.measure import find_contours
 from stages import SPLIT
 
 from flag_st.commands import predict as command
@@ -20,31 +21,15 @@ from flag_st.data import pyramid
 from flag_st.exported.export import export
 from flag_st.exported.model import open_model
 from flag_st.outputs import folder as folders
+from flag_st.slides.cut import Patches
+from flag_st.slides.image import open_image
+from flag_st.slides.mask import tissue_mask
 from flag_st.slides.places import read_places
 from flag_st.slides.predict import Predictor, best_genes
 from flag_st.slides.request import COLUMNS, Request, name_of, read_sheet
 
 (TEST,) = SPLIT["test"]
 MADE = [*folders.FILES, folders.PAGE, folders.RECORD]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    return make_run(folder, "noisy")
-
-
-@pytest.fixture(scope="module")
-def model(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.flag"
-    export(run, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +76,10 @@ def test_positions_of_a_table_are_read_to_their_last_digit(tmp_path, suffix):
     assert np.array_equal(read_places(tmp_path / f"spots{suffix}").position, position)
 
 
-def test_a_method_that_reads_pixels_gets_them_too(folder, image, spots, tmp_path):
+def test_a_method_that_reads_pixels_gets_them_too(folder, image, spots, tmp_path, monkeypatch):
+    """They are cut only once, for the encoder and the method."""
+    cut, one = [], Patches.__getitem__
+    monkeypatch.setattr(Patches, "__getitem__", lambda s, rows: cut.append(rows) or one(s, rows))
     small = {"width": 16, "depth": 1, "heads": 2, "training": {"epochs": 1}}
     entry = {"use": "flag_st.methods.histogene.HisToGene", "params": {**small, "inputs": "patches"}}
     trained = make_run(folder, "pixels", entry)
@@ -100,6 +88,7 @@ def test_a_method_that_reads_pixels_gets_them_too(folder, image, spots, tmp_path
     assert main(["predict", str(image), *given, "--force"]) == 0
     same_prediction(tmp_path / TEST / "prediction.h5ad", trained / f"predictions/{TEST}.h5ad")
     assert sorted(p.name for p in (tmp_path / TEST).iterdir()) == sorted(MADE)
+    assert sum(rows.stop - rows.start for rows in cut) == len(anndata.read_h5ad(spots))
 
 
 def test_a_folder_has_all_files_and_their_digests(made):
@@ -272,10 +261,57 @@ def test_glass_without_tissue_is_named(model, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_spots_of_one_slide_do_not_fit_several(model, image, capsys):
-    given = ["--model", str(model), "--at", "spots.csv"]
-    assert main(["predict", str(image), str(image), *given]) == 1
-    assert "--at names the spots of one slide" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--at", "spots.csv"], "--at names the spots of one slide"),
+        (["--mask", "tissue.geojson"], "--mask names the tissue of one slide"),
+    ],
+)
+def test_spots_and_tissue_of_one_slide_do_not_fit_several(model, image, capsys, option, said):
+    assert main(["predict", str(image), str(image), "--model", str(model), *option]) == 1
+    message = capsys.readouterr().err
+    assert said in message
+    assert f"columns slide and {option[0][2:]}" in message
+
+
+def test_the_same_mask_as_a_file_gives_the_same_bytes(model, image, tmp_path):
+    """Half of the slide by a painted mask, and by polygons; another mask is another slide."""
+    with open_image(image) as opened:
+        found = tissue_mask(opened)
+        half = found.array & (np.arange(found.array.shape[1]) < found.array.shape[1] // 2)
+        width, height = opened.size
+    Image.fromarray(half).save(tmp_path / "half.png")
+    asked = Request(image, "S", mask=str(tmp_path / "half.png"), force=True)
+    command.predict([asked], model, tmp_path / "png")
+    edges = find_contours(np.pad(half, 1), 0.5)
+    scale = np.array([width / half.shape[1], height / half.shape[0]])
+    rings = [((edge[:, ::-1] - 0.5) * scale).tolist() for edge in edges]
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        for ring in rings
+    ]
+    drawn = tmp_path / "half.geojson"
+    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    command.predict([replace(asked, mask=str(drawn))], model, tmp_path / "drawn")
+    png, polygons = (
+        anndata.read_h5ad(tmp_path / n / "S/prediction.h5ad") for n in ("png", "drawn")
+    )
+    assert len(png) > 5
+    assert png.X.tobytes() == polygons.X.tobytes()
+    assert np.array_equal(png.obsm["spatial"], polygons.obsm["spatial"])
+    assert (png.obsm["spatial_px"][:, 0] <= width / 2).all()
+    assert png.uns["origin"]["mask"] == "half.png"
+    said: list[str] = []
+    for other in (asked, replace(asked, mask=str(drawn))):
+        command.predict([other], model, tmp_path / "png", say=said.append)
+    assert [line.endswith("already") for line in said] == [True, False]
+
+
+def test_spots_need_no_mask(model, image, spots, tmp_path):
+    asked = Request(image, "S", at=spots, mask="lazyslide")
+    with pytest.raises(FlagError, match="need no mask, and lazyslide is given"):
+        command.predict([asked], model, tmp_path / "out")
 
 
 def test_names_of_files_become_names_of_slides():
@@ -288,14 +324,17 @@ def test_names_of_files_become_names_of_slides():
 def test_a_sheet_is_read_and_its_faults_are_named_by_line(tmp_path):
     sheet = tmp_path / "sheet.tsv"
     sheet.write_text(
-        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\tgenes\tdraws\tgene_sets\n"
-        "a.svs\t\tP1\t0.25\t\t\tyes\tMKI67, ESR1\t4\t\n"
-        "/data/b.tif\tB\t\t\t55\tspots.csv\t\t\t\tsets.gmt\n"
+        "slide\tname\tpatient\tpixel_um\tpitch_um\tat\tforce\tgenes\tdraws\tmask\tgene_sets\n"
+        "a.svs\t\tP1\t0.25\t\t\tyes\tMKI67, ESR1\t4\tlazyslide\t\n"
+        "/data/b.tif\tB\t\t\t55\tspots.csv\t\t\t\t\tsets.gmt\n"
+        "c.svs\t\t\t\t\t\t\t\t\ttissue.geojson\t\n"
     )
-    a, b = read_sheet(sheet)
-    assert a == Request(
-        tmp_path / "a.svs", "a", "P1", 0.25, genes=("MKI67", "ESR1"), draws=4, force=True
-    )
+    a, b, c = read_sheet(sheet)
+    known = {"genes": ("MKI67", "ESR1"), "draws": 4, "force": True, "mask": "lazyslide"}
+    assert a == Request(tmp_path / "a.svs", "a", "P1", 0.25, **known)
+    assert a.mask_file is None
+    assert c.mask_file == tmp_path / "tissue.geojson"
+    assert Request.of(c.as_params()) == c
     assert Request.of(json.loads(json.dumps(a.as_params()))) == a
     assert Request.of(json.loads(json.dumps(b.as_params()))) == b
     assert b.gene_sets == tmp_path / "sets.gmt"

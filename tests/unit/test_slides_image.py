@@ -222,6 +222,7 @@ BAD = {
     "text": (".tif", made.content(b"no picture"), "damaged or of another format.*vips"),
     "head of a tiff": (".tif", made.content(b"II*\0"), "damaged"),
     "svs that is none": (".svs", made.content(bytes(5000)), "damaged or of another format"),
+    "svs, cut": (".svs", cut(made.aperio(), 0.6), "damaged.*copy or download it again"),
     "tiled tiff, cut": (".tif", cut(tiff(**TILE), 0.7), "damaged"),
     "tiff in strips, cut": (".tif", cut(tiff(), 0.7), "damaged.*cut off"),
     "an unknown compression in tiles": (

@@ -1,17 +1,27 @@
 """Tissue masks and the grids of spots that are laid over them."""
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 import slide_pictures as made
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 from flag_st.core.errors import FlagError
+from flag_st.slides.given_mask import (
+    check_given,
+    lazyslide_polygons,
+    mask_of,
+    polygons_mask,
+    read_polygons,
+)
 from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage, open_image
-from flag_st.slides.mask import Mask, find_tissue, polygons_mask, read_polygons, tissue_mask
+from flag_st.slides.mask import Mask, _smear, find_tissue, tissue_mask
 from flag_st.slides.openslide_file import scanned_corner
 
 GLASS, EOSIN, NUCLEI = (243, 241, 244), (214, 130, 180), (104, 72, 150)
@@ -84,6 +94,52 @@ def test_dense_nuclei_and_blood_are_no_pen(tmp_path, dye):
     assert find_tissue(scene((box, dye)), UM, tmp_path)[ellipse(box)].all()
 
 
+def with_smear(pixels: np.ndarray, box, colour, wash: float = 20.0) -> np.ndarray:
+    """A wash of stain with soft borders, which darkens what is there as a thin layer of dye does."""
+    layer = Image.new("L", pixels.shape[1::-1])
+    ImageDraw.Draw(layer).ellipse(box, fill=255)
+    share = np.asarray(layer.filter(ImageFilter.GaussianBlur(wash)))[..., None] / 255
+    return np.rint(pixels * (1 + share * (np.array(colour) / GLASS - 1))).clip(0, 255).astype("u1")
+
+
+@pytest.mark.parametrize("colour", [(240, 200, 222), (238, 208, 226), (222, 208, 240)])
+def test_a_smear_of_stain_beside_the_tissue_is_none(tmp_path, colour):
+    box = [260, 140, 390, 290]
+    found = find_tissue(with_smear(scene(), box, colour), UM, tmp_path)
+    assert found[ellipse(box) & ~ellipse([85, 45, 315, 255])].mean() < 0.02
+    assert agreement(found, TRUE) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("density", "deviation", "smear"),
+    [(0.03, 0.002, True), (0.03, 0.013, False), (0.08, 0.002, False), (0.0, 0.0, True)],
+)
+def test_what_is_pale_but_structured_is_no_smear(density, deviation, smear):
+    """Loose tissue deviates by 0.013 or more; smooth tissue is darker."""
+    noise = np.random.default_rng(0).normal(density, deviation, (40, 60, 1))
+    pixels = np.full((40, 120, 3), 240.0)
+    pixels[:, 60:] *= 10**-noise
+    glass = np.tile(np.arange(120) < 60, (40, 1))
+    found = _smear(np.rint(pixels).astype(np.uint8), UM, glass)
+    assert found[5:-5, 65:-5].mean() == pytest.approx(float(smear), abs=0.1)
+    assert not _smear(pixels.astype(np.uint8), UM, np.zeros_like(glass)).any()
+
+
+def test_smears_on_real_sections_are_left_out(her2st):
+    """Tissue far from every spot that the authors chose was 0.4 to 1 mm² of C3, C4 and C5."""
+    import anndata
+
+    for section, known in {"A2": 0.9, "B4": 0.86, "C3": 0.97, "C4": 0.96, "C5": 0.98}.items():
+        position = np.asarray(anndata.read_h5ad(her2st / "st" / f"{section}.h5ad").obsm["spatial"])
+        with open_image(her2st / "wsis" / f"{section}.tif") as image:
+            mask, spots = tissue_mask(image), position * image.pixel_um
+        y, x = np.nonzero(mask.array)
+        place = (np.column_stack([x, y]) + 0.5) * mask.um
+        far = cKDTree(spots).query(place)[0] > 250
+        assert far.sum() * mask.um**2 / 1e6 < 0.05
+        assert (mask.inside(spots, 100) >= 0.5).mean() > known  # as before smears were left out
+
+
 def test_specks_go_and_small_holes_are_filled(tmp_path):
     speck, hole, lumen = [30, 30, 35, 35], [250, 150, 255, 155], [120, 170, 170, 210]
     found = find_tissue(scene((speck, EOSIN), (hole, GLASS), (lumen, GLASS)), UM, tmp_path)
@@ -100,7 +156,7 @@ def test_a_slide_of_tissue_alone(tmp_path):
 
 @pytest.mark.parametrize("ground", [(255, 255, 255), GLASS, (226, 209, 228), (120, 120, 120)])
 def test_a_blank_slide_is_refused(tmp_path, ground):
-    with pytest.raises(FlagError, match=r"slide.tif shows no tissue.*Remedy: .*polygons"):
+    with pytest.raises(FlagError, match=r"slide.tif shows no tissue.*Remedy: .*--mask"):
         find_tissue(scene(ground=ground, tissue=False), UM, tmp_path / "slide.tif")
 
 
@@ -206,6 +262,111 @@ def test_polygons_of_our_own_mask_give_the_same_tables(tmp_path):
     one, other = (grid(m, 100, 55, "hexagonal") for m in (mask, again))
     assert one.names.tolist() == other.names.tolist()
     np.testing.assert_array_equal(one.position, other.position)
+
+
+def geojson(path, polygons) -> str:
+    rings = [[np.asarray(ring).tolist() for ring in polygon] for polygon in polygons]
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings}))
+    return str(path)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    pixels = scene(([120, 170, 170, 210], GLASS), ([20, 240, 80, 290], EOSIN))
+    with slide(tmp_path, np.asarray(Image.fromarray(pixels).resize((1600, 1200))), 4.0) as image:
+        yield image
+
+
+def test_the_same_mask_as_a_file_gives_the_same_spots(opened, tmp_path):
+    """As polygons, and as pictures of several kinds and sizes."""
+    wanted = mask_of(opened)
+    given = [geojson(tmp_path / "tissue.geojson", traced(wanted, opened))]
+    grey = Image.fromarray(wanted.array.astype(np.uint8) * 200)
+    rgba = Image.new("RGBA", grey.size, (0, 0, 0, 0))
+    rgba.paste((0, 90, 0, 255), mask=Image.fromarray(wanted.array))
+    wide = Image.fromarray(wanted.array.astype(np.uint16) * 900)
+    fine = grey.resize((1600, 1200), Image.Resampling.NEAREST)
+    for name, picture in {"grey": grey, "rgba": rgba, "wide": wide, "fine": fine}.items():
+        picture.save(tmp_path / f"{name}.PNG")
+        given.append(str(tmp_path / f"{name}.PNG"))
+    spots = grid(wanted, 100, 55, "hexagonal")
+    for file in given:
+        check_given(file)
+        mask = mask_of(opened, file)
+        np.testing.assert_array_equal(mask.array, wanted.array, err_msg=file)
+        found = grid(mask, 100, 55, "hexagonal")
+        assert found.names.tolist() == spots.names.tolist()
+        np.testing.assert_array_equal(found.position, spots.position)
+
+
+def test_lazyslide_s_mask_is_that_of_its_polygons(opened, tmp_path):
+    pytest.importorskip("lazyslide", reason="is in the extra `slides`")
+    made.levels()(tmp_path / "slide.tif")
+    with open_image(tmp_path / "slide.tif", 4.0) as image:
+        check_given("lazyslide")
+        mask = mask_of(image, "lazyslide")
+        file = geojson(tmp_path / "lazy.geojson", lazyslide_polygons(image))
+        np.testing.assert_array_equal(mask_of(image, file).array, mask.array)
+        assert agreement(mask.array, mask_of(image).array) > 0.8
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".geojson", ".png", ".tif"]
+
+
+def test_lazyslide_that_is_not_installed_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazyslide", None)
+    with pytest.raises(FlagError, match=r"lazyslide is needed.*pip install -e '.\[slides\]'"):
+        check_given("lazyslide")
+
+
+def test_lazyslide_s_own_faults_are_told(opened, monkeypatch):
+    """Its readers raise whatever theirs raise; a blank slide is a fault of its, too."""
+    pytest.importorskip("lazyslide", reason="is in the extra `slides`")
+    with pytest.raises(FlagError, match=r"LazySlide finds no tissue on .*slide.png.*Remedy: leave"):
+        mask_of(opened, "lazyslide")  # which knows no png without a pyramid
+
+
+def black(path):
+    Image.new("L", (400, 300)).save(path)
+
+
+MASKS = {
+    "gone.geojson": (lambda path: None, "gone.geojson is no readable GeoJSON"),
+    "gone.png": (lambda path: None, "the mask .*gone.png cannot be read"),
+    "text.png": (made.content(b"no picture"), "cannot be read.*reduced copy"),
+    "cut.png": (made.cut(black, 0.6), "cannot be read"),
+    "mask.tif": (black, "of no kind that is read here. Valid: lazyslide, a .geojson file"),
+    "LazySlide": (lambda path: None, "of no kind"),
+    "line.json": (
+        made.content(b'{"type": "LineString", "coordinates": [[0, 0], [1, 1]]}'),
+        "holds no polygon",
+    ),
+}
+UNFIT = {
+    "black.png": (black, "black.png shows no tissue: it is black"),
+    "wide.png": (made.save(Image.new("L", (400, 200), 255)), "400 x 200 .*other proportions"),
+    "far.geojson": (
+        made.content(b'{"type": "Polygon", "coordinates": [[[9000, 9], [9900, 9], [9900, 99]]]}'),
+        "enclose nothing on .*slide.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_that_are_none_are_refused_before_anything_is_made(tmp_path, case):
+    write, said = MASKS[case]
+    write(tmp_path / case)
+    with pytest.raises(FlagError) as error:
+        check_given(str(tmp_path / case))
+    assert re.search(said, str(error.value)), error.value
+    assert case in str(error.value)
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_masks_of_another_slide_are_refused(opened, tmp_path, case):
+    write, said = UNFIT[case]
+    write(tmp_path / case)
+    check_given(str(tmp_path / case))
+    with pytest.raises(FlagError, match=said):
+        mask_of(opened, str(tmp_path / case))
 
 
 def test_polygons_of_a_cropped_slide_are_moved(tmp_path):

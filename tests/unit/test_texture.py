@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 from skimage.color import hed2rgb
 
 from flag_st.encoders import texture
@@ -102,6 +102,28 @@ def test_binary_patterns_follow_their_definition(radius):
     np.testing.assert_allclose(found, naive_patterns(plane, radius), atol=1e-12)
     turned = texture.binary_patterns(np.ascontiguousarray(np.rot90(plane)), radius)
     np.testing.assert_allclose(turned, found, atol=1e-12)
+
+
+def test_patterns_of_the_brightest_pixels_follow_their_definition():
+    plane = np.random.default_rng(0).integers(246, 256, (17, 23)).astype(np.uint8)
+    for radius in texture.RADII:
+        found = texture.binary_patterns(plane, radius)
+        np.testing.assert_allclose(found, naive_patterns(plane.astype(int), radius), atol=1e-12)
+
+
+def test_percentiles_are_those_of_numpy_to_the_last_bit():
+    planes = np.random.default_rng(0).normal(size=(4, 112, 112)).astype(np.float32)
+    wanted = np.percentile(planes.reshape(4, -1), texture.PERCENTILES, axis=1).ravel()
+    np.testing.assert_array_equal(texture.percentiles(planes), wanted)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.5, 3.0])
+def test_filters_are_those_of_scipy_to_the_last_bit(sigma):
+    plane = np.random.default_rng(0).normal(size=(56, 60)).astype(np.float32)
+    wanted = ndimage.gaussian_filter(plane, sigma, truncate=3)
+    np.testing.assert_array_equal(texture.gauss(plane, sigma), wanted)
+    wanted = ndimage.gaussian_laplace(plane, sigma, truncate=3)
+    np.testing.assert_array_equal(texture.laplace_of_gauss(plane, sigma), wanted)
 
 
 def test_haar_energies_find_scale_and_direction():

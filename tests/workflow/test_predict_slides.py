@@ -1,13 +1,19 @@
 """New slides as rules of Snakemake: a sheet and an exported model, one folder per slide."""
 
+import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import anndata
 import pytest
-from running import TINY, snakemake
+from running import TINY, command, snakemake
 
+from flag_st.core.io import digest
 from flag_st.exported.export import export
 from flag_st.outputs.folder import FILES, PAGE, RECORD
 
@@ -80,6 +86,67 @@ def test_whole_slides_are_not_made_again(copy, predicted):
     assert done.returncode == 0, done.stderr[-3000:]
     assert jobs(done) == {"predict_slide", "join_slides", "predict_slides"}
     assert done.stderr.count("rule predict_slide:") == 1
+
+
+def test_a_slide_that_is_added_to_the_sheet_is_predicted_at_once(copy, predicted):
+    """The new sheet is checked again, and that alone ran; the others are not predicted again."""
+    sheet = (copy / "sheet.tsv").read_text()
+    first = next(iter(images(copy).values()))
+    (copy / "longer.tsv").write_text(f"{sheet}{first}\tadded\t\tyes\n")
+    words = ("--configfile", str(TINY), "--config", "slides=longer.tsv", "model=model.flag")
+    planned = snakemake(copy, "predict_slides", *words, "-n")
+    assert planned.returncode == 0, planned.stderr[-3000:]
+    assert jobs(planned) == {"check_slides", "predict_slide", "predict_slides"}
+    assert re.findall(r"wildcards: slide=(\w+)", planned.stdout + planned.stderr) == ["added"]
+
+
+def test_another_model_and_another_row_predict_at_once(copy, predicted):
+    (copy / "other.flag").write_bytes((copy / "model.flag").read_bytes())
+    row = (copy / "sheet.tsv").read_text().replace("name\tat\tforce", "name\tat\tforce\tdraws")
+    (copy / "draws.tsv").write_text(row.replace("grid\t\tyes", "grid\t\tyes\t3"))
+    for given, wanted in (
+        (["slides=sheet.tsv", "model=other.flag"], {"grid", predicted}),
+        (["slides=draws.tsv", "model=model.flag"], {"grid"}),
+    ):
+        words = ("--configfile", str(TINY), "--config", *given, "-n")
+        planned = snakemake(copy, "predict_slides", *words)
+        assert planned.returncode == 0, planned.stderr[-3000:]
+        text = planned.stdout + planned.stderr
+        assert set(re.findall(r"wildcards: slide=(\w+)", text)) >= wanted
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Digest of every file of the predicted slides."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(p.relative_to(folder)): digest(p) for p in found if ".snakemake" not in p.name}
+
+
+def test_killed_anywhere_and_repeated_the_folders_are_the_same(copy, predicted):
+    made = copy / "results/new_slides"
+    wanted, moments = files_of(made), random.Random(1)
+    given = ("--config", "slides=sheet.tsv", "model=model.flag")
+    words = ("predict_slides", "--configfile", str(TINY), *given, "--quiet", "all")
+    shutil.rmtree(made)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(copy, *words),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(5, 18))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for name in ("grid", predicted):  # a folder that is there is whole
+            if (made / name).exists():
+                assert {p.name for p in (made / name).iterdir()} >= FILES_OF_A_SLIDE
+    done = run(copy)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = files_of(made)
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert not [name for name in found if "/." in f"/{name}"]
 
 
 def test_faults_of_all_slides_are_told_before_the_first(copy, predicted):

@@ -75,9 +75,8 @@ rule predict_slide:
         image=lambda wc: image_of(wc.slide),
         at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
         gene_sets=lambda wc: str(NEW_SLIDES[wc.slide].gene_sets or "") or [],
-        # All faults of all slides are told before the first is predicted; a new slide in the sheet
-        # does not predict the others anew.
-        checked=ancient(rules.check_slides.output.checked),
+        mask=lambda wc: str(NEW_SLIDES[wc.slide].mask_file or "") or [],
+        checked=check_before,
     output:
         **outputs("predict_slide", folder=directory),
     log:

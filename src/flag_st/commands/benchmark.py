@@ -1,4 +1,4 @@
-"""Speed and memory, of FLAG against its release and of HINGE: one measurement per process, in pairs.
+"""Speed and memory, of FLAG against its release, of HINGE and of new slides: one measurement per process.
 
 ``flag-st benchmark`` measures every pair, each side in a process of its own so that its peak memory
 is its own, and writes a table and a picture. No test asserts a time.
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from flag_st.commands.benchmark_cases import CASES
+from flag_st.commands import benchmark_cases, benchmark_slides
 from flag_st.core.errors import FlagError
 
+CASES = benchmark_cases.CASES | benchmark_slides.CASES
 #: Settings of glibc by case: freed tensors are given back at once, so that a peak is of what is in
 #: use. It costs time, which is measured without.
 ALLOCATOR = {"graph_memory": {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": str(2**16)}}
@@ -73,12 +74,21 @@ PAIRS: dict[str, tuple] = {
         ("spot_draw", "hinge_budget_10", 200, {}),
         "seconds",
     ),
+    "A new slide of 2,000 spots from file to zarr: one process, against two that encode": (
+        ("new_slide", "flag", 2000, {"processes": 1}),
+        ("new_slide", "flag", 2000, {"processes": 2}),
+        "seconds",
+    ),
     "An epoch of HINGE, 1,300 spots (small backbone): all trained, against frozen": (
         ("spot_epoch", "hinge_finetuned", 1300, {}),
         ("spot_epoch", "hinge", 1300, {}),
         "seconds",
     ),
 }
+
+
+#: Spots of new slides whose memory is compared.
+SLIDES = (1000, 10_000, 100_000)
 
 
 def run_case(case: str, entry: str, spots: int, more: dict[str, Any]) -> dict[str, float]:
@@ -104,7 +114,8 @@ def compare(out: str | Path) -> None:
         case: [measure(case, "flag", n) for n in tqdm(sizes, desc=case)]
         for case in ("growth", "construction")
     }
-    report(Path(out), pairs, sizes, grown)
+    slides = {n: measure("new_slide_memory", "flag", n) for n in tqdm(SLIDES, desc="new slides")}
+    report(Path(out), pairs, sizes, grown, slides)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -112,13 +123,46 @@ def exponent(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def report(out: Path, pairs: dict, sizes: list[int], grown: dict[str, list[dict]]) -> None:
-    """Write ``speed.md`` and ``growth.png``."""
-    import matplotlib.pyplot as plt
+def report(
+    out: Path,
+    pairs: dict,
+    sizes: list[int],
+    grown: dict[str, list[dict]],
+    slides: dict[int, dict[str, float]],
+) -> None:
+    """Write ``speed.md`` and ``growth.png``.
+
+    Args:
+        pairs: title → the number that is compared, and what both sides measured.
+        sizes: spots of the slides of ``grown``, which has a list of measurements per case.
+        slides: spots of a new slide → its measurement.
+    """
     import torch
 
     from flag_st.core.io import writing
 
+    lines = _table(pairs)
+    curves = {
+        "time of a draw of two steps (s)": [g["seconds"] for g in grown["growth"]],
+        "memory of it (GiB)": [g["gib"] for g in grown["growth"]],
+        "time of the graph's construction (s)": [g["seconds"] for g in grown["construction"]],
+    }
+    lines += ["", f"Growth from {sizes[0]:,} to {sizes[-1]:,} spots of one whole slide:"]
+    for title, values in curves.items():
+        power = exponent(sizes, values)
+        lines.append(f"- {title}: {values[0]:.3g} to {values[-1]:.3g}, exponent {power:.2f}")
+    lines += ["", "Peak memory above the model of a new slide, from file to zarr:"]
+    lines += [f"- {n:,} spots: {one['gib']:.2f} GiB" for n, one in slides.items()]
+    lines += ["", f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32."]
+    with writing(out / "growth.png") as temporary:
+        _draw(sizes, curves).savefig(temporary, dpi=150)
+    with writing(out / "speed.md") as temporary:
+        Path(temporary).write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _table(pairs: dict) -> list[str]:
+    """One row per pair, and below them the bounds that are known."""
     lines = ["| | released | ours | ratio |", "|---|---|---|---|"]
     for title, (unit, theirs, ours) in pairs.items():
         a, b = theirs[unit], ours[unit]
@@ -133,26 +177,21 @@ def report(out: Path, pairs: dict, sizes: list[int], grown: dict[str, list[dict]
                     f"{side['bound']:.2f} s at {side['rate'] / 1e9:.0f} GFLOP/s of matrix products; "
                     f"{side['seconds'] / side['bound']:.1f} times that was measured."
                 )
-    curves = {
-        "time of a draw of two steps (s)": [g["seconds"] for g in grown["growth"]],
-        "memory of it (GiB)": [g["gib"] for g in grown["growth"]],
-        "time of the graph's construction (s)": [g["seconds"] for g in grown["construction"]],
-    }
-    lines += ["", f"Growth from {sizes[0]:,} to {sizes[-1]:,} spots of one whole slide:"]
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    return lines
+
+
+def _draw(sizes: list[int], curves: dict[str, list[float]]):
+    """A figure with one panel per curve over the number of spots."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(9, 2.8), layout="constrained")
     for axis, (title, values) in zip(axes, curves.items(), strict=True):
-        power = exponent(sizes, values)
-        lines.append(f"- {title}: {values[0]:.3g} to {values[-1]:.3g}, exponent {power:.2f}")
-        axis.loglog(sizes, values, "o-", color="#0072B2", label=f"exponent {power:.2f}")
+        label = f"exponent {exponent(sizes, values):.2f}"
+        axis.loglog(sizes, values, "o-", color="#0072B2", label=label)
         axis.loglog(sizes, values[0] * np.array(sizes) / sizes[0], ":", color="0.5", label="linear")
         axis.set(xlabel="spots", title=title)
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
         axis.minorticks_off()
         axis.title.set_fontsize(9)
         axis.legend(frameon=False, fontsize=8)
-    lines += ["", f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32."]
-    with writing(out / "growth.png") as temporary:
-        figure.savefig(temporary, dpi=150)
-    with writing(out / "speed.md") as temporary:
-        Path(temporary).write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return figure

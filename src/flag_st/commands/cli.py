@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,13 @@ def _prediction_options(predict: argparse.ArgumentParser) -> None:
         help="predict these spots (.csv or .h5ad) instead of a grid over the tissue",
     )
     predict.add_argument(
+        "--mask",
+        default="",
+        metavar="MASK",
+        help="where tissue is: lazyslide (extra: slides), a .geojson of QuPath, or a .png that is black "
+        "elsewhere (default: found by colour)",
+    )
+    predict.add_argument(
         "--force", action="store_true", help="predict slides that are refused, too"
     )
     predict.add_argument(
@@ -327,10 +335,11 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from flag_st.commands.predict import predict, requests_of
     from flag_st.core.job import device
 
-    names = ("pixel_um", "pitch_um", "draws", "force", "spatialdata", "gene_sets")
+    names = ("mask", "pixel_um", "pitch_um", "draws", "force", "spatialdata", "gene_sets")
     options = {name: getattr(arguments, name) for name in names}
     requests = requests_of(arguments.slides, arguments.at, genes=tuple(arguments.genes), **options)
-    predict(requests, arguments.model, arguments.out, device(gpu=1), tqdm, tqdm.write)
+    cores = len(os.sched_getaffinity(0))
+    predict(requests, arguments.model, arguments.out, device(gpu=1), cores, tqdm, tqdm.write)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:

@@ -9,29 +9,36 @@ from flag_st.core.errors import Faults, FlagError
 from flag_st.exported.model import open_model
 from flag_st.outputs import together
 from flag_st.outputs.folder import PAGE, is_made, make, origin_of
+from flag_st.slides.given_mask import LAZYSLIDE
 from flag_st.slides.predict import Predictor
 from flag_st.slides.request import Request, check, name_of
 
 
-def requests_of(slides: Sequence[str], at: str | None = None, **options: Any) -> list[Request]:
+def requests_of(
+    slides: Sequence[str], at: str | None = None, mask: str = "", **options: Any
+) -> list[Request]:
     """One request per image file of the command line.
 
     Args:
         slides: paths of images.
         at: path of a file of spots.
+        mask: path of a mask, or ``lazyslide``.
         options: further fields of ``Request``, the same for all slides.
 
     Raises:
-        FlagError: one file of spots for several slides.
+        FlagError: one file of spots, or one mask, for several slides.
     """
-    if at is not None and len(slides) > 1:
-        raise FlagError(
-            f"--at names the spots of one slide, and {len(slides)} slides are given",
-            remedy="write a sheet with the columns slide and at, and run: snakemake predict_slides "
-            "--config slides=sheet.tsv model=model.flag",
-        )
+    own = {"--at names the spots": at, "--mask names the tissue": mask if mask != LAZYSLIDE else ""}
+    for what, file in own.items():
+        if file and len(slides) > 1:
+            column = what.split()[0].removeprefix("--")
+            raise FlagError(
+                f"{what} of one slide, and {len(slides)} slides are given",
+                remedy=f"write a sheet with the columns slide and {column}, and run: snakemake "
+                "predict_slides --config slides=sheet.tsv model=model.flag",
+            )
     spots = Path(at) if at is not None else None
-    return [Request(p, name_of(p), at=spots, **options) for p in map(Path, slides)]
+    return [Request(p, name_of(p), at=spots, mask=mask, **options) for p in map(Path, slides)]
 
 
 def predict(
@@ -39,6 +46,7 @@ def predict(
     model: str | Path,
     out: str | Path,
     device: str = "cpu",
+    processes: int = 1,
     progress: Callable[..., Iterable] = lambda items, **_: items,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> None:
@@ -62,7 +70,7 @@ def predict(
             todo.append(request)
     faults = Faults()
     if todo:
-        predictor = Predictor(opened, device)
+        predictor = Predictor(opened, device, processes)
         for request in progress(todo, desc="slides"):
             folder = folders[request.name]
             try:

@@ -1,5 +1,6 @@
 """Files are written under a temporary name and then renamed; reading checks their contract version."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,29 +15,56 @@ from flag_st.core.errors import FlagError
 #: Version of every file format of this project; raised when a reader must not accept older files.
 #: 2: models hold the options of their method in groups, and runs hold all settings.
 CONTRACT = 2
+#: Errors by which a system refuses to write: a full disk or quota, a limit on files, a read-only disk.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the final name only on success."""
+    """Yield a temporary path beside ``path``; it takes the final name only on success.
+
+    Raises:
+        FlagError: the folder cannot be written to, or the disk is full; what there was is unchanged.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
     # The suffix is kept because several writers choose the format by it. The name depends on the
     # target alone, so that the job that repeats a killed one removes what that one left.
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    former = path.with_name(f".{path.stem}.former{path.suffix}")
     _remove(temporary)
+    _remove(former)
     try:
         yield temporary
-        _replace(temporary, path)
-    except BaseException:
+        if path.is_dir() and not path.is_symlink():
+            # A folder cannot be replaced in one step, and one that is half removed looks whole.
+            os.replace(path, former)
+        os.replace(temporary, path)
+        _remove(former)
+    except BaseException as error:
         _remove(temporary)
+        if reason := _refusal(error):
+            raise _unwritable(path, reason) from error
         raise
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    os.replace(temporary, path)
+def _refusal(error: BaseException) -> str:
+    """Why the system refused to write, if it did. Some libraries keep no number of it, but its words."""
+    if isinstance(error, FlagError):
+        return ""
+    words = (os.strerror(number) for number in REFUSALS)
+    return next((reason for reason in words if reason in str(error)), "")
+
+
+def _unwritable(path: Path, reason: str) -> FlagError:
+    return FlagError(
+        f"cannot write {path} ({reason})",
+        remedy="free disk space, or name a folder that you may write to, and run the same command again: "
+        "what is whole is kept",
+    )
 
 
 def _remove(path: Path) -> None:

@@ -1,21 +1,19 @@
 """One folder per slide, whole or not at all; a slide that is there is not predicted again."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flag_st
 from flag_st.core.errors import FlagError
-from flag_st.core.io import CONTRACT, digest, read_json, write_json, writing
-from flag_st.exported.model import Exported
+from flag_st.core.io import digest, read_json, write_json, writing
 from flag_st.outputs import explorer, geojson, h5ad, ome_tiff, page, spatialdata_zarr, table
+from flag_st.slides.origin import RECORD, is_from, origin_of
 from flag_st.slides.predict import Predictor
 from flag_st.slides.predicted import Predicted
 from flag_st.slides.request import Request
 from flag_st.slides.trust import as_facts
 
-RECORD = "run.json"
+MAPS = "maps.png"
 #: Who writes a file, and what it is for.
 File = tuple[Callable[[Predicted, Path], None], str]
 FILES: dict[str, File] = {
@@ -25,7 +23,7 @@ FILES: dict[str, File] = {
         ome_tiff.write,
         "maps of the shown genes over the slide, for QuPath and napari",
     ),
-    "maps.png": (page.write_maps, "the maps of the shown genes, as a picture"),
+    MAPS: (page.write_maps, "the maps of the shown genes, as a picture"),
     table.NAME: (table.write, "one row per gene and gene set, to be joined to other tables"),
     explorer.NAME: (explorer.write, "the slide for explorer.html, which lies beside its folder"),
 }
@@ -39,35 +37,10 @@ def files_of(request: Request) -> dict[str, File]:
     return FILES | (MORE if request.spatialdata else {})
 
 
-def origin_of(request: Request, model: Exported) -> dict[str, Any]:
-    """Everything that decides the files of a slide. The image is known by its size and time."""
-    state = request.path.stat()
-    return {
-        "model": model.path.name,
-        "model_sha256": digest(model.path),
-        "slide": request.path.name,
-        "slide_bytes": state.st_size,
-        "slide_modified": state.st_mtime_ns,
-        "at_sha256": digest(request.at) if request.at else "",
-        "gene_sets_sha256": digest(request.gene_sets) if request.gene_sets else "",
-        "name": request.name,
-        "patient": request.patient,
-        "pixel_um": request.pixel_um or "as stated in the file",
-        "pitch_um": request.pitch_um or "as in training",
-        "genes": list(request.genes),
-        "draws": request.draws or model.facts["samples"],
-        "forced": request.force,
-        "flag_st": flag_st.__version__,
-        "contract": CONTRACT,
-    }
-
-
 def is_made(folder: Path, request: Request, origin: dict[str, Any]) -> bool:
     """Whether the folder holds all files of a slide, made from the same things."""
-    record = folder / RECORD
-    if not all((folder / name).exists() for name in (*files_of(request), PAGE, RECORD)):
-        return False
-    return bool(read_json(record)["origin"] == json.loads(json.dumps(origin)))
+    whole = all((folder / name).exists() for name in (*files_of(request), PAGE))
+    return whole and is_from(folder, origin)
 
 
 def make(
@@ -101,7 +74,8 @@ def write_files(
     """Write ``files``, the page and the record of a predicted slide into ``folder``."""
     for name, (write, _) in files.items():
         write(made, folder / name)
-    page.write(made, folder / PAGE, {name: text for name, (_, text) in files.items()})
+    about = {name: text for name, (_, text) in files.items()}
+    page.write(made, folder / PAGE, about, (folder / MAPS).read_bytes())
     digests = {name: digest(folder / name) for name in (*files, PAGE)}
     facts = {"origin": dict(origin), "trust": as_facts(made.trust), "files": digests}
     write_json(folder / RECORD, facts)

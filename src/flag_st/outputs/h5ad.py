@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from flag_st.core.hdf5 import hdf5_file
 from flag_st.core.io import writing
 from flag_st.data.slide import prediction_table
 from flag_st.slides.predicted import LEVEL, Predicted
@@ -52,5 +53,5 @@ def add_gene_sets(table: anndata.AnnData, made: Predicted) -> None:
 
 
 def write(made: Predicted, path: str | Path) -> None:
-    with writing(path) as temporary:
-        table_of(made).write_h5ad(temporary, compression="gzip")
+    with writing(path) as temporary, hdf5_file(temporary) as file:
+        anndata.io.write_elem(file, "/", table_of(made), dataset_kwargs={"compression": "gzip"})

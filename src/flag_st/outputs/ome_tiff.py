@@ -52,30 +52,31 @@ def maps_of(made: Predicted) -> tuple[np.ndarray, int]:
     step = 2 ** max(0, math.floor(math.log2(max(wanted, 1))))
     width, height = (math.ceil(side / step) for side in made.size)
     um = step * made.pixel_um
-    y, x = np.mgrid[:height, :width]
-    centre = (np.column_stack([x.ravel(), y.ravel()]) + 0.5) * um  # (h w, 2)
-    reach = REACH * made.pitch_um
-    distance, nearest = cKDTree(made.slide.position).query(centre, distance_upper_bound=reach)
-    inside = np.isfinite(distance)  # (h w,)
-    values = made.point[:, made.columns()]  # (N, C)
-    maps = np.full((len(made.shown), height * width), np.nan, dtype=np.float32)
-    maps[:, inside] = values[nearest[inside]].T
-    return maps.reshape(-1, height, width), step
+    tree, values = cKDTree(made.slide.position), made.point[:, made.columns()]  # (N, C)
+    maps = np.full((len(made.shown), height, width), np.nan, dtype=np.float32)
+    for top in range(0, height, TILE):  # in stripes, because the places take more than the maps
+        y, x = np.mgrid[top : min(top + TILE, height), :width]  # 2 × (t, w)
+        centre = (np.stack([x, y], -1) + 0.5) * um  # (t, w, 2)
+        distance, nearest = tree.query(centre, distance_upper_bound=REACH * made.pitch_um)
+        inside = np.isfinite(distance)  # (t, w)
+        maps[:, top : top + TILE][:, inside] = values[nearest[inside]].T
+    return maps, step
 
 
 def pyramid(maps: np.ndarray) -> list[np.ndarray]:
     """The maps and their halves, down to one tile. A pixel is the mean of those that have a value."""
     levels = [maps]
     while max(levels[-1].shape[1:]) > TILE:
-        levels.append(_halved(levels[-1]))
+        levels.append(np.stack([_halved(one) for one in levels[-1]]))  # one gene at a time
     return levels
 
 
-def _halved(maps: np.ndarray) -> np.ndarray:
-    _, height, width = maps.shape
-    padded = np.pad(maps, ((0, 0), (0, height % 2), (0, width % 2)), constant_values=np.nan)
-    squares = padded.reshape(len(maps), -(-height // 2), 2, -(-width // 2), 2)
+def _halved(one: np.ndarray) -> np.ndarray:
+    """(h / 2, w / 2) float32 of one map (h, w)."""
+    height, width = one.shape
+    padded = np.pad(one, ((0, height % 2), (0, width % 2)), constant_values=np.nan)
+    squares = padded.reshape(-(-height // 2), 2, -(-width // 2), 2)
     known = np.isfinite(squares)
-    count = known.sum((2, 4))  # (C, h / 2, w / 2)
-    total = np.where(known, squares, 0).sum((2, 4))
+    count = known.sum((1, 3))  # (h / 2, w / 2)
+    total = np.where(known, squares, 0).sum((1, 3))
     return np.where(count, total / np.maximum(count, 1), np.nan).astype(np.float32)

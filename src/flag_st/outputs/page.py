@@ -27,11 +27,14 @@ DRAWN = 6
 VERDICTS = {LIKE: style.COLOURS[0], UNLIKE: style.COLOURS[1]}
 
 
-def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
+def write(
+    made: Predicted, path: str | Path, files: Mapping[str, str], maps: bytes | None = None
+) -> None:
     """Write the page, which needs nothing outside itself.
 
     Args:
         files: name of each file beside the page → what it is for.
+        maps: what ``write_maps`` wrote; without it, the maps are drawn here.
     """
     style.use()
     rows = table.table_of(made)
@@ -44,8 +47,8 @@ def write(made: Predicted, path: str | Path, files: Mapping[str, str]) -> None:
             trust=made.trust,
             limits={"flagged": FLAGGED, "refused": REFUSED, "predictable": PREDICTABLE},
             picture=picture(made.thumbnail),
-            verdicts=_address(verdict_map(made)),
-            maps=_address(gene_maps(made)),
+            verdicts=png_address(_png(verdict_map(made)), "the verdicts of the page"),
+            maps=png_address(maps or _png(gene_maps(made)), "the maps of the page"),
             drawn=list(made.shown)[:DRAWN],
             genes=_rows(genes.sort_values("validation_pcc", ascending=False)),
             marked=int(made.trust.genes["verdict"].isin([POOR, UNKNOWN]).sum()),
@@ -64,7 +67,7 @@ def write_maps(made: Predicted, path: str | Path) -> None:
     """Write ``gene_maps`` as a PNG."""
     style.use()
     with writing(path) as temporary:
-        gene_maps(made).savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        temporary.write_bytes(_png(gene_maps(made)))
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:
@@ -127,7 +130,7 @@ def gene_maps(made: Predicted) -> "Figure":
     return figure
 
 
-def _address(figure: "Figure") -> tuple[str, int]:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return png_address(buffer.getvalue(), "a figure of the page")
+    return buffer.getvalue()

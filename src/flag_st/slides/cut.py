@@ -1,13 +1,18 @@
 """The patches of a slide, cut when they are asked for: a slide's patches need not fit in memory."""
 
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import h5py
 import numpy as np
 
+from flag_st.core.errors import FlagError
+from flag_st.core.hdf5 import hdf5_file
 from flag_st.slides.appearance import COLUMNS, appearance
 from flag_st.slides.image import SlideImage
 from flag_st.slides.stream import SIZE, patches
@@ -34,21 +39,30 @@ class Patches:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         wanted = self.position[rows]
-        block = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        for part, pixels in patches(self.image, wanted, batch=max(1, len(wanted))):
-            block[part] = pixels
+        if not len(wanted):
+            return np.empty((0, *self.shape[1:]), dtype=np.uint8)
+        ((_, block),) = patches(self.image, wanted, batch=len(wanted))
         self.seen[rows] = appearance(block)
         return block
 
 
 @contextmanager
 def on_disk(cut: Patches, names: np.ndarray, folder: Path, block: int = 64) -> Iterator[Path]:
-    """A file of all patches for methods that read pixels; it is removed at the end."""
-    import h5py
+    """A file of all patches for methods that read pixels; it is removed at the end.
 
+    Raises:
+        FlagError: there is no room for it.
+    """
+    size, free = math.prod(cut.shape), shutil.disk_usage(folder).free
+    if size > free:
+        raise FlagError(
+            f"the method reads pixels, and {len(cut)} patches take {size / 1e9:.1f} GB; {folder} has "
+            f"{free / 1e9:.1f} GB of free space",
+            remedy="name a folder on a larger disk, or lay fewer spots with --pitch-um",
+        )
     with TemporaryDirectory(dir=folder, prefix=".patches.") as place:
         path = Path(place) / "patches.h5"
-        with h5py.File(path, "w") as file:
+        with hdf5_file(path) as file:
             text: Any = np.asarray(names, dtype=object)
             file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())
             images = file.create_dataset("img", cut.shape, np.uint8)

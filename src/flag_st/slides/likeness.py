@@ -13,6 +13,8 @@ DIRECTIONS = 64
 SPOTS_A_DIRECTION = 10
 #: A column that varies less than this on the training spots is not divided by its deviation.
 CONSTANT = 1e-6
+#: Spots that are compared at a time, because double precision takes several copies of the features.
+BLOCK = 4096
 NAMES = ("mean", "scale", "basis", "variance", "rest", "quantiles")
 
 
@@ -56,6 +58,10 @@ class Likeness:
 
     def distance(self, spots: np.ndarray) -> np.ndarray:
         """(N,) Mahalanobis distances of (N, D) spots, divided by √D: about 1 for a training spot."""
+        blocks = (spots[i : i + BLOCK] for i in range(0, max(1, len(spots)), BLOCK))
+        return np.concatenate([self._distance(block) for block in blocks])
+
+    def _distance(self, spots: np.ndarray) -> np.ndarray:
         z = (np.asarray(spots, dtype=np.float64) - self.mean) / self.scale  # (N, D)
         along = z @ self.basis.T  # (N, r)
         beyond = np.maximum((z**2).sum(1) - (along**2).sum(1), 0)  # (N,)

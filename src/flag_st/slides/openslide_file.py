@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from flag_st.slides.reader import Reader, damaged, is_level, over_white
+from flag_st.slides.reader import KEPT, Reader, damaged, is_level, over_white
 
 
 class OpenSlideFile(Reader):
@@ -23,6 +23,9 @@ class OpenSlideFile(Reader):
             self.slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
             raise damaged(path, error) from None
+        # OpenSlide keeps 32 MiB, which is less than a row of tiles of a whole slide; the next row of
+        # spots would then decode most tiles again.
+        self.slide.set_cache(openslide.OpenSlideCache(KEPT))
         full = self.slide.dimensions
         #: Where each level is among those of OpenSlide, which takes any reduced picture for one.
         self.places = [

@@ -5,18 +5,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 
-from flag_st.core.seeds import Draws
 from flag_st.data.lattice import array_pitch
 from flag_st.data.slide import Slide
 from flag_st.encoders.base import Encoder, check_features
 from flag_st.exported.model import Exported
 from flag_st.methods.base import Method
 from flag_st.slides.cut import Patches, on_disk
+from flag_st.slides.encode import encode
+from flag_st.slides.given_mask import mask_of
 from flag_st.slides.grid import grid
 from flag_st.slides.image import SlideImage
-from flag_st.slides.mask import tissue_mask
+from flag_st.slides.parts import predict_in_parts
 from flag_st.slides.places import Places
 from flag_st.slides.predicted import PICTURE, Predicted
 from flag_st.slides.request import Request
@@ -43,13 +45,15 @@ class Predictor:
     Args:
         model: the exported model.
         device: ``cpu`` or ``cuda``.
+        processes: how many may share the patches of a slide (``slides.encode``); the numbers are
+            the same for any.
 
     Raises:
         FlagError: published weights are missing, or are not those of the training.
     """
 
-    def __init__(self, model: Exported, device: str = "cpu"):
-        self.model, self.threads = model, model.facts["threads"]
+    def __init__(self, model: Exported, device: str = "cpu", processes: int = 1):
+        self.model, self.threads, self.processes = model, model.facts["threads"], processes
         self.encoder: Encoder = model.encoder(device)
         self.method: Method = model.method(device)
 
@@ -76,9 +80,11 @@ class Predictor:
             image = stack.enter_context(request.open(places))
             spots = spots_of(request, places, image, model)
             cut = Patches(image, spots.position)
-            read, stored = cut, None
+            read: Any = cut
+            stored = None
             if "patches" in self.method.needs:
                 stored = stack.enter_context(on_disk(cut, spots.names, folder))
+                read = stack.enter_context(h5py.File(stored))["img"]  # cut only once
             features = self.encode(read, progress)
             trust = judge(model, features, cut.seen, spots.position, image.pixel_um, spots.pitch_um)
             if not request.force:
@@ -112,11 +118,11 @@ class Predictor:
                 sets=request.sets(model.genes),
             )
 
-    def encode(self, patches: Patches, progress: Progress) -> np.ndarray:
+    def encode(self, patches: Any, progress: Progress) -> np.ndarray:
         """(N, D) float32 features of the patches."""
         _use_threads(self.threads["encoder"])
         name = self.model.facts["encoder_entry"]["name"]
-        features = self.encoder.encode(patches, progress=progress)  # type: ignore[arg-type]
+        features = encode(self.encoder, patches, self.processes, progress)
         check_features(features, len(patches), name)
         return np.asarray(features, dtype=np.float32)
 
@@ -124,14 +130,16 @@ class Predictor:
         """The prediction of a slide with features, by the streams of the run's seed."""
         _use_threads(self.threads["method"])
         samples = (draws or self.model.facts["samples"]) if self.method.stochastic else 1
-        return self.method.predict(slide, samples, Draws(int(self.model.facts["seed"]), slide.id))
+        return predict_in_parts(self.method, slide, samples, int(self.model.facts["seed"]))
 
 
 def _use_threads(count: int) -> None:
     """As many as the pipeline uses, because their number decides the last bits of sums."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(int(count))
+    threadpool_limits(int(count))  # those of numpy and scipy
 
 
 def best_genes(model: Exported) -> list[str]:
@@ -144,7 +152,7 @@ def spots_of(request: Request, places: Places | None, image: SlideImage, model: 
     """The spots that the user named, or a grid over the tissue like the training arrays.
 
     Raises:
-        FlagError: there is no tissue on the slide.
+        FlagError: there is no tissue on the slide, or its mask does not fit it.
     """
     if places is not None:
         position = places.um(image)
@@ -154,5 +162,5 @@ def spots_of(request: Request, places: Places | None, image: SlideImage, model: 
         return Spots(places.names, position, places.array, round(distance, 3))
     platform = model.facts["platform"]
     wanted = request.pitch_um or platform["pitch_um"]
-    made = grid(tissue_mask(image), wanted, platform["spot_um"], platform["layout"])
+    made = grid(mask_of(image, request.mask), wanted, platform["spot_um"], platform["layout"])
     return Spots(np.asarray(made.names).astype(str), made.position, made.array, made.pitch_um)

@@ -17,6 +17,8 @@ from flag_st.slides.trust import Trust
 PICTURE, THUMBNAIL = 4000, 1000
 #: Level in percent of the intervals in the files.
 LEVEL = 90
+#: Spots whose spread is computed at a time.
+BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,24 @@ class Predicted:
         """How to return from the unit to counts."""
         return UNITS[self.facts["unit"]][1]
 
-    @property
+    @cached_property
     def point(self) -> np.ndarray:
         """(N, G) float32 point estimate."""
         return self.prediction.point.astype(np.float32)
 
-    @property
+    @cached_property
     def spread(self) -> np.ndarray | None:
         """(N, G) float32 standard deviation over draws; None if there is one draw."""
         samples = self.prediction.samples
         if len(samples) < 2:
             return None
-        return samples.std(0, ddof=1, dtype=np.float64).astype(np.float32)
+        # In blocks, because double precision takes several times the memory of all draws.
+        return np.concatenate(
+            [
+                samples[:, i : i + BLOCK].std(0, ddof=1, dtype=np.float64).astype(np.float32)
+                for i in range(0, samples.shape[1], BLOCK)
+            ]
+        )
 
     @cached_property
     def set_point(self) -> np.ndarray:

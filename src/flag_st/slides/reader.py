@@ -10,6 +10,9 @@ from flag_st.core.errors import FlagError
 
 #: A level of more pixels than this is reduced in stripes, so that no thumbnail fills the memory.
 STRIPE_PX = 1 << 25
+#: Bytes of decoded tiles that are kept, and of a picture in strips that stays in memory. Larger
+#: ones are decoded into a temporary file, once.
+KEPT = 1 << 28
 #: The sides of a level and of level 0 may differ in proportion by so many pixels of the level,
 #: because writers round each side by itself.
 ROUNDING_PX = 2.0

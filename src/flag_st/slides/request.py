@@ -12,6 +12,7 @@ import numpy as np
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.extras import extra
 from flag_st.slides.gene_sets import GeneSets, read_gene_sets
+from flag_st.slides.given_mask import LAZYSLIDE, check_given
 from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.places import Places, read_places
 from flag_st.slides.stream import SIZE, UM_PER_PX
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 #: Columns of a sheet; only the first is needed.
 COLUMNS = (
     *("slide", "name", "patient", "pixel_um", "pitch_um", "at"),
-    *("genes", "draws", "force", "spatialdata", "gene_sets"),
+    *("mask", "genes", "draws", "force", "spatialdata", "gene_sets"),
 )
 #: Fields of a request that are paths.
 PATHS = ("path", "at", "gene_sets")
@@ -46,6 +47,7 @@ class Request:
         pixel_um: µm per pixel of level 0 as the user states it, or None.
         pitch_um: distance of the spots of the grid in µm; None takes that of the training slides.
         at: file of the spots to predict, instead of a grid over the tissue.
+        mask: where tissue is (``given_mask.mask_of``); "" finds it by colour.
         genes: to be shown; empty takes those that validation showed to be best.
         draws: of a generative method; None takes the model's number.
         force: predict even if the slide is refused.
@@ -59,6 +61,7 @@ class Request:
     pixel_um: float | None = None
     pitch_um: float | None = None
     at: Path | None = None
+    mask: str = ""
     genes: tuple[str, ...] = ()
     draws: int | None = None
     force: bool = False
@@ -75,6 +78,11 @@ class Request:
         """The inverse of ``as_params``."""
         paths = {key: Path(params[key]) for key in PATHS if params[key] is not None}
         return cls(**{**params, **paths, "genes": tuple(params["genes"])})
+
+    @property
+    def mask_file(self) -> Path | None:
+        """The file of the mask, if it is one."""
+        return Path(self.mask) if self.mask not in ("", LAZYSLIDE) else None
 
     def places(self) -> Places | None:
         """The spots of ``at``, or None if a grid is to be laid."""
@@ -155,6 +163,7 @@ def _request(row: dict[str, str | None], folder: Path) -> Request:
         pixel_um=_number(values, "pixel_um"),
         pitch_um=_number(values, "pitch_um"),
         at=folder / values["at"] if values.get("at") else None,
+        mask=_mask(values.get("mask", ""), folder),
         genes=tuple(re.split(r"[\s,]+", values["genes"])) if values.get("genes") else (),
         draws=_whole(values, "draws"),
         force=_yes(values, "force"),
@@ -168,6 +177,10 @@ def _of_name(name: str) -> str:
     if name in BESIDE:
         return "is that of a file which is written beside the folders of slides"
     return "" if NAME.fullmatch(name) else "may hold letters, digits and . _ - only"
+
+
+def _mask(text: str, folder: Path) -> str:
+    return text if text in ("", LAZYSLIDE) else str(folder / text)
 
 
 def _yes(values: dict[str, str], key: str) -> bool:
@@ -203,7 +216,13 @@ def check(requests: Sequence[Request], model: "Exported") -> None:
     faults = Faults()
     wanted = {gene for request in requests for gene in request.genes}
     if unknown := sorted(wanted - set(model.genes)):
-        faults.add(f"{model.path} does not predict {', '.join(unknown)}", choices=model.genes)
+        known = {gene.upper(): gene for gene in model.genes}
+        meant = [known[gene.upper()] for gene in unknown if gene.upper() in known]
+        faults.add(
+            f"{model.path} does not predict {', '.join(unknown)}",
+            choices=model.genes,
+            remedy=f"write {', '.join(meant)}" if meant else None,
+        )
     if model.facts["patches"] != PATCH:
         faults.add(
             f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
@@ -239,9 +258,12 @@ def _faults(request: Request) -> list[str]:
         value = getattr(request, key)
         if value is not None and not (np.isfinite(value) and value > 0):
             found.append(f"{key} must be a number above 0, not {value:g}")
+    if request.mask and request.at:
+        found.append(f"the spots of {request.at} need no mask, and {request.mask} is given")
     if found:
         return found
     try:
+        check_given(request.mask)
         places = request.places()
         with request.open(places) as image:
             if places is not None and (outside := places.outside(image)):

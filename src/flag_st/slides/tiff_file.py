@@ -12,15 +12,12 @@ from PIL import Image
 
 from flag_st.slides.colour import DARK, GRAY, JPEG, SCALE, Colour, colour_of
 from flag_st.slides.ome import Ome, read_ome
-from flag_st.slides.reader import Reader, damaged, is_level, part, refused
+from flag_st.slides.reader import KEPT, Reader, damaged, is_level, part, refused
 
 if TYPE_CHECKING:
     from tifffile import TiffFile as Container
     from tifffile import TiffPage, TiffPageSeries
 
-#: Bytes of decoded tiles that are kept, and of a picture in strips that stays in memory. Larger
-#: ones are decoded into a temporary file, once.
-KEPT = 1 << 28
 #: TIFF's ResolutionUnit → µm, and ImageJ's names of units.
 RESOLUTION_UM = {2: 25400.0, 3: 1e4}
 IMAGEJ_UM = {"micron": 1.0, "microns": 1.0, "um": 1.0, "µm": 1.0, "\\u00b5m": 1.0, "mm": 1e3}
