@@ -305,7 +305,7 @@ def test_the_same_mask_as_a_file_gives_the_same_bytes(model, image, tmp_path):
     said: list[str] = []
     for other in (asked, replace(asked, mask=str(drawn))):
         command.predict([other], model, tmp_path / "png", say=said.append)
-    assert [line.endswith("already") for line in said] == [True, False]
+    assert [line.endswith("already") for line in said if "/S: " in line] == [True, False]
 
 
 def test_spots_need_no_mask(model, image, spots, tmp_path):

@@ -21,6 +21,8 @@ from flag_st.methods.base import Prediction
 LEVELS = (50, 80, 90, 95)
 #: Draws that agree up to this are no opinion on the uncertainty.
 NO_SPREAD = 1e-6
+#: Spots whose intervals are computed at a time.
+BLOCK = 4096
 NAMES = ("factors", "joint", "floor", "patients", "draws")
 
 
@@ -107,9 +109,15 @@ class Conformal(Learned):
             )
         row = LEVELS.index(level)
         factor = self.factors[row] * (self.joint[row] if joint else 1.0)  # (G,)
-        below, above = _deviations(prediction, self.floor)
-        lower = np.maximum(prediction.point - factor * below, 0)
-        return lower.astype(np.float32), (prediction.point + factor * above).astype(np.float32)
+        lower, upper = (np.empty(prediction.point.shape, np.float32) for _ in range(2))
+        # In blocks, because double precision takes several times the memory of all draws.
+        for start in range(0, len(lower), BLOCK):
+            rows = slice(start, start + BLOCK)
+            part = Prediction(prediction.samples[:, rows], prediction.point[rows])
+            below, above = _deviations(part, self.floor)
+            lower[rows] = np.maximum(part.point - factor * below, 0)
+            upper[rows] = part.point + factor * above
+        return lower, upper
 
     def guaranteed(self, level: int) -> float:
         """The share that an interval of this level holds at least of a new patient's spots, on average."""

