@@ -11,7 +11,7 @@ from toy_predicted import NAMES, toy_predicted
 
 from flag_st.core.errors import FlagError
 from flag_st.outputs import explorer, together
-from flag_st.outputs.folder import FILES, write_files
+from flag_st.outputs.folder import FILES, MAPS, write_files
 from flag_st.planning.rules import RULES
 from flag_st.report.explorer import STEPS
 from flag_st.slides.request import BESIDE, read_sheet
@@ -94,7 +94,7 @@ def test_the_page_stays_small_and_leads_to_every_slide(tmp_path):
         folder.mkdir()
         one = made if i else replace(made, trust=trust)
         if i < 2:
-            write_files(one, folder, {explorer.NAME: FILES[explorer.NAME]}, {})
+            write_files(one, folder, {name: FILES[name] for name in (MAPS, explorer.NAME)}, {})
         else:
             (folder / "run.json").write_bytes((tmp_path / "S1/run.json").read_bytes())
         folders.append(folder)

@@ -9,7 +9,7 @@ from toy_predicted import NAMES, toy_predicted
 
 from flag_st.core.errors import FlagError
 from flag_st.outputs import explorer, h5ad, page, table, together
-from flag_st.outputs.folder import FILES, write_files
+from flag_st.outputs.folder import FILES, MAPS, write_files
 from flag_st.slides.gene_sets import FEWEST, GeneSets, read_gene_sets, read_gmt
 
 SETS = {
@@ -152,7 +152,7 @@ def test_one_table_holds_all_slides(made, tmp_path):
     folders = [tmp_path / name for name in ("A", "B")]
     for folder, one in zip(folders, (made, toy_predicted(spots=36)), strict=True):
         folder.mkdir()
-        write_files(one, folder, {table.NAME: FILES[table.NAME]}, {})
+        write_files(one, folder, {name: FILES[name] for name in (MAPS, table.NAME)}, {})
     together.write_cohort(folders, tmp_path / "cohort.tsv")
     whole = pd.read_csv(tmp_path / "cohort.tsv", sep="\t")
     parts = [pd.read_csv(folder / table.NAME, sep="\t") for folder in folders]
