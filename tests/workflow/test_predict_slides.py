@@ -96,7 +96,7 @@ def test_a_slide_that_is_added_to_the_sheet_is_predicted_at_once(copy, predicted
     words = ("--configfile", str(TINY), "--config", "slides=longer.tsv", "model=model.flag")
     planned = snakemake(copy, "predict_slides", *words, "-n")
     assert planned.returncode == 0, planned.stderr[-3000:]
-    assert jobs(planned) == {"check_slides", "predict_slide", "predict_slides"}
+    assert jobs(planned) == {"check_slides", "predict_slide", "join_slides", "predict_slides"}
     assert re.findall(r"wildcards: slide=(\w+)", planned.stdout + planned.stderr) == ["added"]
 
 
