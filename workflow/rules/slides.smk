@@ -49,14 +49,15 @@ rule paint_slide:
 
 rule check_slides:
     input:
-        model=lambda wc: CONFIG["model"] or [],
-        images=lambda wc: [image_of(name) for name in NEW_SLIDES],
+        model=lambda wc: given(CONFIG["model"] or []),
+        images=lambda wc: given([image_of(name) for name in NEW_SLIDES]),
     output:
         **outputs("check_slides"),
     log:
         log_of("check_slides"),
     benchmark:
         benchmark_of("check_slides")
+    priority: 3  # all faults of all slides are told as early as possible
     conda:
         environment("check_slides")
     threads: threads_of("check_slides")
@@ -64,6 +65,7 @@ rule check_slides:
         **resources_of("check_slides"),
     params:
         slides=[request.as_params() for request in NEW_SLIDES.values()],
+        contents=lambda wc: contents_of("check_slides", wc, read_of_slides(NEW_SLIDES)),
         code=code("check_slides"),
     script:
         "../../scripts/check_slides.py"
@@ -71,12 +73,11 @@ rule check_slides:
 
 rule predict_slide:
     input:
-        model=lambda wc: CONFIG["model"] or [],
-        image=lambda wc: image_of(wc.slide),
-        at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
-        # All faults of all slides are told before the first is predicted; a new slide in the sheet
-        # does not predict the others anew.
-        checked=ancient(rules.check_slides.output.checked),
+        model=lambda wc: given(CONFIG["model"] or []),
+        image=lambda wc: given(image_of(wc.slide)),
+        at=lambda wc: given(NEW_SLIDES[wc.slide].at or []),
+        # All faults of all slides are told before the first is predicted.
+        checked=lambda wc: gate(rules.check_slides.output.checked, "predict_slide", wc),
     output:
         **outputs("predict_slide", folder=directory),
     log:
@@ -90,6 +91,7 @@ rule predict_slide:
         **resources_of("predict_slide"),
     params:
         slide=lambda wc: NEW_SLIDES[wc.slide].as_params(),
+        contents=lambda wc: contents_of("predict_slide", wc, read_of_slides([wc.slide])),
         threads=threads_of("predict_slide"),
         code=model_code("predict_slide"),
     script:
@@ -99,4 +101,5 @@ rule predict_slide:
 rule predict_slides:
     input:
         predicted_folders,
+        rules.check_slides.output.checked,
     localrule: True

@@ -23,6 +23,18 @@ def image_of(name):
     return os.path.normpath(NEW_SLIDES[name].path)
 
 
+def read_of_slides(names):
+    """The files that the check or the prediction of some slides of the sheet reads."""
+    slides = [NEW_SLIDES[name] for name in names]
+    places = [slide.at for slide in slides if slide.at]
+    return [CONFIG["model"], *(image_of(name) for name in names), *places]
+
+
+def checked_slides(wildcards):
+    """The list of the slides of the sheet that were checked, if the report shows them."""
+    return [] if CONFIG["model"] is None else rules.check_slides.output.checked
+
+
 def reported_folders(wildcards):
     """The folders of the slides that the report shows: none, unless a model is named."""
     return [] if CONFIG["model"] is None else predicted_folders(wildcards)
