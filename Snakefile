@@ -10,7 +10,8 @@ min_version("9.20")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 
-from flag_st.planning.ending import JobEvents, ending
+from flag_st.planning.ending import JobEvents, ending, lost_files
+from flag_st.planning.lock import lock
 from flag_st.planning.progress import print_lines
 
 EVENTS = JobEvents()
@@ -54,10 +55,23 @@ rule all:
     default_target: True
     input:
         rules.report.output.page,
+        # No finished job has an edge to the checks, so that they are targets of their own.
+        checked_cohorts,
+        checked_slides,
+
+
+onstart:
+    try:
+        LOCK = lock(RESULTS)  # held until this process ends
+    except FlagError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:
-    print(ending(EVENTS, CONFIG))
+    lost = lost_files(workflow.dag)
+    print(ending(EVENTS, CONFIG, lost))
+    if lost:
+        raise WorkflowError(f"{len(lost)} files of this run are not there")
 
 
 onerror:

@@ -295,14 +295,59 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
+WRITER = """
+import sys
+from flag_st.core import io
+with io.writing(sys.argv[1]) as temporary:
+    temporary.write_text("of the other process")
+    print(temporary, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def writer(path: Path) -> tuple[subprocess.Popen, Path]:
+    """A process that has written ``path`` under a temporary name and waits, and that name."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
 def test_what_a_killed_writer_left_is_taken_away(tmp_path):
-    with pytest.raises(KeyboardInterrupt), io.writing(tmp_path / "x.h5") as temporary:
-        left = temporary
-        raise KeyboardInterrupt
-    left.write_text("of a process that was killed")
+    process, left = writer(tmp_path / "x.h5")
+    process.kill()
+    process.communicate()
+    assert left.exists()
+    foreign = [tmp_path / f".x.00000000-1-00000000{k}.part.h5" for k in (1, 2)]
+    for path in foreign:  # of another machine, whose processes are not seen here
+        path.write_text("")
+    os.utime(foreign[0], (1.6e9, 1.6e9))
     with io.writing(tmp_path / "x.h5") as temporary:
-        assert not temporary.exists()
+        assert not left.exists()
         temporary.write_text("whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"x.h5", foreign[1].name}
+
+
+@pytest.mark.parametrize("first", ["this", "other"])
+def test_of_two_writers_neither_renames_what_the_other_has_half_written(tmp_path, first):
+    path = tmp_path / "x.h5"
+    process, other = writer(path)
+    with io.writing(path) as temporary:
+        temporary.write_text("half ")
+        assert other.read_text() == "of the other process"
+        if first == "other":
+            process.communicate("\n")
+            assert path.read_text() == "of the other process"
+        with open(temporary, "a") as file:
+            file.write("and whole")
+    assert path.read_text() == "half and whole"
+    if first == "this":
+        process.communicate("\n")
+        assert path.read_text() == "of the other process"
+    assert process.returncode == 0
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 

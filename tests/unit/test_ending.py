@@ -97,6 +97,14 @@ def _made(rule: str) -> tuple[dict, dict]:
     return job_info(99, rule), finished(99)
 
 
+def test_files_that_are_gone_are_named_before_a_page_is_offered(tmp_path):
+    known = config.load({"results": str(tmp_path)}, [TINY])
+    told = ending(events(*RUN[:2]), known, [f"{k}.json" for k in range(12)])
+    assert "12 files of this run no longer there:\n  0.json\n" in told
+    assert "10.json" not in told
+    assert "next: find out what removed them" in told
+
+
 def test_many_failures_are_counted(tmp_path):
     known = config.load({"results": str(tmp_path)}, [TINY])
     told = ending(events(*(job_error(job, "train", f"{job}.log") for job in range(14))), known)

@@ -149,6 +149,19 @@ def test_killed_anywhere_and_repeated_the_folders_are_the_same(copy, predicted):
     assert not [name for name in found if "/." in f"/{name}"]
 
 
+def test_a_changed_line_of_the_sheet_predicts_its_slide_by_the_same_command(copy, predicted):
+    """The check has other parameters then, and so has the job below it."""
+    sheet = copy / "sheet.tsv"
+    text = sheet.read_text()
+    try:
+        sheet.write_text(text.replace("grid\t\tyes", "grid\t\tno"))
+        planned = run(copy, "-n")
+    finally:
+        sheet.write_text(text)
+    assert jobs(planned) == {"check_slides", "predict_slide", "join_slides", "predict_slides"}
+    assert (planned.stdout + planned.stderr).count("rule predict_slide:") == 1
+
+
 def test_faults_of_all_slides_are_told_before_the_first(copy, predicted):
     bad = copy / "bad.tsv"
     (copy / "text.tif").write_bytes(b"II*\0" + bytes(99))

@@ -8,7 +8,15 @@ import pytest
 from running import ROOT, TINY, command
 
 #: What follows from new features of the test and training slides.
-AFTER_FEATURES = {"train", "predict", "evaluate", "collect_scores", "collect_runs", "table"}
+AFTER_FEATURES = {
+    "train",
+    "calibrate",
+    "predict",
+    "evaluate",
+    "collect_scores",
+    "collect_runs",
+    "table",
+}
 AFTER_FEATURES |= {"figure", "explorer", "report"}
 NEW_MESSAGE = ("src/flag_st/core/errors.py", '"Remedy: "', '"What to do: "')
 NEW_DOCSTRING = ("src/flag_st/data/slide.py", '"""Join the files of one slide', '"""Read one slide')

@@ -1,9 +1,11 @@
 # Configuration, the grid and small helpers. There are no rules here: `snakemake --lint` wants rules
 # and functions in separate files.
 
+import os
 import re
 
 from flag_st.planning import config as layers
+from flag_st.planning.contents import contents
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
 from flag_st.planning.rules import GROWING, RULES, RUN
@@ -92,6 +94,45 @@ def uses(plugin):
 def code(script, *plugins):
     """Digest of a script and of all project code that it and the plug-in entries import."""
     return code_digest(ROOT / "scripts" / f"{script}.py", *uses(list(plugins)))
+
+
+def gate(checked, rule, wildcards):
+    """The list of checked slides, which a job waits for unless its outputs are there already.
+
+    A new slide in the list must not make the others anew. An `ancient` input alone leaves jobs out:
+    of the jobs below a job that is to run, Snakemake does not compare the parameters, since it runs
+    them all, but it stops at ancient inputs. So a finished job has no edge to the check at all.
+    """
+    path = checked.format(**dict(wildcards.items()))
+    own = RULES[rule].files(RESULTS, dict(wildcards.items()))
+    finished = all(map(os.path.exists, [path, *own]))
+    return ancient(before_update(path)) if finished else path
+
+
+def checked_cohorts(wildcards):
+    """The list of checked slides of every cohort of which anything is made."""
+    names = {run.cohort for runs in RUNS.values() for run in runs}
+    path = rules.check_cohort.output.checked
+    return [path.format(cohort=name) for name in sorted(names)]
+
+
+def is_given(path):
+    """Whether a file comes from outside, so that no rule makes it."""
+    return not os.path.abspath(path).startswith(os.path.abspath(RESULTS) + os.sep)
+
+
+def given(files):
+    """A file or files, whose dates do not matter if they come from outside: see `contents_of`."""
+    if isinstance(files, list):
+        return [given(file) for file in files]
+    return ancient(str(files)) if is_given(files) else str(files)
+
+
+def contents_of(rule, wildcards, files):
+    """What those of a job's inputs hold that come from outside: a parameter of the job."""
+    log = log_of(rule).format(**dict(wildcards.items()))
+    own = [str(file) for file in files if is_given(file)]
+    return contents(own, os.path.splitext(log)[0] + ".json", CONFIG["verify"])
 
 
 # Outputs, log, benchmark, environment and resources of every rule are in flag_st/planning/rules.py.
@@ -240,11 +281,8 @@ def backbone_of(wildcards):
 
 
 def calibration_of(wildcards):
-    """The run's intervals, if a metric judges them; a control that sees the truth has none."""
-    asked = any(
-        m.get("calibrated") for m in map(CONFIG["metrics"].get, metrics_of("evaluate"))
-    )
-    if not asked or entry("methods", wildcards.method).get("needs_truth"):
+    """The run's intervals, if a metric judges them."""
+    if not PLAN.calibrated(wildcards.method):
         return []
     return [
         f"{RESULTS}/{RULES['calibrate'].outputs['calibration']}".format(

@@ -3,7 +3,7 @@
 
 rule retrieve:
     input:
-        lambda wc: PLAN.source(wc.cohort).inputs(wc.slide),
+        lambda wc: given(PLAN.source(wc.cohort).inputs(wc.slide)),
     output:
         **outputs("retrieve"),
     log:
@@ -18,6 +18,9 @@ rule retrieve:
     params:
         source=lambda wc: plugin("cohorts", wc.cohort),
         root=lambda wc: CONFIG["root"],
+        contents=lambda wc: contents_of(
+            "retrieve", wc, PLAN.source(wc.cohort).inputs(wc.slide)
+        ),
         directory=f"{RESULTS}/{{cohort}}/data/raw",
         code=lambda wc: code("retrieve", entry("cohorts", wc.cohort)),
     script:
@@ -35,6 +38,7 @@ rule check_cohort:
         log_of("check_cohort"),
     benchmark:
         benchmark_of("check_cohort")
+    priority: 3  # all faults of all slides are told as early as possible
     conda:
         environment("check_cohort")
     threads: threads_of("check_cohort")
@@ -51,9 +55,8 @@ rule check_cohort:
 rule prepare_slide:
     input:
         manifest=rules.retrieve.output.manifest,
-        # All faults of all slides are told before the first is prepared; a new slide in the
-        # cohort does not make the others anew.
-        checked=ancient(rules.check_cohort.output.checked),
+        # All faults of all slides are told before the first is prepared.
+        checked=lambda wc: gate(rules.check_cohort.output.checked, "prepare_slide", wc),
     output:
         **outputs("prepare_slide"),
     log:
@@ -76,7 +79,7 @@ rule prepare_slide:
 # Sections with counts and no image: some gene models learn from them, and nothing else does.
 rule prepare_counts:
     input:
-        raw=lambda wc: str(PLAN.source(wc.cohort).counts(wc.slide)),
+        raw=lambda wc: given(PLAN.source(wc.cohort).counts(wc.slide)),
     output:
         **outputs("prepare_counts"),
     log:
@@ -95,6 +98,9 @@ rule prepare_counts:
             for key, value in entry("cohorts", wc.cohort).get("prepare", {}).items()
             if key in ("min_counts", "unique_genes")
         },
+        contents=lambda wc: contents_of(
+            "prepare_counts", wc, [PLAN.source(wc.cohort).counts(wc.slide)]
+        ),
         code=code("prepare_counts"),
     script:
         "../../scripts/prepare_counts.py"
@@ -126,7 +132,7 @@ rule select_panel:
             rules.prepare_slide.output.spots, wc, PLAN.slides(wc.cohort)
         ),
         split=rules.make_split.output.split,
-        vocabulary=vocabulary_of,
+        vocabulary=lambda wc: given(vocabulary_of(wc)),
     output:
         **outputs("select_panel"),
     log:
@@ -141,6 +147,9 @@ rule select_panel:
     params:
         panel=lambda wc: entry("panels", wc.panel),
         gene_models=lambda wc: [plugin("gene_models", n) for n in knows_genes(wc)],
+        contents=lambda wc: contents_of(
+            "select_panel", wc, filter(None, [vocabulary_of(wc)])
+        ),
         code=lambda wc: code(
             "select_panel", *(entry("gene_models", n) for n in knows_genes(wc))
         ),

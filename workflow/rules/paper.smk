@@ -46,7 +46,7 @@ rule collect_runs:
 rule table:
     input:
         unpack(files_of),
-        reported=REPORTED,
+        reported=given(REPORTED),
     output:
         **outputs(
             "table",
@@ -70,6 +70,7 @@ rule table:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
         of=keys_of,
+        contents=lambda wc: contents_of("table", wc, sheets_of(wc)),
         code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
     script:
         "../../scripts/{params.script}.py"
@@ -78,7 +79,7 @@ rule table:
 rule figure:
     input:
         unpack(files_of),
-        reported=REPORTED,
+        reported=given(REPORTED),
     output:
         **outputs(
             "figure",
@@ -102,6 +103,7 @@ rule figure:
         script=lambda wc: entry("experiments", wc.experiment)["script"],
         item=lambda wc: item(wc.experiment),
         of=keys_of,
+        contents=lambda wc: contents_of("figure", wc, sheets_of(wc)),
         code=lambda wc: code(entry("experiments", wc.experiment)["script"]),
     script:
         "../../scripts/{params.script}.py"
@@ -110,7 +112,7 @@ rule figure:
 rule explorer:
     input:
         unpack(files_of),
-        assets=ASSETS,
+        assets=given(ASSETS),
     output:
         **outputs(
             "explorer",
@@ -133,6 +135,7 @@ rule explorer:
     params:
         item=lambda wc: item(wc.experiment),
         of=keys_of,
+        contents=lambda wc: contents_of("explorer", wc, ASSETS),
         code=code("explorer"),
     script:
         "../../scripts/explorer.py"
@@ -144,8 +147,8 @@ rule report:
         figures=of_experiments(rules.figure.output.png, makes("figures")),
         explorers=of_experiments(rules.explorer.output.page, explored()),
         runs=of_experiments(rules.collect_runs.output.runs, MADE),
-        reported=REPORTED,
-        assets=ASSETS,
+        reported=given(REPORTED),
+        assets=given(ASSETS),
         new_slides=reported_folders,
         explorer=reported_explorer,
     output:
@@ -176,8 +179,9 @@ rule report:
         config={
             key: value
             for key, value in CONFIG.items()
-            if key not in ("root", "slides", "model")
+            if key not in ("root", "slides", "model", "verify")
         },
+        contents=lambda wc: contents_of("report", wc, [REPORTED, *ASSETS]),
         code=code("report"),
     script:
         "../../scripts/report.py"

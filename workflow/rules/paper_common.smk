@@ -1,7 +1,12 @@
 # What tables and figures know of their experiment, and which files they read. No rule is here.
 
+from functools import partial
+
 SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
+SHEETS = {
+    word: str(ROOT / "config" / f"{word}.yaml") for word in ("pathways", "claims")
+}
 try:
     READS = {name: PLAN.reads(name) for name in MADE}
 except FlagError as error:
@@ -113,10 +118,15 @@ def files_of(wildcards):
             rules.prepare_slide.output.spots.format(**key) for key in slide_keys(name)
         ],
         "records": lambda: of_predictions(rules.predict.output.run, name),
-        "pathways": lambda: str(ROOT / "config" / "pathways.yaml"),
-        "claims": lambda: str(ROOT / "config" / "claims.yaml"),
+        **{word: partial(given, path) for word, path in SHEETS.items()},
     }
     return {word: found[word]() for word in READS[name]}
+
+
+def sheets_of(wildcards):
+    """The files of the configuration that a table or figure reads."""
+    words = READS[wildcards.experiment]
+    return [REPORTED, *(SHEETS[word] for word in words if word in SHEETS)]
 
 
 def explored():

@@ -49,14 +49,15 @@ rule paint_slide:
 
 rule check_slides:
     input:
-        model=lambda wc: CONFIG["model"] or [],
-        images=lambda wc: [image_of(name) for name in NEW_SLIDES],
+        model=lambda wc: given(CONFIG["model"] or []),
+        images=lambda wc: given([image_of(name) for name in NEW_SLIDES]),
     output:
         **outputs("check_slides"),
     log:
         log_of("check_slides"),
     benchmark:
         benchmark_of("check_slides")
+    priority: 3  # all faults of all slides are told as early as possible
     conda:
         environment("check_slides")
     threads: threads_of("check_slides")
@@ -64,6 +65,7 @@ rule check_slides:
         **resources_of("check_slides"),
     params:
         slides=[request.as_params() for request in NEW_SLIDES.values()],
+        contents=lambda wc: contents_of("check_slides", wc, read_of_slides(NEW_SLIDES)),
         code=code("check_slides"),
     script:
         "../../scripts/check_slides.py"
@@ -71,12 +73,13 @@ rule check_slides:
 
 rule predict_slide:
     input:
-        model=lambda wc: CONFIG["model"] or [],
-        image=lambda wc: image_of(wc.slide),
-        at=lambda wc: str(NEW_SLIDES[wc.slide].at) if NEW_SLIDES[wc.slide].at else [],
-        gene_sets=lambda wc: str(NEW_SLIDES[wc.slide].gene_sets or "") or [],
-        mask=lambda wc: str(NEW_SLIDES[wc.slide].mask_file or "") or [],
-        checked=check_before,
+        model=lambda wc: given(CONFIG["model"] or []),
+        image=lambda wc: given(image_of(wc.slide)),
+        at=lambda wc: given(NEW_SLIDES[wc.slide].at or []),
+        gene_sets=lambda wc: given(NEW_SLIDES[wc.slide].gene_sets or []),
+        mask=lambda wc: given(NEW_SLIDES[wc.slide].mask_file or []),
+        # All faults of all slides are told before the first is predicted.
+        checked=lambda wc: gate(rules.check_slides.output.checked, "predict_slide", wc),
     output:
         **outputs("predict_slide", folder=directory),
     log:
@@ -90,6 +93,7 @@ rule predict_slide:
         **resources_of("predict_slide"),
     params:
         slide=lambda wc: NEW_SLIDES[wc.slide].as_params(),
+        contents=lambda wc: contents_of("predict_slide", wc, read_of_slides([wc.slide])),
         threads=threads_of("predict_slide"),
         code=model_code("predict_slide"),
     script:
@@ -99,7 +103,7 @@ rule predict_slide:
 rule join_slides:
     input:
         folders=predicted_folders,
-        assets=ASSETS,
+        assets=given(ASSETS),
     output:
         **outputs("join_slides"),
     log:
@@ -112,6 +116,7 @@ rule join_slides:
     resources:
         **resources_of("join_slides"),
     params:
+        contents=lambda wc: contents_of("join_slides", wc, ASSETS),
         code=code("join_slides"),
     script:
         "../../scripts/join_slides.py"
@@ -122,4 +127,5 @@ rule predict_slides:
         # Named themselves, so that a folder that was deleted is made again.
         predicted_folders,
         rules.join_slides.output,
+        rules.check_slides.output.checked,
     localrule: True

@@ -1,8 +1,6 @@
 # New slides: what the keys `slides` and `model` name. Nothing is read unless they are set.
 
 import os
-from pathlib import Path
-from types import SimpleNamespace
 
 
 def new_slides():
@@ -25,6 +23,18 @@ def image_of(name):
     return os.path.normpath(NEW_SLIDES[name].path)
 
 
+def read_of_slides(names):
+    """The files that the check or the prediction of some slides of the sheet reads."""
+    slides = [NEW_SLIDES[name] for name in names]
+    more = [f for s in slides for f in (s.at, s.gene_sets, s.mask_file) if f]
+    return [CONFIG["model"], *(image_of(name) for name in names), *more]
+
+
+def checked_slides(wildcards):
+    """The list of the slides of the sheet that were checked, if the report shows them."""
+    return [] if CONFIG["model"] is None else rules.check_slides.output.checked
+
+
 def reported_folders(wildcards):
     """The folders of the slides that the report shows: none, unless a model is named."""
     return [] if CONFIG["model"] is None else predicted_folders(wildcards)
@@ -43,30 +53,6 @@ def predicted_folders(wildcards):
             "snakemake predict_slides --config slides=sheet.tsv model=model.flag"
         )
     return of_new_slides(rules.predict_slide.output.folder)
-
-
-def check_before(wildcards):
-    """The check of all slides, whose faults are told before the first is predicted.
-
-    A slide that is there is not predicted anew when another is added to the sheet. For one that is not,
-    or not by this model and row, the check must not be ancient: Snakemake looks for no other reason to
-    run a job behind one that runs, and would end with success and without the slide.
-    """
-    checked = str(rules.check_slides.output.checked)  # `ancient` marks what it is given
-    return ancient(checked) if is_predicted(wildcards.slide) else checked
-
-
-def is_predicted(name):
-    """Whether the folder of a slide was made by the model and from the row that are given now."""
-    from flag_st.core.io import read_facts
-    from flag_st.slides.origin import is_from, origin_of
-
-    folder = Path(rules.predict_slide.output.folder.format(slide=name))
-    model = Path(CONFIG["model"] or "")
-    if not (folder.is_dir() and model.is_file() and NEW_SLIDES[name].path.is_file()):
-        return False
-    known = SimpleNamespace(path=model, facts=read_facts(model))
-    return is_from(folder, origin_of(NEW_SLIDES[name], known))
 
 
 def of_new_slides(pattern):

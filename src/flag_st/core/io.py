@@ -1,12 +1,16 @@
 """Files are written under a temporary name and then renamed; reading checks their contract version."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,11 @@ from flag_st.core.errors import FlagError
 CONTRACT = 2
 #: Errors by which a system refuses to write: a full disk or quota, a limit on files, a read-only disk.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+#: This machine in names of temporary files, and a word that no other container on it has.
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+WORD = secrets.token_hex(4)
+#: Seconds after which a temporary file of another machine, whose processes are not seen here, is left over.
+LEFT_OVER = 86400.0
 
 
 @contextmanager
@@ -31,9 +40,12 @@ def writing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
-    # The suffix is kept because several writers choose the format by it. The name depends on the
-    # target alone, so that the job that repeats a killed one removes what that one left.
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+        if _is_left_over(left, path):
+            _remove(left)
+    # The suffix is kept because several writers choose the format by it. No other process has the
+    # name: of two that write one file, neither can rename what the other one has half written.
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}-{WORD}.part{path.suffix}")
     former = path.with_name(f".{path.stem}.former{path.suffix}")
     _remove(temporary)
     _remove(former)
@@ -65,6 +77,27 @@ def _unwritable(path: Path, reason: str) -> FlagError:
         remedy="free disk space, or name a folder that you may write to, and run the same command again: "
         "what is whole is kept",
     )
+
+
+def _is_left_over(temporary: Path, path: Path) -> bool:
+    """Whether the process that wrote a temporary file of ``path`` has ended without renaming it."""
+    token = temporary.name[len(path.stem) + 2 :].partition(".")[0]
+    host, _, process = token.rpartition("-")[0].partition("-")
+    if host == HOST and process.isdigit():
+        return not _is_alive(int(process))
+    with suppress(OSError):
+        return time.time() - temporary.stat().st_mtime > LEFT_OVER
+    return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # the signal 0 is not sent: it asks whether there is such a process
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -257,6 +257,7 @@ def embed(params: Any, entries: dict[str, Any]) -> Any:
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """Replace ``base`` and ``{entry: …}`` by what they name; fill in defaults of methods and experiments."""
     config = copy.deepcopy(config)
+    config["verify"] = config["verify"] in (True, "true")  # text, from the command line
     for layer in PLUGINS:
         entries = config[layer]
         for name, entry in list(entries.items()):

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,43 @@ class JobEvents(logging.Handler):
         return [(self.rules[j], log) for j, log in self.logs.items() if j not in self.finished]
 
 
-def ending(events: JobEvents, config: dict[str, Any]) -> str:
+def lost_files(dag: Any) -> list[str]:
+    """What was asked of a run or made by it and is not there at its end.
+
+    Args:
+        dag: Snakemake's, of a run in which no job failed.
+    """
+    made = {file for job in dag.needrun_jobs(exclude_finished=False) for file in job.output}
+    asked = {file for job in dag.targetjobs for file in job.output}
+    # A target without outputs, such as `all`, asks for what other jobs make for it.
+    for job in dag.targetjobs:
+        asked.update(*(() if job.output else dag.dependencies[job].values()))
+    return sorted(str(file) for file in made | asked if not Path(file).exists())
+
+
+def ending(events: JobEvents, config: dict[str, Any], lost: Sequence[str] = ()) -> str:
     """The summary, as lines for a person.
 
     Args:
         events: the run's.
         config: resolved, as the workflow has it.
+        lost: as ``lost_files`` returns it.
     """
     ran, failed, jobs = events.ran, events.failed, list_jobs(config)
     there = sum(all(Path(file).exists() for file in job.files(config["results"])) for job in jobs)
     told = ", ".join(f"{name} {number}" for name, number in Counter(ran).items())
-    lines = [f"{_jobs(len(ran))} ran ({told})" if ran else SILENT]
-    lines += [f"{_jobs(len(failed))} failed:"] * bool(failed)
+    lines = [f"{_number(len(ran), 'job')} ran ({told})" if ran else SILENT]
+    lines += [f"{_number(len(failed), 'job')} failed:"] * bool(failed)
     lines += [f"  {rule}: {log}" for rule, log in failed[:NAMED]]
     lines += [f"  and {len(failed) - NAMED} more"] * (len(failed) > NAMED)
+    lines += [f"{_number(len(lost), 'file')} of this run no longer there:"] * bool(lost)
+    lines += [f"  {file}" for file in lost[:NAMED]]
     # A run of the target `predict_slides`, to which the experiments of the configuration are nothing.
-    slides = "join_slides" in ran and "report" not in ran and not failed
+    slides = "join_slides" in ran and "report" not in ran and not failed and not lost
     if not slides:
-        lines.append(f"{there} of the {_jobs(len(jobs))} of this configuration have their outputs")
+        lines.append(
+            f"{there} of the {_number(len(jobs), 'job')} of this configuration have their outputs"
+        )
     page, explorer = (
         Path(config["results"]) / RULES[rule].outputs[output]
         for rule, output in (("report", "page"), ("join_slides", "explorer"))
@@ -89,6 +109,11 @@ def ending(events: JobEvents, config: dict[str, Any]) -> str:
             "stopped. What cannot be run here can be left out, with a reason, by the key `missing` "
             "(config/README.md)"
         )
+    elif lost:
+        lines.append(
+            "next: find out what removed them, perhaps another run in this folder or a clean-up; then "
+            "give the same command again"
+        )
     elif there == len(jobs) and page.exists():
         lines.append(f"next: open {page}")
     else:
@@ -96,5 +121,5 @@ def ending(events: JobEvents, config: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _jobs(number: int) -> str:
-    return f"{number} job" + "s" * (number != 1)
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

@@ -154,6 +154,11 @@ class Plan:
         asked = self.config["experiments"][experiment].get("downstream")
         return ["evaluate", *["evaluate_downstream"] * bool(asked and self.metrics(True))]
 
+    def calibrated(self, method: str) -> bool:
+        """Whether a metric judges a method's intervals; a control that sees the truth has none."""
+        asked = any(self.config["metrics"][n].get("calibrated") for n in self.metrics(False))
+        return asked and not self.config["methods"][method].get("needs_truth")
+
     def reads(self, experiment: str) -> tuple[str, ...]:
         """What the script of an experiment reads besides the printed numbers."""
         return reads_of(self.config["experiments"][experiment]["script"])

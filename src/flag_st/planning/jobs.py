@@ -50,8 +50,8 @@ def list_jobs(config: dict[str, Any]) -> list[Job]:
             if reads & PREDICTED:
                 test = plan.split(run.cohort, run.split).test
                 jobs.need("predict", test, **vars(run))
-            for rule in plan.scored_by(name) if "scores" in reads else ():
-                jobs.need(rule, **vars(run))
+            if "scores" in reads:
+                _scores(plan, name, run, jobs)
         if runs:
             _experiment(config["experiments"][name]["script"], name, reads, jobs)
     for cohort in {job.wildcards["cohort"]: None for job in jobs if job.rule == "train"}:
@@ -86,6 +86,14 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
     if gene_model:
         jobs.need("embed_genes", split.train, **known)
     jobs.need("train", **known)
+
+
+def _scores(plan: Plan, experiment: str, run: RunKey, jobs: Jobs) -> None:
+    """The scores of a run, and the intervals that they judge."""
+    if plan.calibrated(run.method):
+        jobs.need("calibrate", **vars(run))
+    for rule in plan.scored_by(experiment):
+        jobs.need(rule, **vars(run))
 
 
 def _experiment(script: str, experiment: str, reads: set[str], jobs: Jobs) -> None:
