@@ -110,7 +110,6 @@ def _cpu() -> float:
 
 def write_slide(path: Path, edge_um: float) -> None:
     """A pyramid of painted tissue, as large as it must be; each kind of tile is compressed once."""
-    import imagecodecs
     import tifffile
 
     from flag_st.synthetic import Design, Section
@@ -119,6 +118,7 @@ def write_slide(path: Path, edge_um: float) -> None:
     picture = paint(Section(Design(), 0, 0))
     top, left = ((side - PIECE) // 2 for side in picture.shape[:2])
     piece = Image.fromarray(picture[top : top + PIECE, left : left + PIECE])
+    compress = tifffile.TIFF.COMPRESSORS[tifffile.COMPRESSION.JPEG]
     edge, level = math.ceil(edge_um / PIXEL_UM / TILE) * TILE, 0
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         while True:
@@ -127,7 +127,7 @@ def write_slide(path: Path, edge_um: float) -> None:
             pixels = np.tile(pixels, (copies, copies, 1))
             kinds = [
                 [
-                    bytes(imagecodecs.jpeg_encode(pixels[y : y + TILE, x : x + TILE], level=85))
+                    bytes(compress(pixels[y : y + TILE, x : x + TILE], level=85))
                     for x in range(0, len(pixels), TILE)
                 ]
                 for y in range(0, len(pixels), TILE)
