@@ -145,7 +145,10 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     prepare = plan.config["cohorts"][cohort].get("prepare", {})
     for warning in cohort_warnings(files, prepare):
         print(f"warning: {warning}")
-    faults.extend(check_cohort(files, panels, prepare))
+    of_cohort = check_cohort(files, panels, prepare)
+    for note in of_cohort.notes:
+        print(f"note: {note}")
+    faults.extend(of_cohort)
 
 
 def check_local_counts(plan: Plan, cohort: str, faults: Faults) -> None:
