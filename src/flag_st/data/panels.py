@@ -123,7 +123,12 @@ def select_panel(
     if genes:
         if missing := sorted(set(genes) - set(shared)):
             raise FlagError(f"panel genes missing from some slide: {', '.join(missing[:10])}")
-        shared = list(genes)
+        shared = list(dict.fromkeys(genes))
+        if size and len(shared) > size:
+            raise FlagError(
+                f"the panel lists {len(shared)} genes and has size {size}, so that some would be left out",
+                remedy="set size to the number of listed genes, or list those alone that you want",
+            )
     shared = [g for g in shared if not g.startswith(tuple(drop_prefixes))]
     if vocabulary is not None:
         known = set(vocabulary)
