@@ -66,6 +66,30 @@ def test_no_listed_gene_is_left_out():
     assert set(select_panel(fit, [names], size=3, genes=["A", "B", "C"])["gene"]) == {"A", "B", "C"}
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"size": 3, "genes": ["A", "B", "C"], "drop_prefixes": ["B"]}, "drops B by its prefix"),
+        ({"size": 3, "genes": ["A", "B", "A"]}, "lists A twice"),
+    ],
+)
+def test_a_list_of_genes_does_not_contradict_itself(more, said):
+    names = ["A", "B", "C", "D"]
+    counts = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(3, (30, 4)).astype(float))
+    with pytest.raises(FlagError, match=said):
+        select_panel([anndata.AnnData(counts, var=pd.DataFrame(index=names))], [names], **more)
+
+
+@pytest.mark.parametrize("version", ["", ".7"])
+def test_prefixes_of_symbols_are_not_asked_of_ensembl_ids(version):
+    names = [f"ENSG{i:011d}{version}" for i in range(4)]
+    counts = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(3, (30, 4)).astype(float))
+    fit = [anndata.AnnData(counts, var=pd.DataFrame(index=names))]
+    with pytest.raises(FlagError, match="4 of 4 genes are named by Ensembl ids"):
+        select_panel(fit, [names], size=2, drop_prefixes=["MT-"])
+    assert len(select_panel(fit, [names], size=2)) == 2
+
+
 # Units of a score
 
 COUNTS = np.random.default_rng(1).poisson(3.0, (40, 6)).astype(float)
