@@ -13,6 +13,7 @@ import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_table import Table
+from flag_st.data.lattice import array_pitch
 from flag_st.data.spatial import pitch
 from flag_st.slides.mask import Mask, find_tissue
 from flag_st.slides.reader import Reader
@@ -74,7 +75,8 @@ def check_places(table: Table, facts: dict[str, Any], pixel: Pixel | None, fault
     _columns(table, where, faults)
     if len(position) < FEW:
         return
-    apart = pitch(position)
+    # Spots may be printed with a jitter, so that the nearest other spot is nearer than a step of the array.
+    apart = max(pitch(position), array_pitch(position))
     spot = table.scales.get("spot_diameter_fullres")
     if spot is not None and spot > (1 + AGREE) * apart:
         faults.add(
@@ -83,7 +85,7 @@ def check_places(table: Table, facts: dict[str, Any], pixel: Pixel | None, fault
             remedy="give pixels of the picture at full resolution (level 0)",
         )
     if pixel is not None:
-        _distance(position, facts, pixel, where, faults)
+        _distance(position, apart, facts, pixel, where, faults)
 
 
 def _columns(table: Table, where: str, faults: Faults) -> None:
@@ -128,17 +130,23 @@ def _reduced(table: Table, factor: float) -> str:
 
 
 def _distance(
-    position: np.ndarray, facts: dict[str, Any], pixel: Pixel, where: str, faults: Faults
+    position: np.ndarray,
+    apart: float,
+    facts: dict[str, Any],
+    pixel: Pixel,
+    where: str,
+    faults: Faults,
 ) -> None:
     """Compare the distance of the spots in µm with the one that the metadata state."""
     numbers = [_size(facts.get(key)) for key in ("inter_spot_dist", "spot_diameter")]
     # Where spots would overlap, the two are swapped, and a pixel size that is computed from the distance
     # is wrong by the same factor unless the user corrects it.
     wanted = {numbers[0], max(numbers)} - {0.0}
+    # The dense arrays of legacy ST are a checkerboard, whose distance along the axes is the one that is stated.
+    wanted |= {w / np.sqrt(2) for w in wanted}
     if not numbers[0]:
         return
-    nearest = _nearest(position)  # (N,) px
-    apart, close = float(np.median(nearest)), float(np.quantile(nearest, 0.1))
+    close = float(np.quantile(_nearest(position), 0.1))
     # Spots that were thinned out are farther apart on average, but some of them are still neighbours.
     if any(
         apart * um > w * (1 - AGREE) and close * um < w * (1 + AGREE)
