@@ -19,6 +19,8 @@ def main(job):
     for warning in cohort_warnings(files, job.params.prepare):
         logging.getLogger("flag_st").warning("%s", warning)
     faults = check_cohort(files, job.params.panels, job.params.prepare)
+    for note in faults.notes:
+        logging.getLogger("flag_st").warning("%s", note)
     faults.raise_if_any(f"cohort {job.wildcards.cohort}")
     write_json(job.output.checked, {"contract": CONTRACT, "slides": sorted(files)})
 

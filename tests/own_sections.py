@@ -84,9 +84,13 @@ def scales_of(own: Own, spot_um: float, hires: float) -> dict[str, float]:
 
 
 def picture(own: Own) -> np.ndarray:
-    """(H, W, 3) uint8: noise on pink, with every spot under tissue darker."""
+    """(H, W, 3) uint8: pink tissue with noise around the spots under it, and every one of these darker."""
     random = np.random.default_rng(1)
     pixels = random.integers(180, 250, (own.size[1], own.size[0], 3)).astype(np.uint8)
+    under = own.position[own.in_tissue == 1].round().astype(int)
+    if len(under):
+        (left, top), (right, bottom) = np.maximum(under.min(0) - 10, 0), under.max(0) + 10
+        pixels[top:bottom, left:right, 1] -= 70
     for x, y in own.position[own.in_tissue == 1].round().astype(int):
         if 4 <= x < own.size[0] - 4 and 4 <= y < own.size[1] - 4:
             pixels[y - 4 : y + 4, x - 4 : x + 4] = (150, 90, 160)

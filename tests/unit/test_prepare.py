@@ -125,9 +125,7 @@ def test_a_label_file_names_the_domains(files, tmp_path):
 
 
 def test_positions_in_um_use_the_pixel_size(files, tmp_path):
-    facts = json.loads(files.metadata.read_text()) | {"pixel_size_um_estimated": 0.5}
-    files.metadata.write_text(json.dumps(facts))
-    table, patches = run(files, tmp_path)
+    table, patches = run(files, tmp_path, pixel_scale=0.5)
     np.testing.assert_allclose(table.obsm["spatial_um"], table.obsm["spatial"] * 0.5)
     # 112 µm are now 224 px of level 0: the patch is the picture itself
     picture = whole(files.wsi)
@@ -279,6 +277,7 @@ def test_beyond_the_border_is_white(files, tmp_path):
     def move(table):
         table.obsm["spatial"] = np.array(table.obsm["spatial"])
         table.obsm["spatial"][0] = [3, 5]
+        table.obs = table.obs.drop(columns=["pxl_col_in_fullres", "pxl_row_in_fullres"])
 
     edit(files.st, move)
     _, patches = run(files, tmp_path, size=64, um_per_px=1.0)

@@ -214,7 +214,7 @@ WRONG = {
     "x and y exchanged": (_swapped, "x and y are exchanged"),
     "all at the origin": (_origin, "puts most spots in one place"),
     "repeated barcodes": (_repeated, "names 1 barcodes twice"),
-    "strange in_tissue": (_strange, "in_tissue is yes. Valid: 0, 1."),
+    "strange in_tissue": (_strange, "spots is yes, such as that of TTTT0079-1. Valid: 0, 1."),
     "no tissue": (_beside, "in_tissue is 0 for every spot"),
     "two libraries": (_two_libraries, "holds 2 sections: library, second"),
     "two sections": (_two_sections, "holds 2 sections: library, second"),

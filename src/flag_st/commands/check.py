@@ -7,6 +7,7 @@ from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort, cohort_warnings
 from flag_st.data.check_slide import check_counts
+from flag_st.data.panels import check_list
 from flag_st.data.slide_files import SlideFiles
 from flag_st.gene_models.corpus import corpus_model
 from flag_st.planning.config import genes_of
@@ -32,6 +33,8 @@ def check(config: dict[str, Any], data: bool = True) -> int:
     experiments = {name: config["experiments"][name] for name in config["make"]}
     check_plugins(config, experiments, faults)
     cohorts = list(dict.fromkeys(c for e in experiments.values() for c in e["cohorts"]))
+    for name in dict.fromkeys(panel for e in experiments.values() for panel in e["panels"]):
+        _collect(faults, lambda p=config["panels"][name]: _check_panel(p), f"panels.{name}: ")
     for name in experiments:
         _collect(faults, lambda name=name: [plan.corpora(run) for run in plan.runs(name)])
         _collect(faults, lambda name=name: check_columns(plan, name))
@@ -71,6 +74,10 @@ def check_plugins(config: dict[str, Any], experiments: dict, faults: Faults) -> 
             _collect(
                 faults, lambda e=entry, n=name, of=layer: _build(of, n, e), f"{layer}.{name}: "
             )
+
+
+def _check_panel(entry: dict[str, Any]) -> None:
+    check_list(entry.get("genes") or (), entry.get("size"), entry.get("drop_prefixes") or ())
 
 
 def _build(layer: str, name: str, entry: dict[str, Any]) -> None:
@@ -145,7 +152,10 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     prepare = plan.config["cohorts"][cohort].get("prepare", {})
     for warning in cohort_warnings(files, prepare):
         print(f"warning: {warning}")
-    faults.extend(check_cohort(files, panels, prepare))
+    of_cohort = check_cohort(files, panels, prepare)
+    for note in of_cohort.notes:
+        print(f"note: {note}")
+    faults.extend(of_cohort)
 
 
 def check_local_counts(plan: Plan, cohort: str, faults: Faults) -> None:

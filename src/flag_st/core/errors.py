@@ -23,10 +23,16 @@ class FlagError(Exception):
 
 
 class Faults:
-    """Collects faults, so that a user sees them all at once instead of one per run."""
+    """Collects faults, so that a user sees them all at once instead of one per run.
+
+    Attributes:
+        messages: the faults.
+        notes: what a user should know although it stops nothing, such as spots that are left out.
+    """
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.notes: list[str] = []
 
     def add(self, fault: str, **parts) -> None:
         self.messages.append(str(FlagError(fault, **parts)))
@@ -41,6 +47,7 @@ class Faults:
 
     def extend(self, other: "Faults") -> None:
         self.messages += other.messages
+        self.notes += other.notes
 
     def raise_if_any(self, title: str) -> None:
         if self.messages:

@@ -115,7 +115,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        # utf-8-sig, since editors put a byte-order mark before the first character.
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FlagError(
             f"{path} does not exist", remedy="run the same command again, or restore the file"

@@ -22,7 +22,7 @@ def check_cohort(
 
     faults = Faults()
     names: dict[str, list[str]] = {}
-    known = ("patches_from", "unique_genes", "pixel_scale")
+    known = ("patches_from", "unique_genes", "pixel_scale", "check_places")
     options = {k: v for k, v in prepare.items() if k in known}
     for slide, own in files.items():
         found = check_slide(own, slide, **options)

@@ -25,6 +25,8 @@ PIXEL_KEY, WIDTH_KEY, HEIGHT_KEY = (
     "fullres_px_width",
     "fullres_px_height",
 )
+#: Other names that tools of HEST give to width and height.
+WIDTH_KEYS, HEIGHT_KEYS = (WIDTH_KEY, "fullres_width"), (HEIGHT_KEY, "fullres_height")
 #: Datasets of a patch file: images, their top-left corners at level 0, and spots.
 PATCH_DATASETS = ("img", "coords", "barcode")
 #: Name of the thumbnail in ``uns['spatial']``, and of its pixels per pixel of level 0.

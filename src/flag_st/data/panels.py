@@ -120,9 +120,12 @@ def select_panel(
         FlagError: too few genes are common to all slides, or one of ``genes`` is not.
     """
     shared = common_genes(names)
+    if drop_prefixes:
+        _named_by_symbols(shared)
     if genes:
         if missing := sorted(set(genes) - set(shared)):
             raise FlagError(f"panel genes missing from some slide: {', '.join(missing[:10])}")
+        check_list(genes, size, drop_prefixes)
         shared = list(genes)
     shared = [g for g in shared if not g.startswith(tuple(drop_prefixes))]
     if vocabulary is not None:
@@ -134,6 +137,35 @@ def select_panel(
     columns = [table.var_names.get_indexer(shared) for table in fit]
     mean, std = moments([table.X for table in fit], columns)
     return hmhvg(shared, mean, std, size, top)
+
+
+def check_list(genes: Sequence[str], size: int | None, drop_prefixes: Sequence[str]) -> None:
+    """Refuse a panel that would leave out genes that it lists.
+
+    Raises:
+        FlagError: more genes are listed than ``size``, or one is listed twice or has a dropped prefix.
+    """
+    dropped = [g for g in genes if g.startswith(tuple(drop_prefixes))]
+    twice = sorted({g for g in genes if list(genes).count(g) > 1})
+    if dropped or twice:
+        fault = f"drops {dropped[0]} by its prefix" if dropped else f"lists {twice[0]} twice"
+        raise FlagError(f"the panel {fault}", remedy="correct genes or drop_prefixes of the panel")
+    if size and len(genes) > size:
+        raise FlagError(
+            f"the panel lists {len(genes)} genes and has size {size}, so that some would be left out",
+            remedy="set size to the number of listed genes, or list those alone that you want",
+        )
+
+
+def _named_by_symbols(genes: Sequence[str]) -> None:
+    """Refuse Ensembl ids, which have none of the prefixes that are to be dropped."""
+    ids = sum(gene.startswith("ENS") and gene[-1].isdigit() for gene in genes)
+    if ids * 2 > len(genes):
+        raise FlagError(
+            f"{ids} of {len(genes)} genes are named by Ensembl ids, such as {genes[0]}, and drop_prefixes drops "
+            "none of them",
+            remedy="name the genes by symbols in all slides (var_names), or set drop_prefixes: []",
+        )
 
 
 def read_vocabulary(path: str | Path) -> list[str]:

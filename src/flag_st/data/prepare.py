@@ -1,7 +1,7 @@
 """Turn one slide into two files: raw counts of its spots, and the H&E patches around them."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from PIL import Image
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, read_json, writing
-from flag_st.data.check_slide import check_counts, check_slide, plain
+from flag_st.data.barcodes import plain
+from flag_st.data.check_slide import Wanted, check_counts, check_slide
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
 from flag_st.data.labels import read_labels
+from flag_st.data.patients import patient_of, without_gaps
 from flag_st.data.slide_files import SlideFiles
+from flag_st.data.under_tissue import under_tissue
 from flag_st.slides.files import open_reader
 from flag_st.slides.stream import along_tiles, top_left
 
@@ -40,6 +43,7 @@ def prepare(
     patches_from: str = "auto",
     unique_genes: bool = True,
     pixel_scale: float = 1.0,
+    check_places: bool = True,
     progress: Callable[..., Iterable] = lambda items, **_: items,
 ) -> None:
     """Check the files of a slide, then write its spots and its patches in the same order.
@@ -56,18 +60,17 @@ def prepare(
         patches_from: ``wsi`` cuts patches from the slide image, ``hest`` copies them from the
             patch file, and ``auto`` does the latter if there is such a file, because its makers
             chose the spots.
-        unique_genes: refuse repeated gene symbols; if false they are numbered (TBCE, TBCE-1),
-            which HEST's Visium slides need.
+        unique_genes: refuse repeated gene symbols; if false they are numbered (TBCE, TBCE-1), as
+            HEST's Visium slides need.
         pixel_scale: the metadata's pixel size is multiplied by it, where that is known to be wrong.
+        check_places: whether spots must lie on tissue, and not match the picture better elsewhere.
         progress: goes through an iterable and reports from time to time how far it is.
 
     Raises:
         FlagError: the files have faults; all are named, and nothing is written.
     """
-    wanted: dict[str, Any] = {"size": size, "um_per_px": um_per_px}
-    wanted |= {"patches_from": patches_from, "unique_genes": unique_genes}
-    wanted |= {"pixel_scale": pixel_scale}
-    check_slide(files, slide, **wanted).raise_if_any(f"slide {slide}")
+    want = Wanted(size, um_per_px, patches_from, unique_genes, pixel_scale, check_places)
+    check_slide(files, slide, **vars(want)).raise_if_any(f"slide {slide}")
     facts = read_json(files.metadata)
     pixel = float(facts[PIXEL_KEY]) * pixel_scale
     table = _read_table(files.st, min_counts)
@@ -81,8 +84,7 @@ def prepare(
             _cut_patches(files.wsi, table, temporary, layout, progress)
         image, scale = _thumbnail(files.wsi, table, temporary, facts)
         table = _contract(table, pixel, files.labels)
-        donor = "" if facts.get("patient") is None else str(facts["patient"]).strip()
-        table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or donor}
+        table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or patient_of(facts)}
         table.uns |= {"pixel_size_um": pixel, "image": image, "image_scale": scale}
         with writing(out_spots) as spots:
             table.write_h5ad(spots, compression="gzip")
@@ -129,13 +131,13 @@ def prepare_counts(
 
 
 def _read_table(path: Path, min_counts: int) -> Any:
-    """AnnData of the spots with at least ``min_counts`` counts; X is CSR float32."""
+    """AnnData of the spots under tissue with at least ``min_counts`` counts; X is CSR float32."""
     import anndata
     from scipy.sparse import csr_matrix
 
     table = anndata.read_h5ad(path)
     depth = np.asarray(table.X.sum(axis=1, dtype=np.float64)).ravel()  # (N,)
-    keep = depth >= min_counts
+    keep = (depth >= min_counts) & under_tissue(table.obs, path)
     if not keep.any():
         raise FlagError(
             f"{path}: none of {len(depth)} spots has {min_counts} counts (most: {depth.max():.0f})",
@@ -153,17 +155,14 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     import anndata
     import pandas as pd
 
-    columns = [c for c in ("array_row", "array_col") if c in table.obs]
     symbols = pd.Index(table.var_names.astype(str).to_numpy(dtype=object))
     spots = pd.Index(table.obs_names.astype(str).to_numpy(dtype=object))
     position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
-    kept = {c: table.obs[c].to_numpy() for c in columns}
+    kept: dict[str, Any] = _array(table.obs)
     if labels is not None:
         kept["domain"] = pd.Categorical(read_labels(labels, spots).astype(object))
     elif named := next((c for c in DOMAINS if c in table.obs), None):
-        known = table.obs[named].astype(object)
-        names = known.where(known.notna(), "").astype(str).to_numpy(dtype=object)
-        kept["domain"] = pd.Categorical(names)
+        kept["domain"] = pd.Categorical(np.array(without_gaps(table.obs[named]), dtype=object))
     result = anndata.AnnData(
         X=table.X,
         obs=pd.DataFrame(kept, index=spots),
@@ -172,6 +171,27 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     )
     result.var_names_make_unique()
     return result
+
+
+def _array(obs: Any) -> dict[str, np.ndarray]:
+    """Row and column of every spot on the array, as whole numbers; empty unless all are known.
+
+    Some tables hold text, or places that were refined by hand, which are no longer whole. They are
+    rounded, and left out where a place is missing or two spots would share a cell: neighbours are then
+    found by the positions alone.
+    """
+    import pandas as pd
+
+    columns = ["array_row", "array_col"]
+    if any(column not in obs for column in columns):
+        return {}
+    numbers = obs[columns].astype(object).apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(numbers).all():
+        return {}
+    cells = np.rint(numbers).astype(np.int64)  # (N, 2)
+    if len(np.unique(cells, axis=0)) < len(cells):
+        return {}
+    return dict(zip(columns, cells.T, strict=True))
 
 
 def _ensembl(var: Any) -> np.ndarray:
@@ -258,20 +278,37 @@ def _thumbnail(
         with open_reader(wsi) as slide:
             thumbnail = slide.thumbnail(THUMBNAIL_PX)
             return thumbnail, thumbnail.shape[1] / slide.size[0]
-    for library in dict(table.uns.get("spatial", {})).values():
-        stored = library.get("images", {}).get(THUMBNAIL)
-        scale = library.get("scalefactors", {}).get(THUMBNAIL_SCALE)
-        if scale is None and stored is not None and facts.get(WIDTH_KEY):
-            scale = stored.shape[1] / facts[WIDTH_KEY]
-        if stored is not None and scale:
-            stored = np.asarray(stored)[..., :3]
-            if stored.dtype != np.uint8:
-                stored = np.clip(stored * (255 if stored.max() <= 1 else 1), 0, 255)
-            picture = Image.fromarray(stored.astype(np.uint8))
-            width = picture.width
-            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            return np.asarray(picture), float(scale) * picture.width / width
+    stored, scale = _stored_thumbnail(table.uns.get("spatial"))
+    if scale is None and stored is not None and (width := facts.get(WIDTH_KEY)):
+        scale = stored.shape[1] / float(width)
+    if stored is not None and scale:
+        picture = Image.fromarray(stored)
+        width = picture.width
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        return np.asarray(picture), float(scale) * picture.width / width
     return _mosaic(patches)
+
+
+def _stored_thumbnail(libraries: Any) -> tuple[np.ndarray | None, float | None]:
+    """(h, w, 3) uint8 that ``uns['spatial']`` holds, and its scale; None for what it does not hold.
+
+    Other tools put flags and text beside the libraries, and pictures in gray or of other shapes.
+    """
+    for library in libraries.values() if isinstance(libraries, Mapping) else ():
+        images, scales = (
+            library.get(key) if isinstance(library, Mapping) else None
+            for key in ("images", "scalefactors")
+        )
+        if not isinstance(images, Mapping) or THUMBNAIL not in images:
+            continue
+        stored = np.asarray(images[THUMBNAIL])
+        if stored.ndim != 3 or stored.shape[2] not in (3, 4) or stored.dtype.kind not in "uf":
+            continue
+        stored = stored[..., :3]
+        if stored.dtype != np.uint8:
+            stored = np.clip(stored * (255 if stored.max() <= 1 else 1), 0, 255).astype(np.uint8)
+        return stored, scales.get(THUMBNAIL_SCALE) if isinstance(scales, Mapping) else None
+    return None, None
 
 
 def _mosaic(path: Path) -> tuple[np.ndarray, float]:

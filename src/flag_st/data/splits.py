@@ -1,6 +1,7 @@
 """Which slides train, validate and test; the slide sheet is enough to know, while planning."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from flag_st.core.errors import FlagError
@@ -44,10 +45,10 @@ def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]
     if scheme == "random":
         return {name: _random(name, units, entry["ratio"], entry["seed"], rows)}
     if scheme == "leave_one_out":
-        return {
-            f"{name}-{_slug(unit)}": _leave_out(name, units, unit, entry.get("seed", 0), rows)
-            for unit in _left_out(name, by, units, entry.get("only"))
-        }
+        left_out = _left_out(name, by, units, entry.get("only"))
+        _distinct(name, left_out)
+        seed = entry.get("seed", 0)
+        return {f"{name}-{_slug(u)}": _leave_out(name, units, u, seed, rows) for u in left_out}
     raise FlagError(f"split {name!r}: unknown scheme {scheme!r}", choices=SCHEMES)
 
 
@@ -64,6 +65,7 @@ def _units(name: str, by: str, rows: Sequence[SlideRow]) -> dict[str, list[str]]
     units: dict[str, list[str]] = {}
     for row in rows:
         units.setdefault(row.patient, []).append(row.id)
+    _one_spelling(name, units)
     return units
 
 
@@ -131,6 +133,30 @@ def _split(name: str, parts: list[list[str]], rows: Sequence[SlideRow]) -> Split
                 remedy=f"list slides under {part}, or fill the column fold of the slide sheet",
             )
     return Split(*(tuple(i for i in known if i in set(part)) for part in parts))
+
+
+def _distinct(name: str, units: Sequence[str]) -> None:
+    """Refuse units whose folds would have the same name, so that one of them were never tested."""
+    of: dict[str, str] = {}
+    for unit in units:
+        if (other := of.setdefault(_slug(unit), unit)) != unit:
+            raise FlagError(
+                f"split {name!r}: the folds of {other!r} and {unit!r} would both be called {name}-{_slug(unit)}",
+                remedy="rename one of the two, or spell it alike everywhere if both are the same",
+            )
+
+
+def _one_spelling(name: str, patients: Iterable[str]) -> None:
+    """Refuse patients whose names differ in case, blanks or the format of a number alone."""
+    of: dict[str, str] = {}
+    for patient in patients:
+        plain = re.sub(r"[\s_-]+", "-", patient.strip().casefold())
+        plain = re.sub(r"\.0+$", "", re.sub(r"(?<![\d.])0+(?=\d)", "", plain))
+        if (other := of.setdefault(plain, patient)) != patient:
+            raise FlagError(
+                f"split {name!r} is by patient, and {other!r} and {patient!r} may be one patient",
+                remedy="spell the patient alike in all sections, or give two patients names that differ in more",
+            )
 
 
 def _slug(unit: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.data.hest_layout import COUNTS, FOLDERS, names
+from flag_st.data.patients import patient_of
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
@@ -133,11 +134,9 @@ def _patient(root: Path, slide: str) -> str:
     if not path.is_file():
         return ""
     try:
-        facts = read_json(path)
+        return patient_of(read_json(path))
     except FlagError:
         return ""  # the check of the slide reports it, together with all other faults
-    patient = facts.get("patient") if isinstance(facts, dict) else None
-    return "" if patient is None else str(patient).strip()
 
 
 def locate(sheet: str | Path) -> Path:
@@ -167,7 +166,12 @@ def read_sheet(path: str | Path) -> list[SlideRow]:
         FlagError: as ``read_records``.
     """
     return [
-        SlideRow(r["slide"], r.get("patient", ""), r.get("section", ""), r.get("fold", ""))
+        SlideRow(
+            r["slide"],
+            patient_of({"patient": r.get("patient", "")}),
+            r.get("section", ""),
+            r.get("fold", ""),
+        )
         for r in read_records(path)
     ]
 

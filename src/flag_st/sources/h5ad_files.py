@@ -59,21 +59,12 @@ def check_spots(table: Any, path: Path) -> Any:
 
 def under_tissue(table: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     """The spots under tissue, all of them if the file does not say, and how many others there are."""
-    import pandas as pd
+    from flag_st.data import under_tissue as flags
 
-    if "in_tissue" not in table.obs:
-        return table, {}
-    flags = pd.to_numeric(
-        table.obs["in_tissue"].astype(str).replace({"True": 1, "False": 0}), errors="coerce"
-    )
-    if strange := sorted(set(table.obs["in_tissue"][~flags.isin([0, 1])].astype(str))):
-        raise FlagError(f"{path}: in_tissue is {strange[0]}", choices=(0, 1))
-    keep = (flags == 1).to_numpy()
-    if not keep.any():
-        raise FlagError(f"{path}: in_tissue is 0 for every spot", remedy="detect the tissue again")
+    keep = flags.under_tissue(table.obs, path)
     number = int((~keep).sum())
     told = {"spots beside the tissue (in_tissue 0)": number} if number else {}
-    return table[keep].copy(), told
+    return (table[keep].copy() if number else table), told
 
 
 def choose_counts(table: Any, name: str | None, path: Path) -> tuple["csr_matrix", "pd.DataFrame"]:
