@@ -10,7 +10,7 @@ import pytest
 from toy_predicted import NAMES, toy_predicted
 
 from flag_st.outputs import explorer, together
-from flag_st.outputs.folder import FILES, write_files
+from flag_st.outputs.folder import FILES, MAPS, write_files
 
 BINARY = chromium.find()
 pytestmark = pytest.mark.skipif(
@@ -32,7 +32,7 @@ def root(slides, tmp_path_factory):
     folder = tmp_path_factory.mktemp("a folder with spaces & é")
     for name, made in slides.items():
         (folder / name).mkdir()
-        write_files(made, folder / name, {explorer.NAME: FILES[explorer.NAME]}, {})
+        write_files(made, folder / name, {name: FILES[name] for name in (MAPS, explorer.NAME)}, {})
     together.write_explorer([folder / name for name in slides], folder / together.EXPLORER)
     return folder
 

@@ -163,6 +163,8 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     from flag_st.core.fitted import nested
     from flag_st.data.slide import Cohort
     from flag_st.encoders.texture import Texture
+    from flag_st.intervals.conformal import Conformal, Seen
+    from flag_st.methods.base import Prediction
     from flag_st.planning import config
 
     known = config.load({}, [str(Path(__file__).parents[3] / "config/demo.yaml")])["methods"][entry]
@@ -179,6 +181,8 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     arrays |= nested("stain", Likeness.fit(stain, stain).arrays())
     arrays["focus.quantiles"] = np.linspace(-4, -1, 101)
     arrays |= {f"validation.{name}": np.full((1, GENES), 0.5) for name in SCORES}
+    guess = Prediction(train.expression[None] + rng.normal(0, 0.5, (1, *train.expression.shape)))
+    arrays |= nested("intervals", Conformal.fit([Seen("", train.expression, guess)]).arrays())
     texture = {"name": "texture", "use": "flag_st.encoders.texture.Texture", "params": {}}
     facts = {
         "kind": KIND,
