@@ -294,6 +294,7 @@ def test_intervals_are_those_that_the_rule_calibrates(folder, run, model):
         "features": each("encode_patches", "features", "valid"),
         "spots": each("prepare_slide", "spots", "valid"),
         "patches": [],
+        "split": output("make_split", "split"),
     }
     do(folder, "calibrate", given, {"samples": SAMPLES}, method="noisy")
     made = load_arrays(run / "calibration.safetensors")[0]

@@ -85,6 +85,7 @@ rule calibrate:
             rules.prepare_slide.output.spots, wc, part(wc, "valid")
         ),
         patches=lambda wc: patches_of(wc, part(wc, "valid")),
+        split=rules.make_split.output.split,
     output:
         **outputs("calibrate"),
     log:

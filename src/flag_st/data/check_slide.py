@@ -9,9 +9,10 @@ import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.io import read_json
+from flag_st.data.check_on_picture import check_on_picture
 from flag_st.data.check_patches import AGAIN as AGAIN_PATCHES
 from flag_st.data.check_patches import check_patches
-from flag_st.data.check_places import AGREE, Pixel, check_on_picture, check_places
+from flag_st.data.check_places import AGREE, Pixel, check_places
 from flag_st.data.check_table import Table, check_table
 from flag_st.data.hest_layout import HEIGHT_KEYS, PIXEL_KEY, WIDTH_KEYS
 from flag_st.data.labels import check_labels

@@ -14,7 +14,12 @@ def pitch(position: np.ndarray) -> float:
     """
     if len(position) < 2:
         return 1.0
-    return float(np.median(cKDTree(position).query(position, k=2)[0][:, 1]))
+    return float(np.median(to_nearest(position)))
+
+
+def to_nearest(position: np.ndarray) -> np.ndarray:
+    """(N,) distance from each of at least two spots (N, 2) to its nearest other spot."""
+    return cKDTree(position).query(position, k=2)[0][:, 1]
 
 
 def nearest(position: np.ndarray, k: int) -> np.ndarray:

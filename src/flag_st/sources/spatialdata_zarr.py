@@ -177,16 +177,8 @@ class SpatialDataZarr(OwnFiles):
     def _choose(self, slide: str, kind: str, among: list[str]) -> str:
         store, named = self.store(slide), self.named(slide, kind)
         known = elements(store, KINDS[kind])
-        if named is not None and named not in known:
-            raise FlagError(f"{store} has no {kind} {named}", choices=known)
-        if named is not None or len(among) == 1:
-            return named or among[0]
-        if among:
-            raise FlagError(
-                f"{store} has {len(among)} {KINDS[kind]}",
-                choices=among,
-                remedy=f"name one: {kind}: NAME in the cohort's params, or in the column {kind} of the slide sheet",
-            )
+        if found := _one(f"{store} has", kind, named, known, among):
+            return found
         fault = f"{store} has no {kind}"
         if kind == "image" and known:
             what = "is a reduced copy" if len(known) == 1 else "are reduced copies"
@@ -231,17 +223,36 @@ class SpatialDataZarr(OwnFiles):
         region = table.uns.get("spatialdata_attrs", {}).get("region")
         regions = [region] if isinstance(region, str) else [str(r) for r in region or ()]
         known = [name for name in elements(store, "shapes") if name in regions]
-        if named is not None and named not in known:
-            raise FlagError(f"{where} annotates no shapes {named}", choices=known)
-        if named is not None or len(known) == 1:
-            return named or known[0]
-        if known:
-            raise FlagError(
-                f"{where} annotates {len(known)} shapes",
-                choices=known,
-                remedy="name one: shapes: NAME in the cohort's params, or in the column shapes of the slide sheet",
-            )
+        if found := _one(f"{where} annotates", "shapes", named, known, known):
+            return found
         raise FlagError(
             f"{where} annotates {', '.join(regions) or 'nothing'}, which are no shapes of the store",
             remedy="join the table to its spots: TableModel.parse(table, region=SHAPES, region_key=…, instance_key=…)",
         )
+
+
+def _one(
+    start: str, kind: str, named: str | None, known: list[str], among: list[str]
+) -> str | None:
+    """The element of a kind that is named, or the only one to choose from; None if there is none.
+
+    Args:
+        start: how a message begins, such as "STORE has".
+        named: by the user.
+        known: what may be named.
+        among: what is chosen from if nothing is named.
+
+    Raises:
+        FlagError: the named one is not known, or there are several.
+    """
+    if named is not None and named not in known:
+        raise FlagError(f"{start} no {kind} {named}", choices=known)
+    if named is not None or len(among) == 1:
+        return named or among[0]
+    if among:
+        raise FlagError(
+            f"{start} {len(among)} {KINDS[kind]}",
+            choices=among,
+            remedy=f"name one: {kind}: NAME in the cohort's params, or in the column {kind} of the slide sheet",
+        )
+    return None
