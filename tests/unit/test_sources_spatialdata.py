@@ -295,6 +295,7 @@ def xenium(tmp_path: Path, frame: pd.DataFrame, parts: int = 1, **params) -> Spa
     """A store as spatialdata-io makes of Xenium's output: H&E beside dyes, cells beside transcripts."""
     own = visium()
     pixels = np.full((1900, 1500, 3), 230, np.uint8)
+    pixels[20:-20, 20:-20] = (220, 130, 190)  # a section, since a blank picture is refused
     to_global = np.diag([1 / MORPHOLOGY, 1 / MORPHOLOGY, 1.0])
     dyes = np.zeros((64, 64, 4), np.uint16)
     elements = {
