@@ -3,7 +3,7 @@
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,18 @@ class Run:
     events: Path | None = None
     origin: str = ""
     backbone: str | Path | None = None
+
+    def part(self, name: str, prefix: str = "") -> "Run":
+        """The same run for one of several networks, with checkpoints and events of its own.
+
+        ``prefix`` stands before the columns that this network adds to the history.
+        """
+
+        def log(row: dict[str, float]) -> None:
+            self.log({k if k == "epoch" else f"{prefix}{k}": v for k, v in row.items()})
+
+        events = None if self.events is None else self.events / name
+        return replace(self, directory=Path(self.directory) / name, events=events, log=log)
 
     def finish(self) -> None:
         """Delete the checkpoints, which the model file replaces."""

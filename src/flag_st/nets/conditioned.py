@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from flag_st.diffusion.precond import CovarianceEdm, RawScore
 from flag_st.nets.edge_graph import EdgeGraph
 from flag_st.nets.gene_decoder import Denoised, GeneDecoder
 from flag_st.nets.graph import Tiles
@@ -23,6 +24,10 @@ class ConditionedNet(nn.Module):
     condition: nn.Sequential
     decoder: GeneDecoder
     projector: Projector | None
+
+    @property
+    def precond(self) -> CovarianceEdm | RawScore:
+        return self.decoder.precond
 
     @abstractmethod
     def encode(self, x: Tensor, sigma: Tensor, tiles: Tiles) -> Tensor:

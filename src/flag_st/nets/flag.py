@@ -61,9 +61,13 @@ class FlagNet(nn.Module):
         self.decoder = GeneDecoder(genes, precond, size, 2, aligned, dropout)
         self.projector = Projector(size.width, project, targets) if targets else None
 
+    @property
+    def precond(self) -> CovarianceEdm | RawScore:
+        return self.decoder.precond
+
     def encode(self, x: Tensor | None, sigma: Tensor, tiles: Tiles) -> Encoded:
         """x (B, N, G), None if the backbone does not read it, and sigma (B or 1, 1, 1)."""
-        precond = self.decoder.precond
+        precond = self.precond
         scaled = None if x is None else precond.scaled(x, sigma)  # (B, N, G)
         noise = precond.noise(sigma).flatten().expand(len(tiles.x))  # (B,)
         h, readout = self.graph(tiles, scaled, noise)  # (B, N, g), (B, N, G)
@@ -87,7 +91,7 @@ class FlagNet(nn.Module):
         """
         c, readout = encoded or self.encode(x, sigma, tiles)  # (B, N, d), (B, N, G)
         clean, tokens = self.decoder(x, sigma, c, readout, chosen, chunk)  # (M, G), (M, G, d)
-        own = self.decoder.precond.clean(x, readout, sigma)  # (B, N, G)
+        own = self.precond.clean(x, readout, sigma)  # (B, N, G)
         return Denoised(clean, own, tokens)
 
     def forward(

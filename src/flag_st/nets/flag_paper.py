@@ -58,7 +58,7 @@ class PaperFlagNet(ConditionedNet):
 
     def encode(self, x: Tensor, sigma: Tensor, tiles: Tiles) -> Tensor:
         """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → one condition per spot."""
-        precond = self.decoder.precond
+        precond = self.precond
         time = precond.noise(sigma).flatten().expand(len(x))  # (B,)
         scaled = precond.scaled(x, sigma)  # (B, N, G)
         z, _ = self.graph(scaled, tiles.x, tiles.edges, tiles.mask, time)  # (B, N, G)

@@ -79,6 +79,6 @@ class ReleasedFlagNet(ConditionedNet):
 
     def encode(self, x: Tensor, sigma: Tensor, tiles: Tiles) -> Tensor:
         """Noisy expression x (B, N, G) → one condition per spot; sigma only scales x."""
-        scaled = self.decoder.precond.scaled(x, sigma)  # (B, N, G)
+        scaled = self.precond.scaled(x, sigma)  # (B, N, G)
         z, _ = self.graph(scaled, tiles.x, tiles.edges, tiles.mask)  # (B, N, G)
         return self.condition(z)  # (B, N, d)

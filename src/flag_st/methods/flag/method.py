@@ -26,6 +26,7 @@ from flag_st.methods.network import Centre, NetworkMethod
 from flag_st.methods.precision import precise
 from flag_st.methods.training import Task, Training
 from flag_st.nets.flag import FlagNet
+from flag_st.nets.flag_graph import GraphFlagNet
 from flag_st.nets.flag_paper import PaperFlagNet
 from flag_st.nets.flag_released import ReleasedFlagNet
 from flag_st.nets.gene_decoder import Size
@@ -33,9 +34,12 @@ from flag_st.nets.graph import Graph, GraphBuilder
 
 NETS: dict[str, type[Net]] = {
     "fused": FlagNet,
+    "alone": GraphFlagNet,
     "paper": PaperFlagNet,
     "released": ReleasedFlagNet,
 }
+#: The kinds whose spots see their neighbours and not the whole tile.
+OURS = ("fused", "alone")
 GRIDS = {"karras": karras, "geometric": geometric}
 Precondition = Literal["covariance", "edm", "score"]
 Scaling = Literal["standard", "log1p", "log2"]
@@ -61,9 +65,10 @@ class Flag(NetworkMethod):
             ``log1p`` and ``log2`` take that logarithm itself, whatever the panel's is.
         backbone: the graph network.
         graph: which spots are joined and what edges know. ``neighbours`` and ``far`` are for
-            ``fused`` only; the other backbones join all spots of a tile.
+            ``fused`` and ``alone``; the other backbones join all spots of a tile.
         tiling: how slides are cut.
-        decode_spots: of each batch, so many spots have their gene tokens trained; null for all.
+        decode_spots: of each batch, so many spots have their gene tokens trained; null for all, which the
+            backbone ``alone`` always takes.
         precondition: what relates the network to clean expression. ``covariance``: EDM along the
             principal components of the genes (``CovarianceEdm``); ``edm``: EDM with independent
             genes; ``score``: the network emits the score itself, as the paper does.
@@ -107,6 +112,7 @@ class Flag(NetworkMethod):
             )
         self.size, self.dropout = Size(width, depth, heads), dropout
         self.scaling, self.precondition, self.stochastic = scaling, precondition, diffusion
+        decode_spots = None if backbone.kind == "alone" else decode_spots
         self.options = Options(
             backbone, graph, tiling, noise, sampling, alignment, decode_spots, diffusion
         )
@@ -136,7 +142,7 @@ class Flag(NetworkMethod):
         )
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
-        precond = self.net.decoder.precond
+        precond = self.net.precond
         if self.precondition == "covariance" and isinstance(precond, CovarianceEdm):
             # Within slides: what differs between slides is not how genes vary together in one.
             each = [self.expression_of(s).astype(np.float64) for s in train]
@@ -188,5 +194,5 @@ def builder_of(backbone: Backbone, graph: Graph) -> GraphBuilder:
     net = NETS[backbone.kind]
     channels = net.EDGES[graph.edges]
     # Without edges, a spot of ours sees itself alone; the other backbones know no neighbourhood.
-    near = None if backbone.kind != "fused" else graph.neighbours if channels else 0
+    near = None if backbone.kind not in OURS else graph.neighbours if channels else 0
     return GraphBuilder(graph, channels, near, graph.far if channels else 0, net.LOOPS)

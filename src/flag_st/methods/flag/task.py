@@ -14,12 +14,13 @@ from flag_st.methods.flag.windows import slide_denoiser, windows
 from flag_st.methods.training import Task
 from flag_st.methods.validation import mean_correlation
 from flag_st.nets.flag import FlagNet
+from flag_st.nets.flag_graph import GraphFlagNet
 from flag_st.nets.flag_paper import PaperFlagNet
 from flag_st.nets.flag_released import ReleasedFlagNet
 from flag_st.nets.graph import GraphBuilder, Tiles
 from flag_st.nets.graph_transformer import alignment_loss
 
-Net = FlagNet | PaperFlagNet | ReleasedFlagNet
+Net = FlagNet | GraphFlagNet | PaperFlagNet | ReleasedFlagNet
 #: A tile as it was cut: its slide, and the indices (n,) of its spots.
 Cut = tuple[Slide, np.ndarray]
 
@@ -46,6 +47,8 @@ class FlagTask(Task[Net]):
 
     def compiled(self) -> Iterable[nn.Module]:
         """Training calls the network by its parts."""
+        if isinstance(self.module, GraphFlagNet):
+            return (self.module.graph,)
         return self.module.graph, self.module.condition, self.module.decoder.dit
 
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Tiles, list[Cut]]]:
@@ -60,7 +63,7 @@ class FlagTask(Task[Net]):
         sigma, x = self._noised(tiles.truth, generator)  # (B, 1, 1), (B, N, G)
         chosen = self._chosen(tiles.mask, generator)  # (M,) flat indices of real spots
         found = net.denoise(x, sigma, tiles, chosen)
-        precond = net.decoder.precond
+        precond = net.precond
         clean = tiles.truth.flatten(0, 1)  # (B N, G)
         level = sigma.expand(*tiles.mask.shape, 1).flatten(0, 1)  # (B N, 1)
         loss = precond.loss(found.clean, clean[chosen], level[chosen]).mean()
@@ -132,7 +135,7 @@ class FlagTask(Task[Net]):
                 noise = sigma * torch.randn(y.shape, generator=generator) * options.diffusion
                 noise, sigma = noise.to(self.device), sigma.to(self.device)  # (1, N, G), ()
                 x = (y + noise) * options.diffusion  # (1, N, G)
-                loss = module.decoder.precond.loss(denoise(x, sigma), y, sigma)  # (1, N, G)
+                loss = module.precond.loss(denoise(x, sigma), y, sigma)  # (1, N, G)
                 losses.append(loss.mean().item())
             # The last level is the highest.
             correlations.append(mean_correlation(denoise(noise, sigma)[0], y[0]))

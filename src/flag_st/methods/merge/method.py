@@ -1,7 +1,6 @@
 """MERGE (Ganguly et al. 2025): a description of each spot, then graph attention over its slide."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -111,21 +110,8 @@ class Merge(SpotMethod):
     def optimise(self, train: Cohort, valid: Cohort, run: Run) -> None:
         """One stage after the other; a killed run continues in the stage that it was in."""
         task = SpotTask(self, self.net.spots, train, valid, in_order=self.as_released)
-        Loop(task, self.first, self._part(run, "first"))()
-        super().optimise(train, valid, self._part(run, "second"))
-
-    @staticmethod
-    def _part(run: Run, stage: str) -> Run:
-        """The same run with checkpoints and events of its own; the first stage logs its own columns."""
-        place = Path(run.directory) / stage
-        events = None if run.events is None else run.events / stage
-        if stage == "second":
-            return replace(run, directory=place, events=events)
-
-        def log(row: dict[str, float]) -> None:
-            run.log({k if k == "epoch" else f"{stage}_{k}": v for k, v in row.items()})
-
-        return replace(run, directory=place, events=events, log=log)
+        Loop(task, self.first, run.part("first", prefix="first_"))()
+        super().optimise(train, valid, run.part("second"))
 
     def task(self, train: Cohort, valid: Cohort, run: Run) -> Task:
         """The second stage, whose graphs hold what the first made of the spots."""

@@ -1,0 +1,133 @@
+"""Draws of a generative method with the level of a regression and the covariance of its errors."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+from toy_slides import fitted, predict, reloaded
+
+from flag_st.core.errors import FlagError
+from flag_st.data.slide import Cohort
+from flag_st.methods.calibrated import Calibrated, covariance, transport
+
+USE = "flag_st.methods.calibrated.Calibrated"
+RIDGE = {"use": "flag_st.methods.ridge.Ridge", "params": {"components": 5}}
+#: A method that makes draws and has no network.
+WIDE = {"use": "flag_st.methods.noise.PlusNoise", "params": {"base": RIDGE, "covariance": "genes"}}
+STFLOW = {
+    "use": "flag_st.methods.stflow.StFlow",
+    "params": {"width": 16, "depth": 1, "regions": 1, "training": {"epochs": 2}},
+}
+
+
+def spd(seed: int, size: int = 6) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(size, 2 * size))
+    return factor @ factor.T / size
+
+
+def test_the_map_takes_one_covariance_to_the_other():
+    source, target = spd(0), spd(1)
+    found = transport(source, target)
+    np.testing.assert_allclose(found, found.T, atol=1e-9)
+    np.testing.assert_allclose(found @ source @ found.T, target, atol=1e-9)
+    assert np.linalg.eigvalsh(found).min() > 0  # the gradient of a convex function: optimal
+
+
+def test_the_map_of_equal_covariances_is_the_identity_and_that_of_variances_their_ratio():
+    np.testing.assert_allclose(transport(spd(0), spd(0)), np.eye(6), atol=1e-8)
+    wide = transport(np.diag([1.0, 4.0]), np.diag([9.0, 1.0]))
+    np.testing.assert_allclose(wide, np.diag([3.0, 0.5]), atol=1e-9)
+
+
+def test_no_other_map_with_this_result_moves_the_draws_less():
+    """Of all maps R with R S Rᵀ = T, which are T^½ Q S^-½ with a rotation Q."""
+    source, target = spd(0), spd(1)
+    best = transport(source, target)
+
+    def moved(found: np.ndarray) -> float:
+        step = found - np.eye(len(found))
+        return float(np.trace(step @ source @ step.T))
+
+    for seed in range(20):
+        rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))
+        other = np.linalg.cholesky(target) @ rotation @ np.linalg.inv(np.linalg.cholesky(source))
+        np.testing.assert_allclose(other @ source @ other.T, target, atol=1e-8)
+        assert moved(best) < moved(other)
+
+
+def test_a_singular_covariance_is_mapped_as_well():
+    source = np.diag([1.0, 0.0])
+    found = transport(source, np.diag([4.0, 0.0]))
+    assert found[0, 0] == pytest.approx(2)
+    assert np.isfinite(found).all()
+
+
+def cohorts():
+    return toy.cohort("a", "b"), toy.cohort("v", "w", "x"), toy.slide("t", spots=4000)
+
+
+@pytest.mark.parametrize("deviations", ["draws", "gaussian"])
+def test_deviations_have_the_covariance_of_validation_errors_within_slides(tmp_path, deviations):
+    train, test = toy.cohort("a", "b"), toy.slide("t", spots=8000)
+    valid = Cohort([toy.slide(name, spots=1000) for name in "vw"], train.genes)
+    params = {"draws": WIDE, "deviations": deviations, "samples": 8, "clip": False}
+    method = fitted(Calibrated(**params), train, tmp_path, valid)
+    errors = []
+    for slide in valid:
+        off = slide.expression - predict(method, slide).point
+        errors.append(off - off.mean(0))
+    found = predict(method, test, 2)
+    drawn = np.cov((found.samples[0] - found.point).T)
+    np.testing.assert_allclose(drawn, covariance(np.concatenate(errors)), atol=0.06)
+
+
+def test_the_level_is_the_regression_s_and_the_pattern_is_shared(tmp_path):
+    train, valid, test = cohorts()
+    params = {"draws": STFLOW, "regression": RIDGE, "share": 0.25, "clip": False}
+    method = fitted(Calibrated(**params), train, tmp_path, valid)
+    point = predict(method, test, 3).point
+    own = predict(method.parts["draws"], test, 3).point.astype(float)
+    other = predict(method.parts["regression"], test).point.astype(float)
+    np.testing.assert_allclose(point.mean(0), other.mean(0), atol=1e-9)
+    pattern = 0.25 * (other - other.mean(0)) + 0.75 * (own - own.mean(0))
+    np.testing.assert_allclose(point - point.mean(0), pattern, atol=1e-9)
+
+
+def test_without_a_regression_the_point_estimate_stays(tmp_path):
+    train, valid, test = cohorts()
+    method = fitted(Calibrated(STFLOW), train, tmp_path, valid)
+    own = predict(method.parts["draws"], test, 3).point
+    found = predict(method, test, 3)
+    np.testing.assert_allclose(found.point, np.maximum(own, 0), atol=1e-6)
+    assert found.samples.min() >= 0
+
+
+def test_it_survives_its_file_and_counts_both_networks(tmp_path):
+    train, valid, test = cohorts()
+    params = {"draws": STFLOW, "regression": RIDGE}
+    method = fitted(Calibrated(**params), train, tmp_path, valid)
+    again = reloaded(method, USE, params, tmp_path)
+    first = predict(method, test, 2)
+    np.testing.assert_array_equal(predict(again, test, 2).samples, first.samples)
+    np.testing.assert_array_equal(predict(again, test, 2).point, first.point)
+    two = Calibrated(STFLOW, STFLOW).build(5, 6)
+    one = Calibrated(STFLOW).build(5, 6)
+    assert isinstance(two, torch.nn.Module)
+    count = [sum(p.numel() for p in net.parameters()) for net in (one, two)]
+    assert count[1] == 2 * count[0] > 0
+
+
+def test_wrong_arguments_name_the_remedy():
+    with pytest.raises(FlagError, match="draws names a method that makes none"):
+        Calibrated(RIDGE)
+    with pytest.raises(FlagError, match="share 2 and samples 8"):
+        Calibrated(STFLOW, RIDGE, share=2)
+    with pytest.raises(FlagError, match="share 0.5 and samples 1"):
+        Calibrated(STFLOW, RIDGE, samples=1)
+    with pytest.raises(FlagError, match="draws, gaussian, not 'noise'"):
+        toy.made(Calibrated, draws=STFLOW, deviations="noise")
+
+
+def test_it_takes_over_what_its_parts_need():
+    patches = {"use": "flag_st.methods.bleep.Bleep", "params": {"inputs": "patches"}}
+    assert Calibrated(STFLOW, patches).needs == {"patches"}
