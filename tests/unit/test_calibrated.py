@@ -124,7 +124,7 @@ def test_wrong_arguments_name_the_remedy():
         Calibrated(STFLOW, RIDGE, share=2)
     with pytest.raises(FlagError, match="share 0.5 and samples 1"):
         Calibrated(STFLOW, RIDGE, samples=1)
-    with pytest.raises(FlagError, match="draws, gaussian, not 'noise'"):
+    with pytest.raises(FlagError, match=r"draws, gaussian, not .noise."):
         toy.made(Calibrated, draws=STFLOW, deviations="noise")
 
 

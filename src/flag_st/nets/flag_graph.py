@@ -73,8 +73,6 @@ class GraphFlagNet(nn.Module):
         clean = self.precond.clean(x, raw, sigma).flatten(0, 1)  # (B N, G)
         return Denoised(clean if chosen is None else clean[chosen], None, [])
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None) -> Tensor:
         """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
         return self.denoise(x, sigma, tiles).clean.view_as(x)  # (B, N, G)
