@@ -81,6 +81,27 @@ def test_deviations_have_the_covariance_of_validation_errors_within_slides(tmp_p
     np.testing.assert_allclose(drawn, covariance(np.concatenate(errors)), atol=0.06)
 
 
+def test_draws_are_around_the_point_estimate_on_validation_slides(tmp_path):
+    """Draws that are clipped lie above their point estimate, which validation slides tell."""
+    train, valid, _ = cohorts()
+    flag = {
+        "use": "flag_st.methods.flag.Flag",
+        "params": {
+            "backbone": {"kind": "alone", "width": 16, "depth": 1, "heads": 2},
+            "training": {"epochs": 2},
+        },
+    }
+    method = fitted(Calibrated(flag, RIDGE, clip=False), train, tmp_path, valid)
+    own, found = (
+        [predict(one, slide, 8) for slide in valid] for one in (method.parts["draws"], method)
+    )
+    before, after = (
+        np.mean([(p.samples - p.point).mean((0, 1)) for p in made], axis=0) for made in (own, found)
+    )
+    assert np.abs(before).max() > 0.01
+    assert np.abs(after).max() < 1e-5
+
+
 def test_the_level_is_the_regression_s_and_the_pattern_is_shared(tmp_path):
     train, valid, test = cohorts()
     params = {"draws": STFLOW, "regression": RIDGE, "share": 0.25, "clip": False}

@@ -23,10 +23,11 @@ class Calibrated(Method):
 
     1. The mean of each gene over a slide is that of the regression. The pattern around it is the average of
        both patterns: ``share`` of the regression's, and the rest of the generative method's.
-    2. The deviations d of the draws from their own point estimate become A d, with the one symmetric A for
-       which they have the covariance of the *validation* errors of (1) within slides. This is the optimal
-       transport between two Gaussians: of all maps with this result it moves the draws least, so that what is
-       near in space stays alike.
+    2. The deviations d of the draws from their own point estimate become A (d - b). The drift b is the mean of d
+       over the *validation* slides: a sampler that clips and takes few steps does not quite meet the posterior
+       mean. A is the one symmetric map for which deviations have the covariance of the validation errors of
+       (1) within slides. This is the optimal transport between two Gaussians: of all maps with this result it
+       moves the draws least, so that what is near in space stays alike.
 
     Args:
         draws: the generative method, as ``{use: …, params: {…}}``.
@@ -34,7 +35,7 @@ class Calibrated(Method):
         share: the regression's part of the pattern.
         deviations: ``gaussian`` puts white noise in place of the draws' deviations. This control tells what
             they know beyond the covariance of genes.
-        samples: how many draws of the validation slides the covariance of deviations is computed from.
+        samples: how many draws of the validation slides drift and covariance are computed from.
         clip: no draw falls below zero counts.
 
     Raises:
@@ -77,11 +78,13 @@ class Calibrated(Method):
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         for name, part in self.parts.items():
             part.fit(train, valid, run.part(name, prefix="" if name == "draws" else f"{name}_"))
-        errors, spread = [], []
+        errors, spread, drift = [], [], []
         for slide in valid:
             point, deviations = self._predicted(slide.without_truth(), self.samples, run.seed)
             errors.append(_within(slide.truth - point))  # (N, G)
             spread += [_within(d) for d in deviations]  # S × (N, G)
+            drift.append(np.mean(deviations, axis=(0, 1)))  # (G,)
+        self.drift = np.mean(drift, axis=0)  # (G,)
         self.map = transport(covariance(np.concatenate(spread)), covariance(np.concatenate(errors)))
 
     def _predicted(
@@ -104,20 +107,20 @@ class Calibrated(Method):
         point, deviations = self._predicted(slide, samples, draws.seed)
         made = np.empty((samples, *point.shape), np.float32)  # (S, N, G)
         for k, deviation in enumerate(deviations):
-            made[k] = point + deviation @ self.map  # the map is symmetric
+            made[k] = point + (deviation - self.drift) @ self.map  # the map is symmetric
         if self.clip:
             np.maximum(made, 0, out=made)
             point = np.maximum(point, 0)
         return Prediction(made, point)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"map": self.map}
+        arrays = {"map": self.map, "drift": self.drift}
         for name, part in self.parts.items():
             arrays |= nested(name, part.arrays())
         return arrays
 
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
-        self.map = arrays["map"]
+        self.map, self.drift = arrays["map"], arrays["drift"]
         for name, part in self.parts.items():
             part.restore(inside(name, arrays), device)
 
