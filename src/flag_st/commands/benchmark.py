@@ -31,6 +31,9 @@ def measure(case: str, entry: str, spots: int, **more: Any) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+#: The sizes of ``flag_graph`` and of FLAG in ``config/her2st_open.yaml`` and on the GPU that trained it longest.
+ALONE: dict[str, Any] = {"backbone": {"width": 256, "depth": 2}}
+MEDIUM: dict[str, Any] = {"width": 128, "depth": 6, "decode_spots": 128}
 #: What is compared: title, case and arguments of the release's side and of ours, the number, and
 #: whether a large ratio (theirs / ours) is good.
 PAIRS: dict[str, tuple] = {
@@ -47,6 +50,16 @@ PAIRS: dict[str, tuple] = {
     "Training, a tile of 280 spots (small network)": (
         ("train", "flag_released", 280, {}),
         ("train", "flag", 280, {"decode_spots": 70}),
+        "seconds",
+    ),
+    "One draw, 300 spots: FLAG (small network), against its graph network alone": (
+        ("draw", "flag", 300, {}),
+        ("draw", "flag_graph", 300, ALONE),
+        "seconds",
+    ),
+    "Training, a tile of 128 spots: FLAG (medium network), against its graph network alone": (
+        ("train", "flag", 128, MEDIUM),
+        ("train", "flag_graph", 128, ALONE),
         "seconds",
     ),
     "Memory of the graph encoder in training, 280 spots (paper's size)": (
