@@ -1,5 +1,7 @@
 """Controls around the baselines: graph regression, added noise, the adjacent section."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,27 @@ def test_noise_around_a_network_survives_its_file(tmp_path):
     np.testing.assert_array_equal(first.point, predict(method.base, slide).point)
     assert np.abs(first.samples[0] - first.samples[1]).max() > 0.1
     assert isinstance(method.build(5, 6), torch.nn.Module)
+
+
+def test_a_base_that_was_trained_as_a_method_of_its_own_is_not_trained_again(tmp_path):
+    train, test = toy_cohort(2), toy_slide("B1", 30)
+    alone = fitted(toy.made(GraphRegressor, **BRIEF), train, tmp_path / "alone")
+    path = tmp_path / "model.safetensors"
+    genes = list(train.genes)
+    alone.save(path, use=GRAPH["use"], params=BRIEF, genes=genes, seed=0)
+    whole = fitted(PlusNoise(GRAPH), train, tmp_path / "whole")
+    rows: list[dict] = []
+    run = replace(toy_run(tmp_path), parts=[path], log=rows.append)
+    taken = PlusNoise(GRAPH)
+    taken.fit(train, train, run)
+    assert not rows  # nothing was trained
+    np.testing.assert_array_equal(predict(taken, test, 2).samples, predict(whole, test, 2).samples)
+    # Another seed, or other arguments, is another model.
+    for different in (replace(run, seed=1), run):
+        params = BRIEF if different.seed else {**BRIEF, "width": 16}
+        PlusNoise({**GRAPH, "params": params}).fit(train, train, different)
+        assert rows
+        rows.clear()
 
 
 def test_noise_takes_over_what_its_base_needs():

@@ -143,7 +143,7 @@ def test_wrong_arguments_name_the_remedy():
         Calibrated(RIDGE)
     with pytest.raises(FlagError, match="share 2 and samples 8"):
         Calibrated(STFLOW, RIDGE, share=2)
-    with pytest.raises(FlagError, match="share 0.5 and samples 1"):
+    with pytest.raises(FlagError, match=r"share 0\.5 and samples 1"):
         Calibrated(STFLOW, RIDGE, samples=1)
     with pytest.raises(FlagError, match=r"draws, gaussian, not .noise."):
         toy.made(Calibrated, draws=STFLOW, deviations="noise")

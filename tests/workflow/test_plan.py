@@ -152,3 +152,49 @@ def test_truth_is_no_input_of_predict_but_for_declared_controls():
     plan = Plan(config.load())
     allowed = {n for n, e in plan.config["methods"].items() if e.get("needs_truth")}
     assert allowed == {"oracle", "node_only_oracle", "node_only_edm_oracle"}
+
+
+def test_what_is_a_method_of_its_own_is_trained_once():
+    """Where class, arguments, inputs and seed are the same, a method takes the other one's model."""
+    loaded = config.load()
+    plan = Plan(loaded)
+
+    def parts(method: str) -> list[str]:
+        return plan.parts("HER2ST", method)
+
+    assert parts("triplex_plus_gene_noise") == ["triplex"]
+    assert parts("flag_calibrated") == ["flag_graph", "triplex"]
+    assert parts("flag_calibrated_4") == ["triplex"]  # its draws have another number of steps
+    assert parts("ridge_plus_gene_noise") == []  # ridge has no seed, and is quickly fitted again
+    assert parts("triplex") == []
+    other = config.load({"methods": {"triplex_plus_gene_noise": {"encoder": "texture"}}})
+    assert Plan(other).parts("HER2ST", "triplex_plus_gene_noise") == []  # reads other features
+    without = config.load({"missing": {"triplex": "no licence"}})
+    assert Plan(without).parts("HER2ST", "flag_calibrated") == ["flag_graph"]
+    changed = config.load(
+        {"methods": {"triplex_plus_gene_noise": {"params": {"base": {"params": {"width": 64}}}}}}
+    )
+    assert Plan(changed).parts("HER2ST", "triplex_plus_gene_noise") == []
+
+
+def test_the_model_of_a_part_is_an_input_of_training(tmp_path):
+    overlay = tmp_path / "parts.yaml"
+    overlay.write_text(
+        "make: [two]\n"
+        "experiments:\n"
+        "  two:\n"
+        "    script: tables/main\n"
+        "    title: two\n"
+        "    cohorts: [synthetic]\n"
+        "    methods: [triplex_plus_gene_noise]\n"
+        "    seeds: [0]\n"
+        "    params: {columns: [{metric: pcc}]}\n"
+    )
+    done = snakemake(tmp_path, "-n", "--cores", "64", "--configfile", str(DEMO), str(overlay))
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = [text for rule, text in BLOCK.findall(done.stdout) if rule == "train"]
+    assert len(trained) == 2
+    model = re.search(r"output: (\S*/triplex/seed0/model.safetensors)", "".join(trained))
+    assert model
+    (noisy,) = (text for text in trained if "method=triplex_plus_gene_noise" in text)
+    assert model.group(1) in noisy

@@ -280,6 +280,13 @@ def backbone_of(wildcards):
     return f"{RESULTS}/{path}".format(**{**dict(wildcards), "gene_model": backbone})
 
 
+def parts_of(wildcards):
+    """Models of the methods that this one is made of, where they are methods of their own."""
+    parts = PLAN.parts(wildcards.cohort, wildcards.method)
+    pattern = f"{RESULTS}/{RULES['train'].outputs['model']}"
+    return [pattern.format(**{**dict(wildcards), "method": name}) for name in parts]
+
+
 def calibration_of(wildcards):
     """The run's intervals, if a metric judges them."""
     if not PLAN.calibrated(wildcards.method):

@@ -10,6 +10,7 @@ rule train:
         patches=lambda wc: patches_of(wc, part(wc, "train", "valid")),
         targets=targets_of,
         backbone=backbone_of,
+        parts=parts_of,
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
     output:

@@ -1,8 +1,9 @@
 """What a method is: it is fitted on slides with truth and predicts slides without truth."""
 
+import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Run:
         events: folder for TensorBoard's event files, or None if none are wanted.
         origin: digest of settings and inputs; a checkpoint with another origin is not continued.
         backbone: the fitted gene model that the method builds on, if it asks for one that is fitted.
+        parts: model files of methods that this one is made of, trained with the same seed on the same data.
     """
 
     seed: int = 0
@@ -43,6 +45,7 @@ class Run:
     events: Path | None = None
     origin: str = ""
     backbone: str | Path | None = None
+    parts: Sequence[str | Path] = ()
 
     def part(self, name: str, prefix: str = "") -> "Run":
         """The same run for one of several networks, with checkpoints and events of its own.
@@ -111,6 +114,23 @@ class Method(Learned, ABC):
     @abstractmethod
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
         """The inverse of ``arrays``; also rebuilds what depends on array shapes."""
+
+
+def fit_part(
+    part: Method, plugin: Mapping[str, Any], train: Cohort, valid: Cohort, run: Run
+) -> Method:
+    """A method inside another one, fitted: as one of ``run.parts`` if that is the same, else by training it.
+
+    Args:
+        part: built from ``plugin``, which is ``{use: …, params: {…}}``.
+    """
+    wanted = {"use": plugin["use"], "params": dict(plugin.get("params") or {}), "seed": run.seed}
+    for path in run.parts:
+        trained, facts = load(path, run.device)
+        if {key: facts.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
+            return trained
+    part.fit(train, valid, run)
+    return part
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[Method, dict[str, Any]]:

@@ -10,7 +10,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import inside, nested
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
-from flag_st.methods.base import Method, Prediction, Run
+from flag_st.methods.base import Method, Prediction, Run, fit_part
 
 Deviations = Literal["draws", "gaussian"]
 
@@ -53,9 +53,12 @@ class Calibrated(Method):
         samples: int = 8,
         clip: bool = True,
     ):
-        self.parts = {"draws": registry.build(draws["use"], draws.get("params"))}
-        if regression is not None:
-            self.parts["regression"] = registry.build(regression["use"], regression.get("params"))
+        named = {"draws": draws} | ({"regression": regression} if regression else {})
+        self.plugins: dict[str, Mapping[str, Any]] = named
+        self.parts: dict[str, Method] = {
+            name: registry.build(plugin["use"], plugin.get("params"))
+            for name, plugin in named.items()
+        }
         if not self.parts["draws"].stochastic:
             raise FlagError(
                 "calibrated: draws names a method that makes none",
@@ -77,7 +80,8 @@ class Calibrated(Method):
 
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         for name, part in self.parts.items():
-            part.fit(train, valid, run.part(name, prefix="" if name == "draws" else f"{name}_"))
+            own = run.part(name, prefix="" if name == "draws" else f"{name}_")
+            self.parts[name] = fit_part(part, self.plugins[name], train, valid, own)
         errors, spread, drift = [], [], []
         for slide in valid:
             point, deviations = self._predicted(slide.without_truth(), self.samples, run.seed)

@@ -9,7 +9,7 @@ from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
-from flag_st.methods.base import Method, Prediction, Run
+from flag_st.methods.base import Method, Prediction, Run, fit_part
 
 Covariance = Literal["diagonal", "genes"]
 
@@ -31,7 +31,7 @@ class PlusNoise(Method):
         if unknown := sorted(set(base) - {"use", "params"}) or "use" not in base:
             raise FlagError(f"noise: base {dict(base)} ({unknown})", choices=("use", "params"))
         self.base: Method = registry.build(base["use"], base.get("params"))
-        self.covariance = covariance
+        self.plugin, self.covariance = base, covariance
         self.needs = self.base.needs
 
     def build(self, genes: int, features: int, targets: int = 0):
@@ -40,7 +40,7 @@ class PlusNoise(Method):
     def fit(self, train: Cohort, valid: Cohort, run: Run) -> None:
         from sklearn.covariance import LedoitWolf
 
-        self.base.fit(train, valid, run)
+        self.base = fit_part(self.base, self.plugin, train, valid, run)
         residual = np.concatenate([self._mean(s, run.seed) - s.truth for s in valid])
         residual = residual - residual.mean(0)  # (M, G)
         if self.covariance == "diagonal":

@@ -1,7 +1,7 @@
 """The configuration: layered YAML that is validated by schema, cross-checked and resolved."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -254,6 +254,15 @@ def embed(params: Any, entries: dict[str, Any]) -> Any:
     return merge({"use": known["use"], "params": known.get("params", {})}, params)
 
 
+def holds(params: Any, plugin: Mapping[str, Any]) -> bool:
+    """Whether ``params`` have a plug-in with the class and arguments of ``plugin`` inside, at any depth."""
+    if not isinstance(params, dict):
+        return False
+    if params.get("use") == plugin["use"] and params.get("params") == plugin.get("params", {}):
+        return True
+    return any(holds(value, plugin) for value in params.values())
+
+
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """Replace ``base`` and ``{entry: …}`` by what they name; fill in defaults of methods and experiments."""
     config = copy.deepcopy(config)
@@ -265,7 +274,8 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
                 own = {k: v for k, v in entry.items() if k != "base"}
                 entries[name] = merge(entries[entry["base"]], own)
         for entry in entries.values():
-            if any(references(entry.get("params", {}))):
+            if named := sorted(set(references(entry.get("params", {})))):
+                entry["named"] = named
                 entry["params"] = embed(entry["params"], entries)
     defaults = config["defaults"]
     for entry in config["methods"].values():

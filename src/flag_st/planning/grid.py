@@ -10,8 +10,12 @@ from flag_st.data import splits
 from flag_st.data.corpora import Corpus, corpus_of
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
+from flag_st.planning.config import holds
 from flag_st.planning.reads import reads_of
 from flag_st.sources.base import Source
+
+#: What a method reads besides its own slides' spots and genes, as its entry says.
+INPUTS = ("encoder", "gene_model", "backbone", "needs_patches", "needs_truth")
 
 
 @dataclass(frozen=True, order=True)
@@ -141,6 +145,23 @@ class Plan:
             for method in entry["methods"]
             if not self.missing(cohort, method)
             for seed in self.seeds(method, entry["seeds"])
+        ]
+
+    def parts(self, cohort: str, method: str) -> list[str]:
+        """The entries that a method's params name and that are trained as methods of their own.
+
+        Their models are taken instead of training the same once more: if class and arguments, what they read,
+        and the seed are the same, so is the model. What has no seed is quickly fitted again.
+        """
+        entries = self.config["methods"]
+        own = entries[method]
+        return [
+            name
+            for name in own.get("named", ())
+            if (entries[name].get("stochastic") or entries[name].get("seeded"))
+            and all(own.get(key) == entries[name].get(key) for key in INPUTS)
+            and holds(own["params"], entries[name])
+            and not self.missing(cohort, name)
         ]
 
     def metrics(self, downstream: bool) -> list[str]:

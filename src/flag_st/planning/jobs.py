@@ -1,6 +1,7 @@
 """Every job that a configuration stands for, listed without Snakemake and without touching data."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flag_st.planning.grid import Plan, RunKey
@@ -85,6 +86,8 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
         jobs.need("fit_gene_model", **{**known, "gene_model": name})
     if gene_model:
         jobs.need("embed_genes", split.train, **known)
+    for part in plan.parts(run.cohort, run.method):
+        _run(plan, replace(run, method=part), jobs)
     jobs.need("train", **known)
 
 
