@@ -7,7 +7,7 @@ def main(job):
     from flag_st.core.io import read_json
     from flag_st.core.job import device
     from flag_st.data.slide import open_parts
-    from flag_st.intervals.conformal import Conformal
+    from flag_st.intervals.calibration import Calibration
     from flag_st.intervals.validation import predict_validation
     from flag_st.methods.base import load
 
@@ -16,7 +16,7 @@ def main(job):
     _, valid = open_parts(job.input, parts, facts["genes"], facts["unit"])
     seed = int(job.wildcards.seed)
     seen = predict_validation(method, valid, job.params.samples, seed, job.progress)
-    Conformal.fit(seen).save(job.output.calibration, method=facts["method"], unit=facts["unit"])
+    Calibration.fit(seen).save(job.output.calibration, method=facts["method"], unit=facts["unit"])
 
 
 if "snakemake" in globals():

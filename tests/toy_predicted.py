@@ -6,7 +6,8 @@ import numpy as np
 from toy_slides import GENES, toy_slide
 
 from flag_st.exported.model import Exported
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.conformal import Seen
 from flag_st.methods.base import Prediction
 from flag_st.slides.likeness import Likeness
 from flag_st.slides.predicted import Predicted
@@ -22,15 +23,15 @@ def toy_appearance(spots: int, seed: int = 0) -> np.ndarray:
     return rng.normal([0.1, 0.05, 0.02, -2.0], [0.02, 0.01, 0.005, 0.1], (spots, 4))
 
 
-def toy_intervals() -> Conformal:
+def toy_intervals() -> Calibration:
     """Intervals that were calibrated on two patients with three draws."""
     rng = np.random.default_rng(4)
     slides = []
     for patient in "AB":
         truth = rng.uniform(0, 4, (60, GENES))
         samples = truth + rng.normal(0, 1, (3, 60, GENES))
-        slides.append(Seen(patient, truth, Prediction(samples)))
-    return Conformal.fit(slides)
+        slides.append(Seen(patient, truth, Prediction(samples), toy_slide(patient, 60).position))
+    return Calibration.fit(slides)
 
 
 def toy_model(pcc: np.ndarray | None = None) -> Exported:

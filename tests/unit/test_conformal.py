@@ -1,5 +1,7 @@
 """Conformal intervals: exact where spots are alike, no less than guaranteed where patients differ."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,18 @@ from flag_st.methods.base import Prediction
 GENES = 6
 
 
+def square(spots):
+    """Spots of a square array, 200 µm apart."""
+    return 200.0 * np.stack(np.divmod(np.arange(spots), int(np.ceil(np.sqrt(spots)))), -1)
+
+
 def seen(rng, spots=200, patient="p", shift=0.0, draws=8, scale=1.0):
     """A slide whose truth is Gaussian around the point, with ``scale`` times the spread of the draws."""
     sd = rng.uniform(0.2, 1, (spots, GENES))
     point = np.full((spots, GENES), 20.0)
     samples = point + sd * rng.standard_normal((draws, spots, GENES)) if draws > 1 else point[None]
     truth = point + shift + scale * sd * rng.standard_normal((spots, GENES))
-    return Seen(patient, truth, Prediction(samples, point))
+    return Seen(patient, truth, Prediction(samples, point), square(spots))
 
 
 def covered(calibration, slide, level, joint=False):
@@ -39,7 +46,9 @@ def test_the_quantile_of_a_few_errors_is_the_textbook_one():
     """Nine errors 1 to 9: the smallest interval that holds 80 % of ten spots is the eighth error."""
     point = np.full((9, 1), 20.0)
     truth = point + np.arange(1.0, 10)[:, None]
-    calibration = Conformal.fit([Seen("p", truth, Prediction(point[None], point))])
+    calibration = Conformal.fit(
+        [Seen("p", truth, Prediction(point[None], point), square(len(point)))]
+    )
     assert calibration.factors[:, 0].tolist() == [5, 8, 9, 9]
     assert calibration.floor.tolist() == [1]
 
@@ -49,7 +58,7 @@ def test_each_patient_weighs_the_same():
     slides = []
     for patient, spots, error in (("a", 100, 1.0), ("b", 10, 9.0)):
         point = np.full((spots, 1), 20.0)
-        slides.append(Seen(patient, point + error, Prediction(point[None], point)))
+        slides.append(Seen(patient, point + error, Prediction(point[None], point), square(spots)))
     calibration = Conformal.fit(slides)
     assert calibration.patients == 2
     assert calibration.factors[:, 0].tolist() == [
@@ -58,7 +67,7 @@ def test_each_patient_weighs_the_same():
         9,
         9,
     ]  # 50 % of 111 spots is just above a half
-    alone = Conformal.fit([Seen("a", s.truth, s.prediction) for s in slides])
+    alone = Conformal.fit([replace(s, patient="a") for s in slides])
     assert alone.factors[LEVELS.index(90), 0] == 1
 
 
@@ -90,7 +99,9 @@ def test_all_genes_of_a_spot_at_once():
 def test_expression_is_not_below_zero():
     point = np.full((50, 1), 0.1)
     truth = np.random.default_rng(0).exponential(1, (50, 1))
-    calibration = Conformal.fit([Seen("p", truth, Prediction(point[None], point))])
+    calibration = Conformal.fit(
+        [Seen("p", truth, Prediction(point[None], point), square(len(point)))]
+    )
     lower, upper = calibration.interval(Prediction(point[None], point), 90)
     assert lower.min() == 0
     assert ((truth >= lower) & (truth <= upper)).mean() >= 0.9
@@ -100,7 +111,7 @@ def test_draws_without_spread_and_a_gene_that_is_never_there():
     point = np.zeros((50, 2))
     samples = np.zeros((4, 50, 2))
     truth = np.column_stack([np.zeros(50), np.arange(50.0)])
-    calibration = Conformal.fit([Seen("p", truth, Prediction(samples, point))])
+    calibration = Conformal.fit([Seen("p", truth, Prediction(samples, point), square(50))])
     lower, upper = calibration.interval(Prediction(samples, point), 90, joint=True)
     assert np.isfinite(upper).all()
     assert upper[:, 0].max() == 0
@@ -110,7 +121,7 @@ def test_draws_without_spread_and_a_gene_that_is_never_there():
 def test_it_is_restored_to_the_last_bit():
     calibration = Conformal.fit([seen(np.random.default_rng(4))])
     again = Conformal.restore(calibration.arrays())
-    for name in ("factors", "joint", "floor"):
+    for name in ("factors", "joint", "floor", "spans"):
         np.testing.assert_array_equal(getattr(again, name), getattr(calibration, name))
     assert (again.patients, again.draws) == (calibration.patients, calibration.draws)
 

@@ -15,7 +15,7 @@ COLUMNS = ("validation_pcc", "validation_pcc_lowest", "validation_rmse", "valida
 
 def as_json(model: Exported) -> dict[str, Any]:
     """The facts of the model, and the mean validation scores of its genes."""
-    calibrated = model.intervals
+    calibrated = model.intervals.spot
     guaranteed = {str(level): calibrated.guaranteed(level) for level in LEVELS}
     intervals = {"patients": calibrated.patients, "guaranteed": guaranteed}
     return {**model.facts, "intervals": intervals, "validation": _genes(model)}
@@ -49,7 +49,7 @@ def as_text(model: Exported) -> str:
     lines += [
         f"  licence    {n['of']}: {n['licence']} {n['page']}".rstrip() for n in facts["licences"]
     ]
-    lines += [f"  intervals  {model.intervals.sentence(90)}"]
+    lines += [f"  intervals  {model.intervals.spot.sentence(90)}"]
     lines += [f"  note       {text}" for text in lax(model)]
     mean = np.nanmean(table["validation_pcc"]) if table["validation_pcc"].notna().any() else np.nan
     lines += [

@@ -19,7 +19,8 @@ from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
 from flag_st.exported.run import Run
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.conformal import Seen
 from flag_st.intervals.validation import predict_validation
 from flag_st.methods.base import Method, load
 from flag_st.metrics.base import Case
@@ -83,7 +84,7 @@ def export(
         **nested("features", Likeness.fit(train.features, valid.features).arrays()),
         **appearances(run, progress),
         **nested("validation", scores(valid, seen)),
-        **nested("intervals", Conformal.fit(seen).arrays()),
+        **nested("intervals", Calibration.fit(seen).arrays()),
     }
     save_arrays(out, arrays, facts_of(run, facts, method, train, samples, licence))
 

@@ -12,7 +12,7 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import inside
 from flag_st.core.io import load_arrays
 from flag_st.encoders.base import Encoder
-from flag_st.intervals.conformal import Conformal
+from flag_st.intervals.calibration import Calibration
 from flag_st.methods.base import Method, rebuild
 from flag_st.slides.likeness import Likeness
 
@@ -61,14 +61,14 @@ class Exported:
         return {name: self.arrays[f"validation.{name}"] for name in SCORES}
 
     @property
-    def intervals(self) -> Conformal:
+    def intervals(self) -> Calibration:
         """Intervals, calibrated on the validation slides.
 
         Raises:
             FlagError: the model was exported by a version that did not calibrate.
         """
         try:
-            return Conformal.restore(inside("intervals", self.arrays))
+            return Calibration.restore(inside("intervals", self.arrays))
         except FlagError as error:
             raise FlagError(
                 f"{self.path} is from another version ({error})", remedy=AGAIN

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flag_st.data.slide import UNITS, Slide
-from flag_st.intervals.conformal import Conformal
+from flag_st.intervals.calibration import Calibration
 from flag_st.methods.base import Prediction
 from flag_st.slides.gene_sets import GeneSets
 from flag_st.slides.trust import Trust
@@ -46,7 +46,7 @@ class Predicted:
     facts: Mapping[str, Any]
     shown: Sequence[str]
     trust: Trust
-    intervals: Conformal
+    intervals: Calibration
     array: np.ndarray
     pitch_um: float
     spot_um: float
@@ -112,14 +112,14 @@ class Predicted:
 
         None if there is a single draw of a method that draws, since its spread is then unknown.
         """
-        if len(self.prediction.samples) < 2 and self.intervals.draws > 1:
+        if len(self.prediction.samples) < 2 and self.intervals.spot.draws > 1:
             return None
-        return self.intervals.interval(self.prediction, LEVEL)
+        return self.intervals.spot.interval(self.prediction, LEVEL)
 
     @property
     def guarantee(self) -> str:
         """What the intervals are good for, in a sentence."""
-        return self.intervals.sentence(LEVEL)
+        return self.intervals.spot.sentence(LEVEL)
 
     @cached_property
     def thumbnail(self) -> np.ndarray:
