@@ -164,6 +164,7 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     from flag_st.data.slide import Cohort
     from flag_st.encoders.texture import Texture
     from flag_st.intervals.calibration import Calibration
+    from flag_st.intervals.certificate import Certificate
     from flag_st.intervals.conformal import Seen
     from flag_st.methods.base import Prediction
     from flag_st.planning import config
@@ -186,6 +187,7 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     guess = Prediction(slide.truth[None] + rng.normal(0, 0.5, (1, *slide.truth.shape)))
     seen = Seen("", slide.truth, guess, slide.position)
     arrays |= nested("intervals", Calibration.fit([seen]).arrays())
+    arrays |= nested("certificate", Certificate.fit([seen]).arrays())
     texture = {"name": "texture", "use": "flag_st.encoders.texture.Texture", "params": {}}
     facts = {
         "kind": KIND,

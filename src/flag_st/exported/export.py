@@ -20,6 +20,7 @@ from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
 from flag_st.exported.run import Run
 from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.certificate import Certificate
 from flag_st.intervals.conformal import Seen
 from flag_st.intervals.validation import predict_validation
 from flag_st.methods.base import Method, load
@@ -85,6 +86,7 @@ def export(
         **appearances(run, progress),
         **nested("validation", scores(valid, seen)),
         **nested("intervals", Calibration.fit(seen).arrays()),
+        **nested("certificate", Certificate.fit(seen).arrays()),
     }
     save_arrays(out, arrays, facts_of(run, facts, method, train, samples, licence))
 
