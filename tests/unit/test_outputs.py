@@ -91,6 +91,7 @@ def test_geojson_is_what_qupath_imports(made, tmp_path):
         assert all(isinstance(v, float) and math.isfinite(v) for v in numbers.values())
         assert numbers["g1 (log1p counts)"] == pytest.approx(made.point[i, 1], abs=1e-5)
         assert numbers["g1 spread (log1p counts)"] == pytest.approx(made.spread[i, 1], abs=1e-5)
+        assert numbers["g1 verdict (0 to 2)"] == made.ranks[i, 1]
         assert numbers["feature distance"] > 0
 
 
@@ -196,6 +197,7 @@ def test_page_shows_verdicts_units_and_marked_genes(made, tmp_path):
     assert text.count("data:image/png;base64,") == 2
     assert "prediction.h5ad" in text
     assert "for a new patient no more than 60 % are guaranteed" in text
+    assert page.gene_maps(made).axes[0].get_title() == "g0: do not"
     for verdict, count in (("do not", 1), ("at a coarser scale only", 4), ("trust", 7)):
         assert text.count(f"<td>{verdict}</td>") == count
         assert f"“{verdict}” for {count}" in text
@@ -216,4 +218,7 @@ def test_page_warns_of_an_unlike_slide_and_escapes_names(tmp_path):
 def test_every_shown_gene_is_drawn_with_its_spread(draws, panels):
     figure = page.gene_maps(toy_predicted(draws=draws, shown=NAMES[:3]))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == [name for name in NAMES[:3] for _ in range(panels // 3)]
+    assert titles[-panels // 3 :][0] == "g2: at a coarser scale only"
+    assert [title.split(":")[0] for title in titles] == [
+        name for name in NAMES[:3] for _ in range(panels // 3)
+    ]

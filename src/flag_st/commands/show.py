@@ -62,7 +62,7 @@ def as_text(model: Exported) -> str:
     lines += [
         "",
         f"Of {len(table)} genes, {counts.get(TRUST, 0)} can be trusted at the scale of spots and "
-        f"{counts.get(COARSER, 0)} {COARSER}; their mean correlation on validation slides is {mean:.3f}.",
+        f"{counts.get(COARSER, 0)} {COARSER}. The mean correlation of all on validation slides is {mean:.3f}.",
         model.certificate.sentence(),
         f"{'gene':<16}" + "".join(f"{name:>9}" for name in COLUMNS.values()) + "  verdict",
     ]

@@ -120,22 +120,23 @@ def verdict_map(made: Predicted) -> "Figure":
 
 
 def gene_maps(made: Predicted) -> "Figure":
-    """The drawn genes, two panels a row: each with its spread over draws, if there are any beside it."""
+    """The drawn genes with their verdicts, two panels a row: beside each its spread over draws, if any."""
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, str, np.ndarray]] = []
     point, spread = made.point, made.spread
     for gene, column in list(zip(made.shown, made.columns(), strict=True))[:DRAWN]:
-        panels.append((gene, made.unit, point[:, column]))
+        title = f"{gene}: {made.trust.certificate.verdicts[column]}"
+        panels.append((title, made.unit, point[:, column]))
         if spread is not None:
             panels.append((gene, f"spread, {made.unit}", spread[:, column]))
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(style.WIDTH, 2.6 * rows))
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     tissue = tissue_of(made)
-    for place, (gene, name, values) in zip(axes, panels, strict=False):
+    for place, (title, name, values) in zip(axes, panels, strict=False):
         drawn = draw_spots(place, tissue, values, colour_range(values), style.SEQUENTIAL)
-        place.set_title(gene)
+        place.set_title(title)
         figure.colorbar(drawn, ax=place, shrink=0.8, label=name)
     for place in axes[len(panels) :]:
         place.set_axis_off()

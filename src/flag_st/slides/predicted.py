@@ -151,9 +151,10 @@ class Predicted:
         spot = both.spot.informative(*self.interval, LEVEL)  # (N, G)
         around = both.neighbourhood.informative(*self.mean_interval, LEVEL)  # (N, G)
         genes = self.trust.certificate.ranks  # (G,)
-        ranks = np.select([(genes > 1) & spot, (genes > 0) & around], [2, 1], 0)
         like = (self.trust.spots["verdict"] == LIKE).to_numpy() & (self.trust.verdict != REFUSE)
-        return np.where(like[:, None], ranks, 0).astype(np.uint8)
+        ranks = ((genes > 0) & around & like[:, None]).astype(np.uint8)
+        ranks[(genes > 1) & spot & like[:, None]] = 2
+        return ranks
 
     @property
     def genes_by_verdict(self) -> dict[str, np.ndarray]:
