@@ -167,6 +167,8 @@ def test_it_is_restored_and_says_what_it_rests_on():
     assert "of 2 patients" in again.sentence()
     alone = Certificate.fit([slide(rng, genes=3)])
     assert "one patient; nothing is shown" in alone.sentence()
+    met = Certificate.fit([slide(rng, f"p{k}", genes=3) for k in range(2)], met=True)
+    assert "nothing is shown of a new patient" in met.sentence()
     with pytest.raises(FlagError, match="lacks explained"):
         Certificate.restore({"correlation": made.correlation})
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flag_st.core.errors import FlagError
+from flag_st.data.patients import validated_and_trained
 from flag_st.intervals.conformal import LEVELS, Conformal, Seen
 from flag_st.methods.base import Prediction
 
@@ -85,6 +86,27 @@ def test_a_new_patient_is_covered_as_guaranteed():
         assert bound == pytest.approx(0.9 * patients / (patients + 1))
         assert np.mean(shares) >= bound
     assert np.mean(shares) == pytest.approx(0.9, abs=0.04)
+
+
+def test_nothing_is_guaranteed_if_training_met_the_patients():
+    """Intervals are those of the errors that were seen, but a new patient's errors are others."""
+    rng = np.random.default_rng(2)
+    known = [seen(rng, patient=name) for name in "abc"]
+    apart, met = Conformal.fit(known), Conformal.fit(known, met=True)
+    assert np.array_equal(apart.factors, met.factors)
+    assert (apart.guaranteed(90), met.guaranteed(90)) == (pytest.approx(0.675), 0)
+    assert "no more than 68 % are guaranteed" in apart.sentence(90)
+    assert "for a new patient nothing is guaranteed" in met.sentence(90)
+
+
+@pytest.mark.parametrize(
+    ("patients", "met"),
+    [("ABC", False), ("AAB", True), ("ABB", False), (["", "", "C"], True), (["A", "", ""], False)],
+)
+def test_patients_of_validation_who_are_in_training_are_found(patients, met):
+    """Unknown donors of both parts may be the same."""
+    split = {"train": ["x"], "valid": ["y"], "test": ["z"]}
+    assert validated_and_trained(split, dict(zip("xyz", patients, strict=True))) is met
 
 
 def test_all_genes_of_a_spot_at_once():

@@ -26,13 +26,10 @@ class Calibration(Learned):
     neighbourhood: Conformal
 
     @classmethod
-    def fit(cls, slides: Sequence[Seen]) -> "Calibration":
-        """Calibrate.
-
-        Raises:
-            FlagError: as ``Conformal.fit``.
-        """
-        return cls(Conformal.fit(slides), Conformal.fit([coarser(slide) for slide in slides]))
+    def fit(cls, slides: Sequence[Seen], met: bool = False) -> "Calibration":
+        """Calibrate; arguments and errors are those of ``Conformal.fit``."""
+        scales = slides, [coarser(slide) for slide in slides]
+        return cls(*(Conformal.fit(scale, met) for scale in scales))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything by name, as ``restore`` takes it."""

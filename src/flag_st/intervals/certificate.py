@@ -55,7 +55,8 @@ class Certificate(Learned):
     Attributes:
         correlation, explained: (2, G) lower ends for spots and for means over neighbourhoods; NaN for a
             gene of which nothing can be said.
-        patients: how many patients the slides are of; unknown donors count as one.
+        patients: how many patients the slides are of, where unknown donors count as one; 0 if training
+            saw some of them, too.
     """
 
     correlation: np.ndarray
@@ -63,12 +64,18 @@ class Certificate(Learned):
     patients: int
 
     @classmethod
-    def fit(cls, slides: Sequence[Seen]) -> "Certificate":
-        """Judge the genes by slides that the method was not trained on."""
+    def fit(cls, slides: Sequence[Seen], met: bool = False) -> "Certificate":
+        """Judge the genes by slides that the method was not trained on.
+
+        Args:
+            slides: with truth.
+            met: whether the method was trained on other slides of one of these patients.
+        """
         scales = slides, [coarser(slide) for slide in slides]
         low = np.stack([lower_ends(one) for one in scales], 1)  # (2, 2, G)
         explained = 1 - np.exp(-low[1])
-        return cls(np.tanh(low[0]), explained, len({slide.patient for slide in slides}))
+        patients = 0 if met else len({slide.patient for slide in slides})
+        return cls(np.tanh(low[0]), explained, patients)
 
     @property
     def ranks(self) -> np.ndarray:
@@ -83,6 +90,11 @@ class Certificate(Learned):
 
     def sentence(self) -> str:
         """What the verdicts rest on."""
+        if not self.patients:
+            return (
+                "The verdicts on genes rest on validation slides of patients whom training saw, too; nothing "
+                "is shown of a new patient."
+            )
         if self.patients == 1:
             return (
                 "The verdicts on genes rest on the validation slides of one patient; nothing is shown of "

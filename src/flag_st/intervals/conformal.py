@@ -62,7 +62,8 @@ class Conformal(Learned):
         floor: (G,) mean spread of the draws on the calibration slides; 1 without spread.
         spans: (L, G) how wide the interval is that holds this share of the truth of all calibration
             slides and is the same for every spot. It is what can be said without looking at a slide.
-        patients: how many patients the calibration slides are of.
+        patients: how many patients the calibration slides are of; 0 if training saw some of them, too.
+            A new patient is then unlike them, and nothing is guaranteed.
         draws: how many draws were calibrated.
     """
 
@@ -74,8 +75,12 @@ class Conformal(Learned):
     draws: int
 
     @classmethod
-    def fit(cls, slides: Sequence[Seen]) -> "Conformal":
+    def fit(cls, slides: Sequence[Seen], met: bool = False) -> "Conformal":
         """Calibrate.
+
+        Args:
+            slides: that the method was not trained on.
+            met: whether it was trained on other slides of one of these patients.
 
         Raises:
             FlagError: there is no slide, or slides have different numbers of draws.
@@ -97,7 +102,7 @@ class Conformal(Learned):
         ]
         truth = np.concatenate([slide.truth for slide in slides]).astype(np.float64)  # (M, G)
         spans = np.stack([_span(truth, weights, c / 100) for c in LEVELS])  # (L, G)
-        return cls(factors, np.asarray(joint), floor, spans, patients, counts.pop())
+        return cls(factors, np.asarray(joint), floor, spans, 0 if met else patients, counts.pop())
 
     def interval(
         self,
@@ -147,10 +152,17 @@ class Conformal(Learned):
 
     def sentence(self, level: int) -> str:
         """How far an interval of this level can be relied on."""
+        held = (
+            f"They hold the truth in {level} % of the spots of slides like these; for a new patient"
+        )
+        if not self.patients:
+            return (
+                f"{level} % intervals were calibrated on slides of patients whom training saw, too. "
+                f"{held} nothing is guaranteed."
+            )
         patients = f"{self.patients} patient" + "s" * (self.patients != 1)
         return (
-            f"{level} % intervals were calibrated on spots of {patients}. They hold the truth in {level} % "
-            "of the spots of slides like these; for a new patient no more than "
+            f"{level} % intervals were calibrated on spots of {patients}. {held} no more than "
             f"{100 * self.guaranteed(level):.0f} % are guaranteed, on average over patients."
         )
 
