@@ -153,6 +153,7 @@ def test_constant_genes_perfect_predictions_and_small_slides():
     assert found.explained[0, 1] == pytest.approx(0, abs=1e-6)
     small = slide(rng, r=0.99, side=7)  # 49 spots
     assert (Certificate.fit([small]).ranks == 0).all()
+    assert np.isnan(lower_ends([small])).all()  # which JSON and tables know, other than infinity
     # A second patient on whom a gene is constant leaves it to the first.
     other = replace(one, patient="q", truth=0 * one.truth)
     assert np.allclose(lower_ends([one, other]), lower_ends([one]))

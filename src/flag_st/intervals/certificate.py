@@ -122,7 +122,7 @@ def lower_ends(slides: Sequence[Seen]) -> np.ndarray:
     """(2, G) lower ends of Fisher's z of the correlation and of the log of variance over error.
 
     A slide on which a gene is constant says nothing of it. A gene that is left with one patient is judged
-    by that one.
+    by that one. NaN where nothing can be said.
     """
     found = [_of_slide(slide) for slide in slides]
     values, variances = (np.stack(parts) for parts in zip(*found, strict=True))  # (V, 2, G) each
@@ -134,7 +134,8 @@ def lower_ends(slides: Sequence[Seen]) -> np.ndarray:
     within = _mean(variances) / np.maximum(np.isfinite(variances).sum(0), 1)
     variance = np.where(count > 1, between, within)  # of the mean
     freedom = np.where(count > 1, count - 1, PARTS[0] - 1)
-    return _mean(means) - _student(freedom) * np.sqrt(variance)
+    low = _mean(means) - _student(freedom) * np.sqrt(variance)
+    return np.where(np.isfinite(low), low, np.nan)
 
 
 def _student(freedom: np.ndarray) -> np.ndarray:
