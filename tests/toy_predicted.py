@@ -6,7 +6,9 @@ import numpy as np
 from toy_slides import GENES, toy_slide
 
 from flag_st.exported.model import Exported
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.certificate import Certificate
+from flag_st.intervals.conformal import Seen
 from flag_st.methods.base import Prediction
 from flag_st.slides.likeness import Likeness
 from flag_st.slides.predicted import Predicted
@@ -22,15 +24,22 @@ def toy_appearance(spots: int, seed: int = 0) -> np.ndarray:
     return rng.normal([0.1, 0.05, 0.02, -2.0], [0.02, 0.01, 0.005, 0.1], (spots, 4))
 
 
-def toy_intervals() -> Conformal:
-    """Intervals that were calibrated on two patients with three draws."""
+def toy_validation() -> list[Seen]:
+    """Slides of two patients, predicted with three draws."""
     rng = np.random.default_rng(4)
     slides = []
     for patient in "AB":
         truth = rng.uniform(0, 4, (60, GENES))
         samples = truth + rng.normal(0, 1, (3, 60, GENES))
-        slides.append(Seen(patient, truth, Prediction(samples)))
-    return Conformal.fit(slides)
+        slides.append(Seen(patient, truth, Prediction(samples), toy_slide(patient, 60).position))
+    return slides
+
+
+def toy_certificate() -> Certificate:
+    """The first gene of twelve cannot be trusted, the next four at a coarser scale only."""
+    ranks = np.clip((np.arange(GENES) + 3) // 4, 0, 2)
+    shown = np.stack([ranks > 1, ranks > 0])
+    return Certificate(np.where(shown, 0.6, 0.3), np.where(shown, 0.3, -0.1), patients=2)
 
 
 def toy_model(pcc: np.ndarray | None = None) -> Exported:
@@ -51,7 +60,8 @@ def toy_model(pcc: np.ndarray | None = None) -> Exported:
     scores = np.tile(np.linspace(0.0, 0.9, GENES), (2, 1)) if pcc is None else pcc
     arrays |= {"validation.pcc": scores, "validation.rmse": np.ones((2, GENES))}
     arrays |= {"validation.spread": np.full((2, GENES), 0.5)}
-    arrays |= {f"intervals.{k}": v for k, v in toy_intervals().arrays().items()}
+    arrays |= {f"intervals.{k}": v for k, v in Calibration.fit(toy_validation()).arrays().items()}
+    arrays |= {f"certificate.{k}": v for k, v in toy_certificate().arrays().items()}
     facts = {
         "genes": NAMES,
         "pixel_um": {"T0": 0.5},
@@ -76,7 +86,7 @@ def toy_predicted(spots: int = 49, draws: int = 3, unit: str = "log1p", **more) 
         "facts": {"method": "toy", "unit": unit, "seed": 0, "genes": NAMES},
         "shown": NAMES[:2],
         "trust": trust,
-        "intervals": toy_intervals(),
+        "intervals": Calibration.fit(toy_validation()),
         "array": np.round(slide.position[:, ::-1] / 200).astype(int),
         "pitch_um": 200.0,
         "spot_um": 100.0,

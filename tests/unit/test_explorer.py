@@ -44,7 +44,7 @@ def test_every_gene_is_there_with_its_prediction_spread_and_verdicts(tmp_path):
     assert found["position"] == pytest.approx(made.slide.position, abs=0.05)
     unlike = (made.trust.spots["verdict"] == "unlike training").to_list()
     assert [bool(u) for u in found["unlike"]] == unlike
-    assert found["notes"][0].startswith("not predictable")  # of g0, whose validation PCC is 0
+    assert found["notes"][0].startswith("do not, ")  # of g0
     assert found["unit"] == "log1p counts"
 
 

@@ -296,9 +296,27 @@ def test_intervals_are_those_that_the_rule_calibrates(folder, run, model):
         "patches": [],
         "split": output("make_split", "split"),
     }
-    do(folder, "calibrate", given, {"samples": SAMPLES}, method="noisy")
+    params = {"samples": SAMPLES, "patients": {s: s[:2] for part in SPLIT.values() for s in part}}
+    do(folder, "calibrate", given, params, method="noisy")
     made = load_arrays(run / "calibration.safetensors")[0]
     kept = inside("intervals", open_model(model).arrays)
     assert kept.keys() == made.keys()
     for name, array in made.items():
         np.testing.assert_array_equal(kept[name], array)
+    assert open_model(model).intervals.spot.patients == 1  # P2, who is not in training
+    assert "rest on the validation slides of one patient" in as_text(open_model(model))
+
+
+def test_a_model_says_if_training_met_the_validation_patients(folder, run, tmp_path):
+    """The same run with one donor for training and validation guarantees nothing for another."""
+    shutil.copytree(folder / "results", tmp_path / "results")
+    record = tmp_path / "results" / "logs/make_split/tiny/s.json"
+    facts = json.loads(record.read_text())
+    facts["params"]["patients"] = dict.fromkeys(facts["params"]["patients"], "P")
+    record.write_text(json.dumps(facts))
+    moved = tmp_path / "results" / run.relative_to(folder / "results")
+    export(moved, tmp_path / "met.flag")
+    opened = open_model(tmp_path / "met.flag")
+    assert as_json(opened)["intervals"]["guaranteed"]["90"] == 0
+    assert "for a new patient nothing is guaranteed" in as_text(opened)
+    assert "nothing is shown of a new patient" in as_text(opened)

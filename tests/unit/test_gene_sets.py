@@ -97,7 +97,9 @@ def test_the_table_has_every_set_with_its_coverage(made, tmp_path):
     assert sets["genes_named"].tolist() == made.sets.sizes.tolist()
     assert sets.loc[["FEW", "ALL", "NONE"], "predicted_mean"].isna().all()
     assert sets.loc["FEW", "verdict"].startswith("not scored: fewer than 5 genes")
-    assert sets.loc["LAST", "verdict"] == "predictable"
+    assert sets.loc["LAST", "verdict"] == "trust"
+    # One of its five genes cannot be trusted, and four at a coarser scale only.
+    assert sets.loc["FIRST", "verdict"] == "at a coarser scale only"
     point = made.point.astype(np.float64)
     wanted = point[:, :5].mean() - point[:, 5:].mean()
     assert sets.loc["FIRST", "predicted_mean"] == pytest.approx(wanted, rel=1e-4)

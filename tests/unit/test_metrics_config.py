@@ -9,7 +9,8 @@ import yaml
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.conformal import Seen
 from flag_st.methods.base import Prediction
 from flag_st.metrics.base import Case, Metric
 from flag_st.scoring.slides import REST, Pair, columns, score_slides
@@ -29,7 +30,7 @@ def case(n=N, genes=G, constant=(), collapsed=(), labelled=True):
     truth[:, list(constant)] = 0
     draws[:, :, list(collapsed)] = 1
     known = {"train_variance": np.ones(genes), "slide": "A1"}
-    known["calibration"] = Conformal.fit([Seen("p", truth, Prediction(draws))])
+    known["calibration"] = Calibration.fit([Seen("p", truth, Prediction(draws), position)])
     if labelled:
         known["domains"] = np.where(np.arange(n) < n // 2, "core", "rim")
     names = tuple(f"g{i}" for i in range(genes))

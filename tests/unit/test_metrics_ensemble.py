@@ -8,7 +8,8 @@ import scipy.stats
 import scoringrules
 
 from flag_st.core.errors import FlagError
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.conformal import Seen
 from flag_st.methods.base import Prediction
 from flag_st.metrics.base import Case
 from flag_st.metrics.coverage import Coverage, pit
@@ -276,9 +277,9 @@ def with_intervals(scale, n=3000, genes=4, draws=6, told=True):
         samples = point + spread * rng.normal(size=(draws, n, genes)) / scale
         return point + sd * rng.normal(size=(n, genes)), Prediction(samples, point)
 
-    calibration = Conformal.fit([Seen(p, *slide()) for p in "abc"])
+    position = 100.0 * np.stack(np.divmod(np.arange(n), 60), -1)
+    calibration = Calibration.fit([Seen(p, *slide(), position) for p in "abc"])
     truth, made = slide()
-    position = np.zeros((n, 2))
     names = tuple(f"g{i}" for i in range(genes))
     facts = {"calibration": calibration}
     return Intervals()(Case(truth, made.point, position, names, made.samples, facts))
@@ -289,6 +290,8 @@ def test_intervals_cover_what_they_say_whatever_the_size_of_the_spread(scale):
     found = with_intervals(scale)
     for level in (50, 80, 90, 95):
         assert found[f"calibrated_{level}"] == pytest.approx(level / 100, abs=0.02)
+        coarse = found[f"calibrated_neighbourhood_{level}"]
+        assert coarse == pytest.approx(level / 100, abs=0.02)
     assert found["calibrated_joint_90"] == pytest.approx(0.9, abs=0.02)
     assert found["calibrated_90_gene"].mean() == pytest.approx(found["calibrated_90"])
     assert found["calibrated_guarantee_90"] == pytest.approx(0.9 * 3 / 4)

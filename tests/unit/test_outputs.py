@@ -49,12 +49,19 @@ def test_h5ad_is_a_prediction_file_with_verdicts(made, tmp_path):
     assert "for a new patient no more than 60 % are guaranteed" in read.uns["intervals"]
     assert np.array_equal(read.obsm["spatial"], made.slide.position)
     assert read.obsm["spatial_px"] == pytest.approx(made.slide.position / PIXEL_UM)
-    assert list(read.var["verdict"].unique()) == ["not predictable", "predictable"]
+    assert list(read.var["verdict"].unique()) == ["do not", "at a coarser scale only", "trust"]
+    assert (read.layers["neighbourhood_lower_90"] <= read.layers["neighbourhood"]).all()
+    assert (read.layers["neighbourhood_upper_90"] >= read.layers["neighbourhood"]).all()
+    assert np.array_equal(read.layers["verdict"], made.ranks)
+    assert list(read.uns["verdicts"]) == ["do not", "at a coarser scale only", "trust"]
+    assert read.uns["certificate"].endswith("validation slides of 2 patients.")
     assert read.uns["unit_name"] == "log1p counts"
     assert read.uns["unit_to_counts"] == "exp(value) - 1 is counts per spot"
     assert read.uns["trust"]["verdict"] == made.trust.verdict
     assert read.uns["origin"]["sha256"] == "0" * 64
-    assert set(read.obs) == {*made.trust.spots, "array_row", "array_col"}
+    assert set(read.obs) == {
+        *(*made.trust.spots, "array_row", "array_col", "genes_trust", "genes_coarser")
+    }
     h5ad.write(made, tmp_path / "again.h5ad")
     assert (tmp_path / "again.h5ad").read_bytes() == path.read_bytes()
 
@@ -84,6 +91,7 @@ def test_geojson_is_what_qupath_imports(made, tmp_path):
         assert all(isinstance(v, float) and math.isfinite(v) for v in numbers.values())
         assert numbers["g1 (log1p counts)"] == pytest.approx(made.point[i, 1], abs=1e-5)
         assert numbers["g1 spread (log1p counts)"] == pytest.approx(made.spread[i, 1], abs=1e-5)
+        assert numbers["g1 verdict (0 to 2)"] == made.ranks[i, 1]
         assert numbers["feature distance"] > 0
 
 
@@ -174,7 +182,8 @@ def test_summary_table_can_be_joined(made, tmp_path):
     wanted = morans_i(centred(made.point.astype(np.float64)), graph)
     assert read["morans_i"].to_numpy() == pytest.approx(wanted, rel=1e-3)
     assert read["spread"].to_numpy() == pytest.approx(made.spread.mean(0), rel=1e-4)
-    assert read.loc["g0", "verdict"] == "not predictable"
+    assert read.loc["g0", "verdict"] == "do not"
+    assert read["spots_trust"].to_numpy() == pytest.approx((made.ranks == 2).mean(0), rel=1e-4)
     few = table.table_of(toy_predicted(spots=5, draws=1))
     assert few["morans_i"].isna().all()
     assert few["spread"].isna().all()
@@ -188,7 +197,10 @@ def test_page_shows_verdicts_units_and_marked_genes(made, tmp_path):
     assert text.count("data:image/png;base64,") == 2
     assert "prediction.h5ad" in text
     assert "for a new patient no more than 60 % are guaranteed" in text
-    assert text.count("<td>not predictable</td>") == 2
+    assert page.gene_maps(made).axes[0].get_title() == "g0: do not"
+    for verdict, count in (("do not", 1), ("at a coarser scale only", 4), ("trust", 7)):
+        assert text.count(f"<td>{verdict}</td>") == count
+        assert f"“{verdict}” for {count}" in text
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing outside the page
 
 
@@ -206,4 +218,7 @@ def test_page_warns_of_an_unlike_slide_and_escapes_names(tmp_path):
 def test_every_shown_gene_is_drawn_with_its_spread(draws, panels):
     figure = page.gene_maps(toy_predicted(draws=draws, shown=NAMES[:3]))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == [name for name in NAMES[:3] for _ in range(panels // 3)]
+    assert titles[-panels // 3 :][0] == "g2: at a coarser scale only"
+    assert [title.split(":")[0] for title in titles] == [
+        name for name in NAMES[:3] for _ in range(panels // 3)
+    ]

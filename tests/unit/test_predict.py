@@ -56,7 +56,10 @@ def same_prediction(path, wanted):
     assert list(found.obs_names) == list(wanted.obs_names)
     assert list(found.var_names) == list(wanted.var_names)
     assert found.X.tobytes() == wanted.X.tobytes()
-    assert set(found.layers) == {*wanted.layers, "lower_90", "upper_90"}
+    assert set(found.layers) == {
+        *(*wanted.layers, "lower_90", "upper_90", "verdict"),
+        *("neighbourhood", "neighbourhood_lower_90", "neighbourhood_upper_90"),
+    }
     for name in wanted.layers:
         assert found.layers[name].tobytes() == wanted.layers[name].tobytes()
     assert np.array_equal(found.obsm["spatial"], wanted.obsm["spatial"])

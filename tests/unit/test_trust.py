@@ -8,15 +8,13 @@ from toy_predicted import NAMES, toy_appearance, toy_model
 from toy_slides import toy_slide
 
 from flag_st.core.errors import FlagError
+from flag_st.intervals.certificate import COARSER, DO_NOT, TRUST
 from flag_st.slides.appearance import COLUMNS, FOCUS, appearance
 from flag_st.slides.likeness import Likeness
 from flag_st.slides.trust import (
     FEW,
-    GOOD,
     LIKE,
-    POOR,
     REFUSE,
-    UNKNOWN,
     UNLIKE,
     gene_verdicts,
     judge,
@@ -126,8 +124,9 @@ def test_genes_are_marked_and_none_is_hidden():
     pcc[:, 0], pcc[:, 1], pcc[0, 2] = np.nan, [-0.2, 0.3], np.nan
     table = gene_verdicts(toy_model(pcc))
     assert list(table.index) == NAMES
-    assert table["verdict"].tolist()[:4] == [UNKNOWN, POOR, GOOD, GOOD]
+    assert table["verdict"].tolist() == [DO_NOT] + 4 * [COARSER] + 7 * [TRUST]
     assert table["validation_pcc_lowest"].iloc[1] == -0.2
+    assert np.isnan(table["validation_pcc"].iloc[0])
 
 
 def test_distances_follow_the_law_of_a_gaussian():

@@ -100,6 +100,7 @@ rule calibrate:
         **resources_of("calibrate"),
     params:
         samples=SAMPLES,
+        patients=lambda wc: {row.id: row.patient for row in PLAN.rows(wc.cohort)},
         threads=threads_of("calibrate"),
         code=lambda wc: code("calibrate", entry("methods", wc.method)),
     script:

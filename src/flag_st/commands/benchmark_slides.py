@@ -163,7 +163,9 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     from flag_st.core.fitted import nested
     from flag_st.data.slide import Cohort
     from flag_st.encoders.texture import Texture
-    from flag_st.intervals.conformal import Conformal, Seen
+    from flag_st.intervals.calibration import Calibration
+    from flag_st.intervals.certificate import Certificate
+    from flag_st.intervals.conformal import Seen
     from flag_st.methods.base import Prediction
     from flag_st.planning import config
 
@@ -172,7 +174,8 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     made = registry.build(known["use"], params)
     torch.manual_seed(0)
     genes, rng = [f"g{i}" for i in range(GENES)], np.random.default_rng(0)
-    train = Cohort([_training_slide(rng)], genes)
+    slide = _training_slide(rng)
+    train = Cohort([slide], genes)
     made._statistics(train)
     made.net, made.device = made.build(GENES, FEATURES), "cpu"
     stain = rng.normal(0.1, 0.02, (400, 3))
@@ -181,8 +184,10 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     arrays |= nested("stain", Likeness.fit(stain, stain).arrays())
     arrays["focus.quantiles"] = np.linspace(-4, -1, 101)
     arrays |= {f"validation.{name}": np.full((1, GENES), 0.5) for name in SCORES}
-    guess = Prediction(train.expression[None] + rng.normal(0, 0.5, (1, *train.expression.shape)))
-    arrays |= nested("intervals", Conformal.fit([Seen("", train.expression, guess)]).arrays())
+    guess = Prediction(slide.truth[None] + rng.normal(0, 0.5, (1, *slide.truth.shape)))
+    seen = Seen("", slide.truth, guess, slide.position)
+    arrays |= nested("intervals", Calibration.fit([seen]).arrays())
+    arrays |= nested("certificate", Certificate.fit([seen]).arrays())
     texture = {"name": "texture", "use": "flag_st.encoders.texture.Texture", "params": {}}
     facts = {
         "kind": KIND,

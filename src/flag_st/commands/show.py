@@ -6,16 +6,23 @@ from typing import Any
 import numpy as np
 
 from flag_st.exported.model import Exported
+from flag_st.intervals.certificate import COARSER, TRUST
 from flag_st.intervals.conformal import LEVELS
-from flag_st.slides.trust import PREDICTABLE, gene_verdicts, lax
+from flag_st.slides.trust import gene_verdicts, lax
 
 #: Columns of ``gene_verdicts`` that the table of genes shows.
-COLUMNS = ("validation_pcc", "validation_pcc_lowest", "validation_rmse", "validation_spread")
+COLUMNS = {
+    "validation_pcc": "PCC",
+    "validation_pcc_lowest": "lowest",
+    "pcc_at_least": "at least",
+    "validation_rmse": "RMSE",
+    "validation_spread": "spread",
+}
 
 
 def as_json(model: Exported) -> dict[str, Any]:
     """The facts of the model, and the mean validation scores of its genes."""
-    calibrated = model.intervals
+    calibrated = model.intervals.spot
     guaranteed = {str(level): calibrated.guaranteed(level) for level in LEVELS}
     intervals = {"patients": calibrated.patients, "guaranteed": guaranteed}
     return {**model.facts, "intervals": intervals, "validation": _genes(model)}
@@ -31,7 +38,7 @@ def as_text(model: Exported) -> str:
     """A page: the method, what it needs, what it was trained on, and how well each gene does."""
     facts, table = model.facts, gene_verdicts(model)
     platform = facts["platform"]
-    good = table["validation_pcc"] >= PREDICTABLE
+    counts = table["verdict"].value_counts()
     lines = [
         f"{facts['method']} ({facts['use']}), seed {facts['seed']}, contract {facts['contract']}, "
         f"flag-st {facts['code']['version']} at commit {(facts['code']['commit'] or 'unknown')[:12]}",
@@ -49,17 +56,18 @@ def as_text(model: Exported) -> str:
     lines += [
         f"  licence    {n['of']}: {n['licence']} {n['page']}".rstrip() for n in facts["licences"]
     ]
-    lines += [f"  intervals  {model.intervals.sentence(90)}"]
+    lines += [f"  intervals  {model.intervals.spot.sentence(90)}"]
     lines += [f"  note       {text}" for text in lax(model)]
     mean = np.nanmean(table["validation_pcc"]) if table["validation_pcc"].notna().any() else np.nan
     lines += [
         "",
-        f"On the validation slides, {int(good.sum())} of {len(table)} genes have a correlation of at "
-        f"least {PREDICTABLE:g}; the mean is {mean:.3f}.",
-        f"{'gene':<16}{'PCC':>8}{'lowest':>8}{'RMSE':>8}{'spread':>8}  verdict",
+        f"Of {len(table)} genes, {counts.get(TRUST, 0)} can be trusted at the scale of spots and "
+        f"{counts.get(COARSER, 0)} {COARSER}. The mean correlation of all on validation slides is {mean:.3f}.",
+        model.certificate.sentence(),
+        f"{'gene':<16}" + "".join(f"{name:>9}" for name in COLUMNS.values()) + "  verdict",
     ]
     for gene, row in table.sort_values("validation_pcc", ascending=False).iterrows():
-        cells = "".join(f"{row[name]:8.3f}" for name in COLUMNS)
+        cells = "".join(f"{row[name]:9.3f}" for name in COLUMNS)
         lines.append(f"{gene:<16}{cells}  {row['verdict']}")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Patients of sections, and other text of tables in which values are missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from flag_st.core.errors import FlagError
 
@@ -12,6 +12,17 @@ def without_gaps(labels: Iterable[object]) -> list[str]:
     """Labels as text, and "" in place of what tables write where a value is missing."""
     texts = ["" if label is None else str(label).strip() for label in labels]
     return ["" if text.lower() in MISSING else text for text in texts]
+
+
+def validated_and_trained(split: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> bool:
+    """Whether a validation slide is of a patient of training; unknown donors in both may be the same.
+
+    Args:
+        split: slides of the parts ``train`` and ``valid``.
+        patients: slide → patient, "" if unknown.
+    """
+    train, valid = ({patients.get(s, "") for s in split[part]} for part in ("train", "valid"))
+    return bool(train & valid)
 
 
 def patient_of(facts: object) -> str:

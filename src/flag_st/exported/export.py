@@ -14,12 +14,15 @@ from flag_st.core.fitted import nested
 from flag_st.core.io import load_arrays, save_arrays
 from flag_st.core.provenance import commit
 from flag_st.data.lattice import array_pitch, layout
+from flag_st.data.patients import validated_and_trained
 from flag_st.data.slide import Cohort
 from flag_st.exported.licences import notes, portable, weights
 from flag_st.exported.model import KIND, SCORES
 from flag_st.exported.privacy import spots_in
 from flag_st.exported.run import Run
-from flag_st.intervals.conformal import Conformal, Seen
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.certificate import Certificate
+from flag_st.intervals.conformal import Seen
 from flag_st.intervals.validation import predict_validation
 from flag_st.methods.base import Method, load
 from flag_st.metrics.base import Case
@@ -76,6 +79,7 @@ def export(
             remedy="export a run of a method that does not retrieve spots, such as ridge or flag",
         )
     samples = (draws or run_draws(run)) if method.stochastic else 1
+    met = validated_and_trained(run.split, run.patients)
     seen = predict_validation(method, valid, samples, int(facts["seed"]), progress)
     arrays = {
         **nested("method", learned),
@@ -83,7 +87,8 @@ def export(
         **nested("features", Likeness.fit(train.features, valid.features).arrays()),
         **appearances(run, progress),
         **nested("validation", scores(valid, seen)),
-        **nested("intervals", Conformal.fit(seen).arrays()),
+        **nested("intervals", Calibration.fit(seen, met).arrays()),
+        **nested("certificate", Certificate.fit(seen, met).arrays()),
     }
     save_arrays(out, arrays, facts_of(run, facts, method, train, samples, licence))
 
@@ -158,7 +163,7 @@ def facts_of(
     entry = {key: encoder["encoder"][key] for key in ("name", "use", "params")}
     own = {"use": facts["use"], "params": facts["params"]}
     entries = [entry, own, *gene_model(run, slide)]
-    patients = run.job("make_split")["params"]["patients"]
+    patients = run.patients
     kept = {k: v for k, v in facts.items() if k != "contract"}
     return {
         **kept,

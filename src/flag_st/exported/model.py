@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from flag_st.core.errors import FlagError
 from flag_st.core.fitted import inside
 from flag_st.core.io import load_arrays
 from flag_st.encoders.base import Encoder
-from flag_st.intervals.conformal import Conformal
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.certificate import Certificate
 from flag_st.methods.base import Method, rebuild
 from flag_st.slides.likeness import Likeness
 
@@ -21,6 +22,7 @@ KIND = "exported model"
 AGAIN = "get the file again, or make it with: flag-st export RUN -o model.flag"
 #: Per gene and validation slide: correlation, root mean square error, and mean spread over draws.
 SCORES = ("pcc", "rmse", "spread")
+Part = TypeVar("Part", Calibration, Certificate)
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,26 @@ class Exported:
         return {name: self.arrays[f"validation.{name}"] for name in SCORES}
 
     @property
-    def intervals(self) -> Conformal:
+    def intervals(self) -> Calibration:
         """Intervals, calibrated on the validation slides.
 
         Raises:
             FlagError: the model was exported by a version that did not calibrate.
         """
+        return self._restored(Calibration, "intervals")
+
+    @property
+    def certificate(self) -> Certificate:
+        """What the validation slides showed of each gene.
+
+        Raises:
+            FlagError: the model was exported by a version that judged genes by other rules.
+        """
+        return self._restored(Certificate, "certificate")
+
+    def _restored(self, kind: type[Part], name: str) -> Part:
         try:
-            return Conformal.restore(inside("intervals", self.arrays))
+            return kind.restore(inside(name, self.arrays))
         except FlagError as error:
             raise FlagError(
                 f"{self.path} is from another version ({error})", remedy=AGAIN

@@ -45,6 +45,11 @@ class Run:
         }
 
     @property
+    def patients(self) -> dict[str, str]:
+        """Slide → patient of the whole cohort; "" if unknown."""
+        return self.job("make_split")["params"]["patients"]
+
+    @property
     def model(self) -> Path:
         return self.folder / "model.safetensors"
 

@@ -10,12 +10,17 @@ Distribution-free inference with hierarchical data, 2023, where each patient has
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.core.fitted import Learned, require
+from flag_st.intervals.neighbourhoods import averaged
 from flag_st.methods.base import Prediction
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 #: The levels, in percent, that are calibrated.
 LEVELS = (50, 80, 90, 95)
@@ -23,7 +28,7 @@ LEVELS = (50, 80, 90, 95)
 NO_SPREAD = 1e-6
 #: Spots whose intervals are computed at a time.
 BLOCK = 4096
-NAMES = ("factors", "joint", "floor", "patients", "draws")
+NAMES = ("factors", "joint", "floor", "spans", "patients", "draws")
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,13 @@ class Seen:
         patient: its donor; slides whose donor is unknown ("") count as those of one patient.
         truth: (N, G) in the panel's unit.
         prediction: of the same spots and genes.
+        position: (N, 2) in µm.
     """
 
     patient: str
     truth: np.ndarray
     prediction: Prediction
+    position: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,19 +60,27 @@ class Conformal(Learned):
         joint: (L,) what all f of a level are multiplied by for intervals that hold for all genes of a spot
             at once.
         floor: (G,) mean spread of the draws on the calibration slides; 1 without spread.
-        patients: how many patients the calibration slides are of.
+        spans: (L, G) how wide the interval is that holds this share of the truth of all calibration
+            slides and is the same for every spot. It is what can be said without looking at a slide.
+        patients: how many patients the calibration slides are of; 0 if training saw some of them, too.
+            A new patient is then unlike them, and nothing is guaranteed.
         draws: how many draws were calibrated.
     """
 
     factors: np.ndarray
     joint: np.ndarray
     floor: np.ndarray
+    spans: np.ndarray
     patients: int
     draws: int
 
     @classmethod
-    def fit(cls, slides: Sequence[Seen]) -> "Conformal":
+    def fit(cls, slides: Sequence[Seen], met: bool = False) -> "Conformal":
         """Calibrate.
+
+        Args:
+            slides: that the method was not trained on.
+            met: whether it was trained on other slides of one of these patients.
 
         Raises:
             FlagError: there is no slide, or slides have different numbers of draws.
@@ -85,10 +100,16 @@ class Conformal(Learned):
             _quantile(_worst(errors, f)[:, None], weights, c / 100)[0]
             for c, f in zip(LEVELS, factors, strict=True)
         ]
-        return cls(factors, np.asarray(joint), floor, patients, counts.pop())
+        truth = np.concatenate([slide.truth for slide in slides]).astype(np.float64)  # (M, G)
+        spans = np.stack([_span(truth, weights, c / 100) for c in LEVELS])  # (L, G)
+        return cls(factors, np.asarray(joint), floor, spans, 0 if met else patients, counts.pop())
 
     def interval(
-        self, prediction: Prediction, level: int, joint: bool = False
+        self,
+        prediction: Prediction,
+        level: int,
+        joint: bool = False,
+        weights: "csr_array | None" = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends, (N, G) float32 each, in the panel's unit.
 
@@ -96,28 +117,34 @@ class Conformal(Learned):
             prediction: of the method that was calibrated.
             level: in percent, one of ``LEVELS``.
             joint: for all genes of a spot at once.
+            weights: (N, N), of ``neighbourhoods``: the intervals are those of the means.
 
         Raises:
             FlagError: the level was not calibrated, or there is a single draw where several were calibrated.
         """
-        if level not in LEVELS:
-            raise FlagError(f"intervals of {level} % were not calibrated", choices=LEVELS)
+        row = _row(level)
         if self.draws > 1 and len(prediction.samples) < 2:
             raise FlagError(
                 f"these intervals were calibrated on {self.draws} draws, and one draw has no spread",
                 remedy="make two draws or more",
             )
-        row = LEVELS.index(level)
         factor = self.factors[row] * (self.joint[row] if joint else 1.0)  # (G,)
         lower, upper = (np.empty(prediction.point.shape, np.float32) for _ in range(2))
         # In blocks, because double precision takes several times the memory of all draws.
         for start in range(0, len(lower), BLOCK):
             rows = slice(start, start + BLOCK)
-            part = Prediction(prediction.samples[:, rows], prediction.point[rows])
+            if weights is None:
+                part = Prediction(prediction.samples[:, rows], prediction.point[rows])
+            else:
+                part = averaged(prediction, weights[rows])
             below, above = _deviations(part, self.floor)
             lower[rows] = np.maximum(part.point - factor * below, 0)
             upper[rows] = part.point + factor * above
         return lower, upper
+
+    def informative(self, lower: np.ndarray, upper: np.ndarray, level: int) -> np.ndarray:
+        """(N, G) bool: intervals that are narrower than what can be said without looking at a slide."""
+        return (upper - lower) < self.spans[_row(level)]
 
     def guaranteed(self, level: int) -> float:
         """The share that an interval of this level holds at least of a new patient's spots, on average."""
@@ -125,17 +152,30 @@ class Conformal(Learned):
 
     def sentence(self, level: int) -> str:
         """How far an interval of this level can be relied on."""
+        held = (
+            f"They hold the truth in {level} % of the spots of slides like these; for a new patient"
+        )
+        if not self.patients:
+            return (
+                f"{level} % intervals were calibrated on slides of patients whom training saw, too. "
+                f"{held} nothing is guaranteed."
+            )
         patients = f"{self.patients} patient" + "s" * (self.patients != 1)
         return (
-            f"{level} % intervals were calibrated on spots of {patients}. They hold the truth in {level} % "
-            "of the spots of slides like these; for a new patient no more than "
+            f"{level} % intervals were calibrated on spots of {patients}. {held} no more than "
             f"{100 * self.guaranteed(level):.0f} % are guaranteed, on average over patients."
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything by name, as ``restore`` takes it."""
         counts = {name: np.asarray([getattr(self, name)]) for name in ("patients", "draws")}
-        return {"factors": self.factors, "joint": self.joint, "floor": self.floor, **counts}
+        return {
+            "factors": self.factors,
+            "joint": self.joint,
+            "floor": self.floor,
+            "spans": self.spans,
+            **counts,
+        }
 
     @classmethod
     def restore(cls, arrays: Mapping[str, np.ndarray]) -> "Conformal":
@@ -146,7 +186,13 @@ class Conformal(Learned):
         """
         require(arrays, NAMES, "calibration")
         counts = {name: int(arrays[name][0]) for name in ("patients", "draws")}
-        return cls(arrays["factors"], arrays["joint"], arrays["floor"], **counts)
+        return cls(arrays["factors"], arrays["joint"], arrays["floor"], arrays["spans"], **counts)
+
+
+def _row(level: int) -> int:
+    if level not in LEVELS:
+        raise FlagError(f"intervals of {level} % were not calibrated", choices=LEVELS)
+    return LEVELS.index(level)
 
 
 def _weights(slides: Sequence[Seen]) -> tuple[np.ndarray, int]:
@@ -191,8 +237,18 @@ def _quantile(errors: np.ndarray, weights: np.ndarray, level: float) -> np.ndarr
 
     The share is of all spots and the new one, which is what makes it exact for few spots.
     """
-    target = min(level * (1 + 1 / len(errors)), 1.0)
-    order = np.argsort(errors, axis=0, kind="stable")
+    return _at(errors, weights, min(level * (1 + 1 / len(errors)), 1.0))
+
+
+def _at(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+    """(G,) the smallest value of each column that has ``share`` of the weight (M,) at or below it."""
+    order = np.argsort(values, axis=0, kind="stable")
     reached = np.cumsum(weights[order], axis=0)  # (M, G)
-    place = (reached < target - 1e-9).sum(0)
-    return np.take_along_axis(errors, np.take_along_axis(order, place[None], 0), 0)[0]
+    place = np.minimum((reached < share - 1e-9).sum(0), len(values) - 1)
+    return np.take_along_axis(values, np.take_along_axis(order, place[None], 0), 0)[0]
+
+
+def _span(truth: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
+    """(G,) width of the central interval of each column that holds the share ``level`` of it."""
+    ends = [_at(truth, weights, (1 + sign * level) / 2) for sign in (-1, 1)]
+    return ends[1] - ends[0]

@@ -31,6 +31,7 @@ def predict_validation(
             slide.patient,
             slide.truth,
             method.predict(slide.without_truth(), count, Draws(seed, slide.id)),
+            slide.position,
         )
         for slide in progress(valid, desc="validation slides")
     ]

@@ -16,7 +16,7 @@ slide            name, for messages and random streams
 transform        unit of the expression, a key of ``flag_st.data.slide.TRANSFORMS`` (log1p)
 train_variance   (G,) variance of each gene over the spots of the training slides
 domains          (N,) names of reference domains; "" means unlabelled
-calibration      ``flag_st.intervals.conformal.Conformal`` of the run
+calibration      ``flag_st.intervals.calibration.Calibration`` of the run
 grid             (N, 2) integer array coordinates, row then column
 ===============  ==========================================================================
 

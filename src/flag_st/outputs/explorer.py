@@ -16,7 +16,7 @@ from flag_st.core.io import writing
 from flag_st.paper.figures.maps import colour_range
 from flag_st.report.explorer import pack, picture
 from flag_st.slides.predicted import Predicted
-from flag_st.slides.trust import LIKE, UNKNOWN
+from flag_st.slides.trust import LIKE
 
 NAME = "explorer.js"
 #: Bytes that the values of a slide may take before they become text, which needs a third more.
@@ -82,7 +82,8 @@ def order(made: Predicted) -> tuple[list[str], np.ndarray, np.ndarray | None]:
 def notes(made: Predicted, names: list[str]) -> list[str]:
     """What validation showed of each gene, and how much of each set there is, below the menus."""
     found = {
-        name: UNKNOWN if math.isnan(pcc) else f"{verdict}, validation correlation {pcc:.2f}"
+        name: f"{verdict}, "
+        + ("not scored" if math.isnan(pcc) else f"validation correlation {pcc:.2f}")
         for name, verdict, pcc in made.trust.genes[["verdict", "validation_pcc"]].itertuples()
     }
     if made.sets is not None:

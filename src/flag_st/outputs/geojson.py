@@ -26,7 +26,7 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "flag-st/spots")
 
 
 def write(made: Predicted, path: str | Path) -> None:
-    """One feature per spot, with the shown genes, their spread and the distances as measurements."""
+    """One feature per spot, with the shown genes, their spread and verdict, and the distances as measurements."""
     head = {
         "type": "FeatureCollection",
         "unit": made.unit,
@@ -72,6 +72,8 @@ def measurements(made: Predicted) -> Iterator[dict[str, float]]:
         table[f"{gene} ({made.unit})"] = point[:, column]
         if spread is not None:
             table[f"{gene} spread ({made.unit})"] = spread[:, column]
+        if made.ranks is not None:
+            table[f"{gene} verdict (0 to 2)"] = made.ranks[:, column]
     for name in ("feature_distance", "stain_distance", "focus"):
         table[name.replace("_", " ")] = made.trust.spots[name].to_numpy()
     for row in zip(*(values.astype(np.float64).tolist() for values in table.values()), strict=True):

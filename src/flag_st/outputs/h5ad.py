@@ -9,6 +9,7 @@ import pandas as pd
 from flag_st.core.hdf5 import hdf5_file
 from flag_st.core.io import writing
 from flag_st.data.slide import prediction_table
+from flag_st.intervals.certificate import VERDICTS
 from flag_st.slides.predicted import LEVEL, Predicted
 from flag_st.slides.trust import as_facts
 
@@ -18,9 +19,7 @@ def table_of(made: Predicted) -> anndata.AnnData:
     table = prediction_table(made.slide, made.prediction, dict(made.facts))
     for name, values in made.trust.spots.items():
         table.obs[name] = values.to_numpy()
-    if made.interval is not None:
-        for name, ends in zip(("lower", "upper"), made.interval, strict=True):
-            table.layers[f"{name}_{LEVEL}"] = ends
+    add_intervals(table, made)
     table.obs["array_row"], table.obs["array_col"] = made.array.T.astype(np.int64)
     for name, values in made.trust.genes.items():
         table.var[name] = values.to_numpy()
@@ -34,10 +33,26 @@ def table_of(made: Predicted) -> anndata.AnnData:
         "pitch_um": made.pitch_um,
         "spot_um": made.spot_um,
         "intervals": made.guarantee,
+        "certificate": made.trust.certificate.sentence(),
         "trust": as_facts(made.trust),
         "origin": dict(made.origin),
     }
     return table
+
+
+def add_intervals(table: anndata.AnnData, made: Predicted) -> None:
+    """Ends of the intervals of spots and of means over neighbourhoods, and verdicts at every spot."""
+    table.layers["neighbourhood"] = made.mean
+    found = {"": made.interval, "neighbourhood_": made.mean_interval}
+    for scale, interval in found.items():
+        if interval is not None:
+            for name, ends in zip(("lower", "upper"), interval, strict=True):
+                table.layers[f"{scale}{name}_{LEVEL}"] = ends
+    if made.ranks is not None:
+        table.layers["verdict"] = made.ranks
+        table.uns["verdicts"] = list(VERDICTS)
+        shares = made.genes_by_verdict
+        table.obs["genes_trust"], table.obs["genes_coarser"] = shares["trust"], shares["coarser"]
 
 
 def add_gene_sets(table: anndata.AnnData, made: Predicted) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.io import writing
+from flag_st.intervals.certificate import VERDICTS
 from flag_st.outputs import table
 from flag_st.paper.figures import style
 from flag_st.paper.figures.maps import colour_range, draw_image, draw_spots
@@ -16,15 +17,16 @@ from flag_st.paper.tissue import Tissue
 from flag_st.report.build import environment, png_address, read_asset
 from flag_st.report.explorer import picture
 from flag_st.slides.predicted import Predicted
-from flag_st.slides.trust import FLAGGED, LIKE, POOR, PREDICTABLE, REFUSED, UNKNOWN, UNLIKE
+from flag_st.slides.trust import FLAGGED, LIKE, REFUSED, UNLIKE
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 #: Genes that are drawn, of those that are shown.
 DRAWN = 6
 #: How verdicts on spots are coloured.
-VERDICTS = {LIKE: style.COLOURS[0], UNLIKE: style.COLOURS[1]}
+COLOURS = {LIKE: style.COLOURS[0], UNLIKE: style.COLOURS[1]}
 
 
 def write(
@@ -45,15 +47,15 @@ def write(
         .render(
             made=made,
             trust=made.trust,
-            limits={"flagged": FLAGGED, "refused": REFUSED, "predictable": PREDICTABLE},
+            limits={"flagged": FLAGGED, "refused": REFUSED},
             picture=picture(made.thumbnail),
             verdicts=png_address(_png(verdict_map(made)), "the verdicts of the page"),
             maps=png_address(maps or _png(gene_maps(made)), "the maps of the page"),
             drawn=list(made.shown)[:DRAWN],
             genes=_rows(genes.sort_values("validation_pcc", ascending=False)),
-            marked=int(made.trust.genes["verdict"].isin([POOR, UNKNOWN]).sum()),
+            shown={v: int((made.trust.certificate.verdicts == v).sum()) for v in VERDICTS},
             sets=_rows(rows[rows["kind"] == table.SET]),
-            regions=_rows(made.trust.regions.reset_index()),
+            regions=_rows(regions_of(made)),
             files=files,
             styles=[STYLE.read_text(encoding="utf-8"), read_asset("page.css")],
             script=read_asset("page.js"),
@@ -61,6 +63,16 @@ def write(
     )
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def regions_of(made: Predicted) -> "pandas.DataFrame":
+    """The regions, with the shares of genes, over their spots, that can be trusted in them."""
+    import pandas as pd
+
+    shares = pd.DataFrame(made.genes_by_verdict, columns=["trust", "coarser"])
+    shares = shares.reindex(range(len(made.slide)))
+    means = shares.groupby(made.trust.spots["region"].to_numpy()).mean()
+    return made.trust.regions.join(means).reset_index()
 
 
 def write_maps(made: Predicted, path: str | Path) -> None:
@@ -101,29 +113,30 @@ def verdict_map(made: Predicted) -> "Figure":
     tissue = tissue_of(made)
     draw_image(left, tissue)
     unlike = (made.trust.spots["verdict"] != LIKE).to_numpy(dtype=float)  # (N,)
-    draw_spots(right, tissue, unlike, (0.0, 1.0), ListedColormap(list(VERDICTS.values())))
-    handles = [Patch(color=colour) for colour in VERDICTS.values()]
-    style.legend(figure, handles, [f"{name} slides" for name in VERDICTS])
+    draw_spots(right, tissue, unlike, (0.0, 1.0), ListedColormap(list(COLOURS.values())))
+    handles = [Patch(color=colour) for colour in COLOURS.values()]
+    style.legend(figure, handles, [f"{name} slides" for name in COLOURS])
     return figure
 
 
 def gene_maps(made: Predicted) -> "Figure":
-    """The drawn genes, two panels a row: each with its spread over draws, if there are any beside it."""
+    """The drawn genes with their verdicts, two panels a row: beside each its spread over draws, if any."""
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, str, np.ndarray]] = []
     point, spread = made.point, made.spread
     for gene, column in list(zip(made.shown, made.columns(), strict=True))[:DRAWN]:
-        panels.append((gene, made.unit, point[:, column]))
+        title = f"{gene}: {made.trust.certificate.verdicts[column]}"
+        panels.append((title, made.unit, point[:, column]))
         if spread is not None:
             panels.append((gene, f"spread, {made.unit}", spread[:, column]))
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(style.WIDTH, 2.6 * rows))
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     tissue = tissue_of(made)
-    for place, (gene, name, values) in zip(axes, panels, strict=False):
+    for place, (title, name, values) in zip(axes, panels, strict=False):
         drawn = draw_spots(place, tissue, values, colour_range(values), style.SEQUENTIAL)
-        place.set_title(gene)
+        place.set_title(title)
         figure.colorbar(drawn, ax=place, shrink=0.8, label=name)
     for place in axes[len(panels) :]:
         place.set_axis_off()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flag_st.core.io import writing
+from flag_st.intervals.certificate import VERDICTS
 from flag_st.metrics.policy import MIN_SPOTS_STRUCTURE, centred
 from flag_st.metrics.ssc import morans_i, neighbour_graph
 from flag_st.slides.gene_sets import FEWEST
 from flag_st.slides.predicted import Predicted
-from flag_st.slides.trust import GOOD, POOR, PREDICTABLE, UNKNOWN
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +47,9 @@ def _gene_rows(made: Predicted, means: np.ndarray) -> "pandas.DataFrame":
 
     facts = {"kind": GENE, "name": made.genes, "genes_found": np.nan, "genes_named": np.nan}
     facts |= _statistics(made, made.point, made.spread, means)
-    return pd.concat([pd.DataFrame(facts), made.trust.genes.reset_index(drop=True)], axis=1)
+    table = pd.concat([pd.DataFrame(facts), made.trust.genes.reset_index(drop=True)], axis=1)
+    shares = made.spots_by_verdict
+    return table.assign(**{f"spots_{v}": shares.get(v, np.nan) for v in ("trust", "coarser")})
 
 
 def _set_rows(made: Predicted, means: np.ndarray) -> "pandas.DataFrame":
@@ -71,10 +73,19 @@ def _set_rows(made: Predicted, means: np.ndarray) -> "pandas.DataFrame":
             "validation_pcc": [_mean(pcc[column]) for column in sets.members.T],
         }
     )
-    known = table["validation_pcc"]
-    verdict = [~sets.scored, known.isna(), known < PREDICTABLE]
     table[["unit", "spots", "draws"]] = [found["unit"], found["spots"], found["draws"]]
-    return table.assign(verdict=np.select(verdict, [FEW, UNKNOWN, POOR], GOOD))
+    return table.assign(verdict=np.where(sets.scored, set_verdicts(made), FEW))
+
+
+def set_verdicts(made: Predicted) -> list[str]:
+    """The best verdict that more than half of a set's genes on the panel reach, for each of K sets."""
+    assert made.sets is not None
+    ranks = made.trust.certificate.ranks  # (G,)
+    found = [
+        np.sort(ranks[column])[(column.sum() - 1) // 2] if column.any() else 0
+        for column in made.sets.members.T
+    ]
+    return [VERDICTS[rank] for rank in found]
 
 
 def _statistics(

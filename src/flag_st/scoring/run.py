@@ -10,7 +10,7 @@ from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.io import check_contract, load_arrays, writing
 from flag_st.data.slide import read_expression
-from flag_st.intervals.conformal import Conformal
+from flag_st.intervals.calibration import Calibration
 from flag_st.metrics.base import Metric
 from flag_st.scoring.slides import KEYS, Pair, score_slides
 
@@ -88,7 +88,7 @@ def score_run(
     ]
     facts: dict[str, Any] = {"transform": transform}
     if calibration:
-        facts["calibration"] = Conformal.restore(load_arrays(calibration)[0])
+        facts["calibration"] = Calibration.restore(load_arrays(calibration)[0])
     if "variance" in panel:
         facts["train_variance"] = panel.set_index("gene")["variance"][
             list(pairs[0].genes)

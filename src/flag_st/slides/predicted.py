@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flag_st.data.slide import UNITS, Slide
-from flag_st.intervals.conformal import Conformal
+from flag_st.intervals.calibration import Calibration
+from flag_st.intervals.neighbourhoods import neighbourhoods
 from flag_st.methods.base import Prediction
 from flag_st.slides.gene_sets import GeneSets
-from flag_st.slides.trust import Trust
+from flag_st.slides.trust import LIKE, REFUSE, Trust
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 #: Longest side in pixels of the picture of a slide, and of its thumbnail on pages.
 PICTURE, THUMBNAIL = 4000, 1000
@@ -46,7 +50,7 @@ class Predicted:
     facts: Mapping[str, Any]
     shown: Sequence[str]
     trust: Trust
-    intervals: Conformal
+    intervals: Calibration
     array: np.ndarray
     pitch_um: float
     spot_um: float
@@ -112,14 +116,64 @@ class Predicted:
 
         None if there is a single draw of a method that draws, since its spread is then unknown.
         """
-        if len(self.prediction.samples) < 2 and self.intervals.draws > 1:
+        if len(self.prediction.samples) < 2 and self.intervals.spot.draws > 1:
             return None
-        return self.intervals.interval(self.prediction, LEVEL)
+        return self.intervals.spot.interval(self.prediction, LEVEL)
+
+    @cached_property
+    def weights(self) -> "csr_array":
+        """(N, N) weights of the means over neighbourhoods."""
+        return neighbourhoods(self.slide.position)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(N, G) float32 means of the point estimate over neighbourhoods."""
+        return (self.weights @ self.prediction.point).astype(np.float32)
+
+    @cached_property
+    def mean_interval(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same as ``interval``, of the means over neighbourhoods."""
+        if self.interval is None:
+            return None
+        return self.intervals.neighbourhood.interval(self.prediction, LEVEL, weights=self.weights)
+
+    @cached_property
+    def ranks(self) -> np.ndarray | None:
+        """(N, G) uint8, the verdict on every gene at every spot as its place in ``VERDICTS``.
+
+        It is that on the gene, unless the interval here is as wide as can be said without the slide: then
+        the neighbourhood's interval counts, and if it is as wide, too, or the spot is unlike the training
+        slides, nothing is to be trusted. None where ``interval`` is None.
+        """
+        if self.interval is None or self.mean_interval is None:
+            return None
+        both = self.intervals
+        spot = both.spot.informative(*self.interval, LEVEL)  # (N, G)
+        around = both.neighbourhood.informative(*self.mean_interval, LEVEL)  # (N, G)
+        genes = self.trust.certificate.ranks  # (G,)
+        like = (self.trust.spots["verdict"] == LIKE).to_numpy() & (self.trust.verdict != REFUSE)
+        ranks = ((genes > 0) & around & like[:, None]).astype(np.uint8)
+        ranks[(genes > 1) & spot & like[:, None]] = 2
+        return ranks
+
+    @property
+    def genes_by_verdict(self) -> dict[str, np.ndarray]:
+        """Shares (N,) of the genes that can be trusted at a spot, and at a coarser scale only."""
+        if self.ranks is None:
+            return {}
+        return {"trust": (self.ranks == 2).mean(1), "coarser": (self.ranks == 1).mean(1)}
+
+    @property
+    def spots_by_verdict(self) -> dict[str, np.ndarray]:
+        """Shares (G,) of the spots at which a gene can be trusted, and at a coarser scale only."""
+        if self.ranks is None:
+            return {}
+        return {"trust": (self.ranks == 2).mean(0), "coarser": (self.ranks == 1).mean(0)}
 
     @property
     def guarantee(self) -> str:
         """What the intervals are good for, in a sentence."""
-        return self.intervals.sentence(LEVEL)
+        return self.intervals.spot.sentence(LEVEL)
 
     @cached_property
     def thumbnail(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import FlagError
+from flag_st.intervals.certificate import Certificate
 from flag_st.slides.appearance import FOCUS, STAIN
 
 if TYPE_CHECKING:
@@ -32,12 +33,9 @@ BLUR = 0.1
 #: Where one validation spot in a hundred is farther than this from the training spots (which are at
 #: about 1), validation is so unlike training that hardly any slide can be told from it.
 WIDE = 5.0
-#: Mean correlation on validation slides below which a gene is marked.
-PREDICTABLE = 0.10
 #: Edge of a region in µm, and the fewest spots of which one is judged.
 REGION_UM, REGION_SPOTS = 1000.0, 10
 LIKE, UNLIKE, REFUSE, FEW = "like training", "unlike training", "refused", "too few spots"
-GOOD, POOR, UNKNOWN = "predictable", "not predictable", "not scored"
 #: Column of the spots → what is said of a slide of which too many spots are beyond the limit.
 REASONS = {
     "features": "to the encoder, {share:.0%} of the spots look unlike almost all spots of the validation slides",
@@ -57,6 +55,7 @@ class Trust:
             slides), ``focus``, ``region`` and ``verdict``.
         regions: one row per square of 1 mm: spots, share beyond in each column, and ``verdict``.
         genes: one row per gene of the panel, as ``gene_verdicts`` returns them.
+        certificate: the verdicts of these genes.
         shares: share of spots beyond the limit, by column of ``REASONS``.
     """
 
@@ -65,6 +64,7 @@ class Trust:
     spots: "pandas.DataFrame"
     regions: "pandas.DataFrame"
     genes: "pandas.DataFrame"
+    certificate: Certificate
     shares: dict[str, float]
 
     def raise_if_refused(self) -> None:
@@ -128,7 +128,8 @@ def judge(
     )
     shares = {name: float(share) for name, share in beyond.mean().items()}
     verdict, reasons = _slide(model, shares, pixel_um, pitch_um)
-    return Trust(verdict, reasons, spots, _regions(beyond, names), gene_verdicts(model), shares)
+    genes = gene_verdicts(model), model.certificate
+    return Trust(verdict, reasons, spots, _regions(beyond, names), *genes, shares)
 
 
 def _slide(
@@ -182,22 +183,25 @@ def _regions(beyond: "pandas.DataFrame", names: Sequence[str]) -> "pandas.DataFr
 
 
 def gene_verdicts(model: "Exported") -> "pandas.DataFrame":
-    """One row per gene: what the validation slides showed, and whether it can be predicted.
+    """One row per gene: what the validation slides showed, and its verdict (``intervals.certificate``).
 
-    A gene is marked ``POOR`` if its mean correlation over validation slides is below ``PREDICTABLE``,
-    and ``UNKNOWN`` if it is defined on none of them. No gene is left out.
+    No gene is left out.
     """
     import pandas as pd
 
     scores = {name: pd.DataFrame(values) for name, values in model.scores().items()}  # (V, G) each
-    pcc = scores["pcc"].mean()  # leaves out what is undefined
+    shown = model.certificate
     table = pd.DataFrame(
         {
-            "validation_pcc": pcc,
+            "validation_pcc": scores["pcc"].mean(),  # leaves out what is undefined
             "validation_pcc_lowest": scores["pcc"].min(),
             "validation_rmse": scores["rmse"].mean(),
             "validation_spread": scores["spread"].mean(),
-            "verdict": np.select([pcc.isna(), pcc < PREDICTABLE], [UNKNOWN, POOR], GOOD),
+            "pcc_at_least": shown.correlation[0],
+            "explained_at_least": shown.explained[0],
+            "neighbourhood_pcc_at_least": shown.correlation[1],
+            "neighbourhood_explained_at_least": shown.explained[1],
+            "verdict": shown.verdicts,
         }
     )
     return table.set_axis(pd.Index(model.genes, name="gene"))
