@@ -226,6 +226,12 @@ def panels_of(cohort):
     return {name: layers.genes_of(entry("panels", name)) for name in sorted(names)}
 
 
+def corpus_counts(wildcards):
+    """The files of the sections without an image that some gene model of the cohort learns from."""
+    source = PLAN.source(wildcards.cohort)
+    return [source.counts(s) for s in PLAN.corpus_sections(wildcards.cohort)]
+
+
 def vocabulary_of(wildcards):
     """The file of the genes that a panel may choose from, if its entry names one."""
     name = entry("panels", wildcards.panel).get("vocabulary")

@@ -32,6 +32,7 @@ rule check_cohort:
         manifests=lambda wc: of_slides(
             rules.retrieve.output.manifest, wc, PLAN.slides(wc.cohort)
         ),
+        counts=lambda wc: given(corpus_counts(wc)),
     output:
         **outputs("check_cohort"),
     log:
@@ -46,6 +47,7 @@ rule check_cohort:
         **resources_of("check_cohort"),
     params:
         panels=lambda wc: panels_of(wc.cohort),
+        contents=lambda wc: contents_of("check_cohort", wc, corpus_counts(wc)),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
         code=code("check_cohort"),
     script:

@@ -1,25 +1,29 @@
-"""Faults of a whole cohort: of each of its slides, and of the genes that the slides share."""
+"""Faults of a whole cohort: of each of its slides, of the genes that they share, and slides that are one."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flag_st.core.errors import Faults
-from flag_st.data.check_slide import check_slide, overlapping_spots
+from flag_st.data.check_copies import check_copies, gene_names
+from flag_st.data.check_slide import check_counts, check_slide, overlapping_spots
 from flag_st.data.slide_files import SlideFiles
 
 
 def check_cohort(
-    files: Mapping[str, SlideFiles], panels: Mapping[str, int], prepare: Mapping[str, Any]
+    files: Mapping[str, SlideFiles],
+    panels: Mapping[str, int],
+    prepare: Mapping[str, Any],
+    further: Mapping[str, Path] | None = None,
 ) -> Faults:
-    """All faults of all slides, and whether the slides share enough genes for every panel.
+    """All faults of all slides, whether they share enough genes for every panel, and which are one section.
 
     Args:
         files: the files of each slide, by slide id.
         panels: how many genes the slides must share for each panel, by name.
         prepare: the key ``prepare`` of the cohort's entry.
+        further: counts of sections without an image that gene models learn from, by name.
     """
-    import anndata
-
     faults = Faults()
     names: dict[str, list[str]] = {}
     known = ("patches_from", "unique_genes", "pixel_scale", "check_places")
@@ -28,11 +32,15 @@ def check_cohort(
         found = check_slide(own, slide, **options)
         faults.extend(found)
         if not found.messages:
-            table = anndata.read_h5ad(own.st, backed="r")
-            names[slide] = list(table.var_names)
-            table.file.close()
+            names[slide] = gene_names(own.st)
     for panel, size in panels.items() if names else ():
         faults.extend(check_common_genes(names, size, panel))
+    unique = prepare.get("unique_genes", True)
+    sound = {}
+    for section, path in (further or {}).items():
+        faults.extend(found := check_counts(path, unique))
+        sound |= {} if found.messages else {section: path}
+    faults.extend(check_copies({slide: files[slide] for slide in names}, names, sound))
     return faults
 
 

@@ -106,6 +106,12 @@ class Plan:
         fitted = [name for name in names if models[name].get("fits")]
         return {name: self.corpus(run.cohort, run.split, name) for name in fitted}
 
+    def corpus_sections(self, cohort: str) -> list[str]:
+        """The sections with counts alone that some gene model of the experiments to make learns from."""
+        runs = {run for name in self.config["make"] for run in self.runs(name)}
+        corpora = [c for run in runs if run.cohort == cohort for c in self.corpora(run).values()]
+        return sorted({section for corpus in corpora for section in corpus.counts})
+
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
         """Methods without any randomness run once: their repeats would be equal."""
         entry = self.config["methods"][method]
