@@ -218,12 +218,10 @@ def of_predictions(pattern, experiment):
     ]
 
 
-def panels_of(cohort):
-    """The panels that the experiments use on a cohort, with the genes that slides must share."""
-    names = {
-        run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort
-    }
-    return {name: layers.genes_of(entry("panels", name)) for name in sorted(names)}
+def vocabularies_of(wildcards):
+    """The files of the genes that the panels of a cohort may choose from."""
+    panels = PLAN.panels(wildcards.cohort).values()
+    return sorted({entry["vocabulary"] for entry in panels if "vocabulary" in entry})
 
 
 def corpus_counts(wildcards):

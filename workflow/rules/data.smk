@@ -33,6 +33,7 @@ rule check_cohort:
             rules.retrieve.output.manifest, wc, PLAN.slides(wc.cohort)
         ),
         counts=lambda wc: given(corpus_counts(wc)),
+        vocabularies=lambda wc: given(vocabularies_of(wc)),
     output:
         **outputs("check_cohort"),
     log:
@@ -46,8 +47,10 @@ rule check_cohort:
     resources:
         **resources_of("check_cohort"),
     params:
-        panels=lambda wc: panels_of(wc.cohort),
-        contents=lambda wc: contents_of("check_cohort", wc, corpus_counts(wc)),
+        panels=lambda wc: PLAN.panels(wc.cohort),
+        contents=lambda wc: contents_of(
+            "check_cohort", wc, [*corpus_counts(wc), *vocabularies_of(wc)]
+        ),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
         code=code("check_cohort"),
     script:

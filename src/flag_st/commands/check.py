@@ -10,7 +10,6 @@ from flag_st.data.check_cohort import check_cohort, cohort_warnings
 from flag_st.data.panels import check_list
 from flag_st.data.slide_files import SlideFiles
 from flag_st.gene_models.corpus import corpus_model
-from flag_st.planning.config import genes_of
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
 from flag_st.transfer.weights import checkpoints
@@ -39,7 +38,7 @@ def check(config: dict[str, Any], data: bool = True) -> int:
         _collect(faults, lambda name=name: [plan.corpora(run) for run in plan.runs(name)])
         _collect(faults, lambda name=name: check_columns(plan, name))
     for cohort in cohorts if data else ():
-        check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
+        check_local_slides(plan, cohort, faults)
     # One missing folder is a fault of many experiments, and is printed once.
     found = list(dict.fromkeys(faults.messages))
     for message in found:
@@ -118,13 +117,7 @@ def check_columns(plan: Plan, name: str) -> None:
         raise FlagError(f"{fault}is not computed: the metric {metric} returns it", remedy=remedy)
 
 
-def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:
-    """Name → genes that slides must share for the panels that the experiments need on a cohort."""
-    names = {p for e in experiments.values() if cohort in e["cohorts"] for p in e["panels"]}
-    return {name: genes_of(config["panels"][name]) for name in sorted(names)}
-
-
-def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults) -> None:
+def check_local_slides(plan: Plan, cohort: str, faults: Faults) -> None:
     """Check those slides of a cohort whose files are on this machine, and the counts of its corpora."""
     try:
         source, slides = plan.source(cohort), plan.slides(cohort)
@@ -155,6 +148,7 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     sections = faults.attempt(plan.corpus_sections, cohort) or ()
     for section in sections:
         _collect(faults, lambda s=section: further.update({s: source.counts(s)}))
+    panels = faults.attempt(plan.panels, cohort) or {}
     of_cohort = check_cohort(files, panels, prepare, further)
     for note in of_cohort.notes:
         print(f"note: {note}")

@@ -73,10 +73,11 @@ def check_copies(
 
 
 def gene_names(path: Path) -> list[str]:
-    """The names of the genes of a table of counts."""
+    """The names of the genes of a table of counts; repeated ones are numbered, as ``prepare`` does."""
     import anndata
 
     table = anndata.read_h5ad(path, backed="r")
+    table.var_names_make_unique()
     names = [str(name) for name in table.var_names]
     table.file.close()
     return names
