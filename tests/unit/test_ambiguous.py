@@ -128,7 +128,22 @@ UNITS = {
     "scanpy's note of another base": (
         (np.log2(COUNTS + 1), NEAR),
         {"truth_uns": {"log1p": {"base": 2}}},
-        "holds log1p to base 2, the prediction log1p",
+        "holds log2p1, the prediction log1p",
+    ),
+    "scanpy's note of a base that has no name": (
+        (np.log10(COUNTS + 1), NEAR),
+        {"truth_uns": {"log1p": {"base": 10}}},
+        "holds log1p to base 10, the prediction log1p",
+    ),
+    "log2 of counts, by their values, and a stated unit": (
+        (np.log2(COUNTS + 1), NEAR),
+        {"uns": {"unit": "log1p"}},
+        "holds log2p1, the prediction log1p",
+    ),
+    "two logarithms of counts, in single precision": (
+        (np.log2(COUNTS + 1).astype(np.float32), np.log1p(COUNTS).astype(np.float32)),
+        {},
+        "holds log2p1, the prediction log1p",
     ),
     "units that are named": (
         (LOGS, NEAR),
@@ -145,6 +160,28 @@ def test_what_cannot_be_compared_is_refused(tmp_path, case):
     tables, more, said = UNITS[case]
     with pytest.raises(FlagError, match=said):
         score(pair(tmp_path, *tables, **more))
+
+
+@pytest.mark.parametrize("case", ["log2 truth", "log2 prediction", "both in one"])
+def test_logarithms_that_seem_to_differ_are_told(tmp_path, caplog, case):
+    """A prediction's values do not tell its logarithm; their means do, but they are no proof."""
+    rates = np.random.default_rng(3).uniform(0.5, 8, (1, 6))
+    counts = np.random.default_rng(4).poisson(rates, (40, 6)).astype(float)
+    noise = np.random.default_rng(5).normal(0, 0.1, counts.shape)
+    truth, near = np.log1p(counts), np.log1p(counts).mean(0) + noise
+    truth = truth / np.log(2) if case == "log2 truth" else truth
+    near = near / np.log(2) if case == "log2 prediction" else near
+    score(pair(tmp_path, truth, near))
+    said = {
+        "log2 truth": "truth.h5ad, as if that held log2 (x + 1) and the prediction log1p (x + 1)",
+        "log2 prediction": "truth.h5ad, as if that held log1p (x + 1) and the prediction log2 (x + 1)",
+    }
+    assert (case in said) == ("as if" in caplog.text)
+    assert said.get(case, "") in caplog.text
+    caplog.clear()
+    units = {"truth_uns": {"transform": "mine"}, "uns": {"unit": "mine"}}
+    score(pair(tmp_path, truth, near, **units))
+    assert caplog.text == ""
 
 
 def test_units_that_are_named_are_believed(tmp_path):
