@@ -1,5 +1,6 @@
 """Names and numbers that stand for two things: patients, folds, listed genes, and units of a score."""
 
+import json
 import os
 import subprocess
 import sys
@@ -197,6 +198,56 @@ def test_layers_of_other_names_are_no_draws(tmp_path):
     layers = {"draw_mean": NEAR * 0, "draw_a": NEAR * 0, "draw_0": NEAR, "draw_10": NEAR}
     found = score(pair(tmp_path, LOGS, NEAR, layers=layers))["mse"]
     assert found["draw"] == pytest.approx(((LOGS - NEAR) ** 2).mean(), rel=1e-6)
+
+
+JOB = """
+import sys
+from types import SimpleNamespace
+from flag_st.core.errors import FlagError
+from flag_st.core.history import History
+from flag_st.core.io import write_json
+from flag_st.core.job import run
+
+def main(job):
+    job.record.add(unit="0.5 µm")
+    write_json(job.output.facts, {"unit": "0.5 µm"})
+    history = History(job.output.history)
+    history({"σ": 1.0})
+    history.write()
+    import logging
+    logging.getLogger("flag_st").warning("pixels of 0.5 µm, σ of 2")
+    if job.wildcards.fails:
+        raise FlagError("outside 0.05 µm")
+
+class Named(SimpleNamespace):
+    items = lambda self: vars(self).items()
+    get = lambda self, name, default=None: vars(self).get(name, default)
+    __iter__ = lambda self: iter(map(str, vars(self).values()))
+
+class Inputs(dict):
+    __iter__ = lambda self: iter(self.values())
+
+folder, fails = sys.argv[1], bool(int(sys.argv[2]))
+output = Named(facts=folder + "/facts.json", history=folder + "/history.csv")
+run(main, Named(rule="mine", log=[folder + "/job.log"], input=Inputs(), output=output, params=Named(),
+    wildcards=Named(fails=fails), resources={}, threads=1))
+"""
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_logs_and_files_are_utf_8_in_every_locale(tmp_path, fails):
+    """The letters µ and σ stand in messages and in names, and the locale may know neither."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "job.py").write_text(JOB, encoding="utf-8")
+    words = [sys.executable, str(tmp_path / "job.py"), str(tmp_path), str(fails)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, **locale})
+    assert done.returncode == fails, done.stderr
+    text = (tmp_path / "job.log").read_text(encoding="utf-8")
+    assert "pixels of 0.5 µm, σ of 2" in text
+    assert ("outside 0.05 µm" in text) == bool(fails)
+    assert rb"0.5 \xb5m, \u03c3 of 2" in done.stderr
+    assert (tmp_path / "history.csv").read_text(encoding="utf-8") == "σ\n1.0\n"
+    assert json.loads((tmp_path / "facts.json").read_text(encoding="utf-8")) == {"unit": "0.5 µm"}
 
 
 def test_messages_are_written_in_every_locale():
