@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
+from flag_st.data.array_places import array_places
 from flag_st.data.barcodes import plain
 from flag_st.data.under_tissue import under_tissue
 
@@ -80,6 +81,10 @@ def check_table(
     table = table.part(keep)
     if not placed:
         return table
+    if why := array_places(table.obs)[1]:
+        faults.notes.append(
+            f"{path}: array_row and array_col are not used, and neighbours are found by the positions alone: {why}"
+        )
     found = _positions(path, position, keep, table.spots, faults)
     return Table(path, table.obs, found, table.scales)
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flag_st.core.hdf5 import hdf5_file, write_table
 from flag_st.core.io import CONTRACT, read_json, writing
+from flag_st.data.array_places import array_places
 from flag_st.data.barcodes import plain
 from flag_st.data.check_slide import Wanted, check_counts, check_slide
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
@@ -87,8 +89,7 @@ def prepare(
         table = _contract(table, pixel, files.labels)
         table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or patient_of(facts)}
         table.uns |= {"pixel_size_um": pixel, "image": image, "image_scale": scale}
-        with writing(out_spots) as spots:
-            table.write_h5ad(spots, compression="gzip")
+        write_table(out_spots, table, "gzip")
 
 
 def prepare_counts(
@@ -126,8 +127,7 @@ def prepare_counts(
         var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=genes),
         uns={"contract": CONTRACT, "slide": slide, "patient": patient},
     )
-    with writing(out) as temporary:
-        result.write_h5ad(temporary, compression="gzip")
+    write_table(out, result, "gzip")
 
 
 def used_spots(
@@ -172,7 +172,7 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     symbols = pd.Index(table.var_names.astype(str).to_numpy(dtype=object))
     spots = pd.Index(table.obs_names.astype(str).to_numpy(dtype=object))
     position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
-    kept: dict[str, Any] = _array(table.obs)
+    kept: dict[str, Any] = array_places(table.obs)[0]
     if labels is not None:
         kept["domain"] = pd.Categorical(read_labels(labels, spots).astype(object))
     elif named := next((c for c in DOMAINS if c in table.obs), None):
@@ -184,27 +184,6 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
         obsm={"spatial": position, "spatial_um": position * pixel},
     )
     return result
-
-
-def _array(obs: Any) -> dict[str, np.ndarray]:
-    """Row and column of every spot on the array, as whole numbers; empty unless all are known.
-
-    Some tables hold text, or places that were refined by hand, which are no longer whole. They are
-    rounded, and left out where a place is missing or two spots would share a cell: neighbours are then
-    found by the positions alone.
-    """
-    import pandas as pd
-
-    columns = ["array_row", "array_col"]
-    if any(column not in obs for column in columns):
-        return {}
-    numbers = obs[columns].astype(object).apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(numbers).all():
-        return {}
-    cells = np.rint(numbers).astype(np.int64)  # (N, 2)
-    if len(np.unique(cells, axis=0)) < len(cells):
-        return {}
-    return dict(zip(columns, cells.T, strict=True))
 
 
 def _ensembl(var: Any) -> np.ndarray:
@@ -263,7 +242,7 @@ def _writing_patches(
     import h5py
 
     size, pixel, step = layout["size"], layout["pixel_size"], layout["um_per_px"]
-    with h5py.File(path, "w") as file:
+    with hdf5_file(path) as file:
         file.attrs.update(contract=CONTRACT, patches_from=source, **layout)
         text = np.asarray(spots, dtype=object)
         file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())
