@@ -122,6 +122,14 @@ def test_a_slide_is_found_among_the_counts_that_gene_models_learn_from(root):
     assert message.startswith("P1S1 and older are the same section under two names")
 
 
+def test_each_further_name_is_one_fault(root):
+    for name in ("copy1", "copy2", "copy3"):
+        copied(root, "P2S1", name, shuffled)
+    assert [message.partition(" are ")[0] for message in found(root)] == [
+        f"P2S1 and copy{i}" for i in (1, 2, 3)
+    ]
+
+
 def test_adjacent_sections_of_one_patient_are_not_one(root):
     """They lie at the same pixels of their own pictures, and come from one block of tissue."""
     places = [anndata.read_h5ad(root / f"st/{name}.h5ad").obsm["spatial"] for name in SECTIONS]

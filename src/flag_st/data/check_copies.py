@@ -58,12 +58,16 @@ def check_copies(
     common = set.intersection(*named) if named else set()
     marks = {slide: _marks(own.st, common) for slide, own in files.items()}
     marks |= {name: _marks(path, common, placed=False) for name, path in further.items()}
+    copies: set[str] = set()
     for one, other in combinations(marks, 2):
+        if copies & {one, other}:
+            continue  # of one section under three names, the first is named with each of the others
         why = _same_counts(marks[one], marks[other])
         if not why and one in files and other in files:
             pair = [(files[name], marks[name].places) for name in (one, other)]
             why = _same_picture(*pair)
         if why:
+            copies.add(other)
             faults.add(
                 f"{one} and {other} are the same section under two names: {why}",
                 remedy=f"keep one of them: take {other} out of the folder or the slide sheet, or list the slides to "
