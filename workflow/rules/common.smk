@@ -5,7 +5,7 @@ import os
 import re
 
 from flag_st.planning import config as layers
-from flag_st.planning.contents import contents
+from flag_st.planning.contents import contents, named_files
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
 from flag_st.planning.rules import GROWING, RULES, RUN
@@ -135,6 +135,11 @@ def contents_of(rule, wildcards, files):
     return contents(own, os.path.splitext(log)[0] + ".json", CONFIG["verify"])
 
 
+def files_named(layer, name):
+    """The files from outside that an entry's params name, such as weights."""
+    return list(filter(is_given, named_files(entry(layer, name).get("params", {}))))
+
+
 # Outputs, log, benchmark, environment and resources of every rule are in flag_st/planning/rules.py.
 
 
@@ -241,6 +246,11 @@ def knows_genes(wildcards):
     """The gene model whose genes a panel may choose from, if its entry names one."""
     name = entry("panels", wildcards.panel).get("vocabulary")
     return [name] if name in CONFIG["gene_models"] else []
+
+
+def gene_files(wildcards):
+    """The files that the params of the gene model name which knows a panel's genes."""
+    return [f for name in knows_genes(wildcards) for f in files_named("gene_models", name)]
 
 
 def makes(kind):

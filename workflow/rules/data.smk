@@ -138,6 +138,7 @@ rule select_panel:
         ),
         split=rules.make_split.output.split,
         vocabulary=lambda wc: given(vocabulary_of(wc)),
+        named=lambda wc: given(gene_files(wc)),
     output:
         **outputs("select_panel"),
     log:
@@ -153,7 +154,7 @@ rule select_panel:
         panel=lambda wc: entry("panels", wc.panel),
         gene_models=lambda wc: [plugin("gene_models", n) for n in knows_genes(wc)],
         contents=lambda wc: contents_of(
-            "select_panel", wc, filter(None, [vocabulary_of(wc)])
+            "select_panel", wc, [*filter(None, [vocabulary_of(wc)]), *gene_files(wc)]
         ),
         code=lambda wc: code(
             "select_panel", *(entry("gene_models", n) for n in knows_genes(wc))
@@ -167,6 +168,7 @@ rule fit_encoder:
         patches=lambda wc: of_slides(
             rules.prepare_slide.output.patches, wc, part(wc, "train")
         ),
+        named=lambda wc: given(files_named("encoders", wc.encoder)),
     output:
         **outputs("fit_encoder"),
     log:
@@ -181,6 +183,9 @@ rule fit_encoder:
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
         threads=threads_of("fit_encoder"),
+        contents=lambda wc: contents_of(
+            "fit_encoder", wc, files_named("encoders", wc.encoder)
+        ),
         code=lambda wc: code("fit_encoder", entry("encoders", wc.encoder)),
     script:
         "../../scripts/fit_encoder.py"
@@ -196,6 +201,7 @@ rule encode_patches:
             if entry("encoders", wc.encoder).get("fits")
             else []
         ),
+        named=lambda wc: given(files_named("encoders", wc.encoder)),
     output:
         **outputs("encode_patches"),
     log:
@@ -210,6 +216,9 @@ rule encode_patches:
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
         threads=threads_of("encode_patches"),
+        contents=lambda wc: contents_of(
+            "encode_patches", wc, files_named("encoders", wc.encoder)
+        ),
         code=lambda wc: code("encode_patches", entry("encoders", wc.encoder)),
     script:
         "../../scripts/encode_patches.py"

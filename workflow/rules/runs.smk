@@ -12,6 +12,7 @@ rule train:
         backbone=backbone_of,
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
+        named=lambda wc: given(files_named("methods", wc.method)),
     output:
         **outputs("train"),
     log:
@@ -35,6 +36,9 @@ rule train:
         panel=lambda wc: entry("panels", wc.panel),
         checkpoint=f"{RESULTS}/{RUN}/checkpoint",
         threads=threads_of("train"),
+        contents=lambda wc: contents_of(
+            "train", wc, files_named("methods", wc.method)
+        ),
         code=lambda wc: code("train", entry("methods", wc.method)),
     script:
         "../../scripts/train.py"
