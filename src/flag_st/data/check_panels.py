@@ -99,8 +99,9 @@ def check_common_genes(
             return len(set.intersection(*(sets[other] for other in sets if other != slide)))
 
         worst = max(sets, key=without)
-        fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
-        remedies.append(f"take {worst} out")
+        if without(worst) > len(common):
+            fault += f"; without {worst} ({len(sets[worst])} genes) they share {without(worst)}"
+            remedies.append(f"take {worst} out")
     checked = "check that all slides name their genes in the same way (symbols, not ids)"
     faults.add(fault, remedy=f"{', or '.join(remedies)}; {checked}" if remedies else checked)
     return faults
