@@ -10,14 +10,18 @@ min_version("9.20")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 
+from flag_st.core.streams import keep_messages
 from flag_st.planning.ending import JobEvents, ending, lost_files
 from flag_st.planning.lock import lock
 from flag_st.planning.progress import print_lines
+from flag_st.planning.records import RecordsMissing
 
 EVENTS = JobEvents()
 # Jobs that parse this file again, in processes of their own, have no run to sum up.
 if workflow.is_main_process:
+    keep_messages()
     logger.addHandler(EVENTS)
+    logger.addHandler(RecordsMissing(lambda: workflow.dag, logger.warning))
     quiet = {str(word) for word in workflow.output_settings.quiet or ()}
     if "rules" in quiet and not quiet & {"progress", "all"}:
         print_lines(logger)

@@ -18,7 +18,8 @@ def main(job):
     }
     for warning in cohort_warnings(files, job.params.prepare):
         logging.getLogger("flag_st").warning("%s", warning)
-    faults = check_cohort(files, job.params.panels, job.params.prepare)
+    further = {Path(path).stem: Path(path) for path in job.input.counts}
+    faults = check_cohort(files, job.params.panels, job.params.prepare, further)
     for note in faults.notes:
         logging.getLogger("flag_st").warning("%s", note)
     faults.raise_if_any(f"cohort {job.wildcards.cohort}")

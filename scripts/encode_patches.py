@@ -11,7 +11,8 @@ def main(job):
 
     from flag_st.core import registry
     from flag_st.core.errors import FlagError
-    from flag_st.core.io import CONTRACT, writing
+    from flag_st.core.hdf5 import write_table
+    from flag_st.core.io import CONTRACT
     from flag_st.core.job import device
     from flag_st.encoders.base import check_features
 
@@ -44,8 +45,7 @@ def main(job):
             "digest": encoder.digest(),
         },
     )
-    with writing(job.output.features) as temporary:
-        table.write_h5ad(temporary)
+    write_table(job.output.features, table)
 
 
 if "snakemake" in globals():

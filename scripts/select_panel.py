@@ -12,11 +12,12 @@ def main(job):
     from flag_st.core.io import read_json, writing
     from flag_st.data.panels import read_vocabulary, select_panel
     from flag_st.data.slide import read_expression
+    from flag_st.data.splits import Split
 
-    entry, split = dict(job.params.panel), read_json(job.input.split)
+    entry, parts = dict(job.params.panel), read_json(job.input.split)
     transform, fit_on = entry.pop("transform", "log1p"), entry.pop("fit_on", "train")
-    parts = ("train",) if fit_on == "train" else ("train", "valid", "test")
-    chosen = {slide for part in parts for slide in split[part]}
+    split = Split(*(tuple(parts[name]) for name in ("train", "valid", "test")))
+    chosen = set(split.choosing(fit_on))
     fit, paths, names = [], [], []
     for path in job.input.spots:
         backed = anndata.read_h5ad(path, backed="r")

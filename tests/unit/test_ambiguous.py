@@ -1,5 +1,6 @@
 """Names and numbers that stand for two things: patients, folds, listed genes, and units of a score."""
 
+import json
 import os
 import subprocess
 import sys
@@ -128,7 +129,22 @@ UNITS = {
     "scanpy's note of another base": (
         (np.log2(COUNTS + 1), NEAR),
         {"truth_uns": {"log1p": {"base": 2}}},
-        "holds log1p to base 2, the prediction log1p",
+        "holds log2p1, the prediction log1p",
+    ),
+    "scanpy's note of a base that has no name": (
+        (np.log10(COUNTS + 1), NEAR),
+        {"truth_uns": {"log1p": {"base": 10}}},
+        "holds log1p to base 10, the prediction log1p",
+    ),
+    "log2 of counts, by their values, and a stated unit": (
+        (np.log2(COUNTS + 1), NEAR),
+        {"uns": {"unit": "log1p"}},
+        "holds log2p1, the prediction log1p",
+    ),
+    "two logarithms of counts, in single precision": (
+        (np.log2(COUNTS + 1).astype(np.float32), np.log1p(COUNTS).astype(np.float32)),
+        {},
+        "holds log2p1, the prediction log1p",
     ),
     "units that are named": (
         (LOGS, NEAR),
@@ -147,6 +163,28 @@ def test_what_cannot_be_compared_is_refused(tmp_path, case):
         score(pair(tmp_path, *tables, **more))
 
 
+@pytest.mark.parametrize("case", ["log2 truth", "log2 prediction", "both in one"])
+def test_logarithms_that_seem_to_differ_are_told(tmp_path, caplog, case):
+    """A prediction's values do not tell its logarithm; their means do, but they are no proof."""
+    rates = np.random.default_rng(3).uniform(0.5, 8, (1, 6))
+    counts = np.random.default_rng(4).poisson(rates, (40, 6)).astype(float)
+    noise = np.random.default_rng(5).normal(0, 0.1, counts.shape)
+    truth, near = np.log1p(counts), np.log1p(counts).mean(0) + noise
+    truth = truth / np.log(2) if case == "log2 truth" else truth
+    near = near / np.log(2) if case == "log2 prediction" else near
+    score(pair(tmp_path, truth, near))
+    said = {
+        "log2 truth": "truth.h5ad, as if that held log2 (x + 1) and the prediction log1p (x + 1)",
+        "log2 prediction": "truth.h5ad, as if that held log1p (x + 1) and the prediction log2 (x + 1)",
+    }
+    assert (case in said) == ("as if" in caplog.text)
+    assert said.get(case, "") in caplog.text
+    caplog.clear()
+    units = {"truth_uns": {"transform": "mine"}, "uns": {"unit": "mine"}}
+    score(pair(tmp_path, truth, near, **units))
+    assert caplog.text == ""
+
+
 def test_units_that_are_named_are_believed(tmp_path):
     stated = {
         "truth_uns": {"transform": "log1p"},
@@ -160,6 +198,56 @@ def test_layers_of_other_names_are_no_draws(tmp_path):
     layers = {"draw_mean": NEAR * 0, "draw_a": NEAR * 0, "draw_0": NEAR, "draw_10": NEAR}
     found = score(pair(tmp_path, LOGS, NEAR, layers=layers))["mse"]
     assert found["draw"] == pytest.approx(((LOGS - NEAR) ** 2).mean(), rel=1e-6)
+
+
+JOB = """
+import sys
+from types import SimpleNamespace
+from flag_st.core.errors import FlagError
+from flag_st.core.history import History
+from flag_st.core.io import write_json
+from flag_st.core.job import run
+
+def main(job):
+    job.record.add(unit="0.5 µm")
+    write_json(job.output.facts, {"unit": "0.5 µm"})
+    history = History(job.output.history)
+    history({"σ": 1.0})
+    history.write()
+    import logging
+    logging.getLogger("flag_st").warning("pixels of 0.5 µm, σ of 2")
+    if job.wildcards.fails:
+        raise FlagError("outside 0.05 µm")
+
+class Named(SimpleNamespace):
+    items = lambda self: vars(self).items()
+    get = lambda self, name, default=None: vars(self).get(name, default)
+    __iter__ = lambda self: iter(map(str, vars(self).values()))
+
+class Inputs(dict):
+    __iter__ = lambda self: iter(self.values())
+
+folder, fails = sys.argv[1], bool(int(sys.argv[2]))
+output = Named(facts=folder + "/facts.json", history=folder + "/history.csv")
+run(main, Named(rule="mine", log=[folder + "/job.log"], input=Inputs(), output=output, params=Named(),
+    wildcards=Named(fails=fails), resources={}, threads=1))
+"""
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_logs_and_files_are_utf_8_in_every_locale(tmp_path, fails):
+    """The letters µ and σ stand in messages and in names, and the locale may know neither."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "job.py").write_text(JOB, encoding="utf-8")
+    words = [sys.executable, str(tmp_path / "job.py"), str(tmp_path), str(fails)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, **locale})
+    assert done.returncode == fails, done.stderr
+    text = (tmp_path / "job.log").read_text(encoding="utf-8")
+    assert "pixels of 0.5 µm, σ of 2" in text
+    assert ("outside 0.05 µm" in text) == bool(fails)
+    assert rb"0.5 \xb5m, \u03c3 of 2" in done.stderr
+    assert (tmp_path / "history.csv").read_text(encoding="utf-8") == "σ\n1.0\n"
+    assert json.loads((tmp_path / "facts.json").read_text(encoding="utf-8")) == {"unit": "0.5 µm"}
 
 
 def test_messages_are_written_in_every_locale():

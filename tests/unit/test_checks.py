@@ -16,7 +16,8 @@ import tifffile
 from PIL import Image
 
 from flag_st.core.errors import FlagError
-from flag_st.data.check_cohort import check_cohort, check_common_genes, cohort_warnings
+from flag_st.data.check_cohort import check_cohort, cohort_warnings
+from flag_st.data.check_panels import check_common_genes
 from flag_st.data.check_slide import check_slide
 from flag_st.data.prepare import prepare
 from flag_st.data.slide_files import SlideFiles

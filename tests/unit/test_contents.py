@@ -6,7 +6,7 @@ import os
 import pytest
 
 from flag_st.core import io
-from flag_st.planning.contents import contents
+from flag_st.planning.contents import contents, named_files
 
 OLD = (1.6e9, 1.6e9)
 
@@ -73,3 +73,23 @@ def test_without_a_record_nothing_is_read(read, tmp_path, monkeypatch):
         assert contents(files, record) == known
     assert contents([*files, str(tmp_path / "absent")], record) == known
     assert contents(files[:1], record) == known[1:]
+
+
+def test_files_that_params_name_are_found_at_any_depth(tmp_path):
+    for name in ("a.bin", "models/b.bin", "models/more/c.txt", "aliases.tsv", "results.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    a, models, aliases = (str(tmp_path / name) for name in ("a.bin", "models", "aliases.tsv"))
+    params = {
+        "weights": None,
+        "aliases": aliases,
+        "depth": 3,
+        "parts": [{"use": "x.Y", "params": {"weights": a}}, {"params": {"weights": models}}],
+        "network": "resnet18",
+        "folder": str(tmp_path),
+    }
+    inside = [f"{models}/b.bin", f"{models}/more/c.txt"]
+    assert named_files(params) == sorted([a, aliases, *inside])
+    assert named_files({"weights": models, "file": "b.bin"}) == inside[:1]
+    assert named_files({"weights": models, "file": "none.bin"}) == []
+    assert named_files({"weights": "x" * 5000}) == []

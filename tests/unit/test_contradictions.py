@@ -408,15 +408,31 @@ GRIDS = {
 }
 
 
+#: What the note on a grid that cannot be used says of it.
+NO_GRID = {
+    "a gap": "1 of 79 spots have no number there, such as 000x002",
+    "no numbers": "79 of 79 spots have no number there, such as 000x002",
+    "one cell for all": "the 79 spots have 10 places when these are rounded to whole numbers",
+}
+
+
 @pytest.mark.parametrize("case", GRIDS)
 def test_cells_of_the_array_are_whole_or_left_out(root, case):
     change, known = GRIDS[case]
     sound = anndata.read_h5ad(files_in(root).st).obs
     table(change)(root)
     found = prepared(root, "patches").obs
+    notes = check_slide(files_in(root, "patches"), NAME).notes
     if not known:
+        (note,) = notes
+        assert (
+            "array_row and array_col are not used, and neighbours are found by the positions alone"
+            in note
+        )
+        assert note.endswith(NO_GRID[case])
         assert not {"array_row", "array_col"} & set(found)
         return
+    assert notes == []
     for column in ("array_row", "array_col"):
         assert found[column].dtype.kind == "i"
         assert found[column].tolist() == sound[column].tolist()

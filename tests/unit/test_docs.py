@@ -26,7 +26,7 @@ from flag_st.commands.predict import requests_of
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.io import save_arrays
-from flag_st.data.check_cohort import check_common_genes
+from flag_st.data.check_panels import check_common_genes
 from flag_st.data.slide import write_prediction
 from flag_st.data.splits import expand
 from flag_st.exported.model import open_model

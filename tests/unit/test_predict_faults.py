@@ -5,14 +5,14 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from finished import output
+from full_disk import full_disk
 from stages import SPLIT
 from toy_predicted import toy_predicted
 
@@ -51,17 +51,6 @@ def same(found: Path, wanted: Path) -> bool:
 
 
 # A disk that is full, or must not be written to
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes; the system then refuses to write, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 WRITERS: dict[str, Callable] = {name: write for name, (write, _) in folders.FILES.items()}

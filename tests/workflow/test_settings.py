@@ -113,6 +113,33 @@ def test_one_command_makes_the_whole_table_anew(tiny_run, tmp_path):
     assert scores[scores["gene"] != ""].groupby("method")["gene"].nunique().max() == 10
 
 
+@pytest.mark.parametrize("verb", [("-n",), ()], ids=["dry run", "run"])
+def test_results_without_snakemake_s_records_are_told(tiny_run, tmp_path, verb):
+    """Snakemake then takes everything for unchanged; the records beside the logs say otherwise."""
+    directory = tmp_path / "copy"
+    shutil.copytree(tiny_run / "results", directory / "results")
+    unchanged = snakemake(directory, *verb, "--configfile", str(TINY))
+    for done in (
+        unchanged,
+        snakemake(directory, *verb, *overlaid(tmp_path / "x.yaml", OTHER_RIDGE)),
+    ):
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Nothing to be done" in done.stdout + done.stderr
+    assert "made with other settings" not in unchanged.stdout + unchanged.stderr
+    said = done.stdout + done.stderr
+    assert re.search(r"\d finished jobs were made with other settings", said)
+    (files,) = re.findall(r"--forcerun (.+)", said)
+    # One of the two is built on the other's entry.
+    models = re.findall(r"(\w+)/seed0/model\.safetensors", files)
+    assert models == ["ridge", "ridge_plus_gene_noise"]
+    assert "panel" not in files
+    words = overlaid(tmp_path / "x.yaml", OTHER_RIDGE)
+    assert planned(directory, *words, "--forcerun", *files.split()) == RUN
+
+
+OTHER_RIDGE = changed("methods", "ridge", params={"components": 7})
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
     """A finished run up to the panel, on a folder of one's own with four sections; a fifth waits."""
@@ -277,3 +304,46 @@ def test_a_run_whose_target_was_removed_meanwhile_fails(tmp_path):
     assert done.returncode != 0
     assert f"1 file of this run no longer there:\n  {split}\n" in done.stdout
     assert "give the same command again" in done.stdout
+
+
+ENCODER = """
+from pathlib import Path
+
+from flag_st.encoders.texture import Texture
+
+
+class Weighted(Texture):
+    def __init__(self, weights: str):
+        super().__init__()
+        self.factor = float(Path(weights).read_text())
+
+    def encode(self, patches, progress=lambda items, **_: items):
+        return self.factor * super().encode(patches, progress)
+"""
+
+
+def test_weights_that_params_name_are_compared_by_content(tmp_path):
+    """A file at the same path that holds something else makes the features anew; a touched one does not."""
+    (tmp_path / "weighted.py").write_text(ENCODER)
+    weights = tmp_path / "weights.txt"
+    weights.write_text("2.0")
+    overlay = {
+        "encoders": {"mine": {"use": "weighted.Weighted", "params": {"weights": str(weights)}}}
+    }
+    overlay["defaults"] = {"encoder": "mine"}
+    words = overlaid(tmp_path / "mine.yaml", overlay)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    target = "results/tiny/data/features/mine/P1S1.h5ad"
+
+    def dry() -> str:
+        done = snakemake(tmp_path, "-n", target, *words, "--quiet", "rules", PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    done = snakemake(tmp_path, target, *words, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights.touch()
+    assert "Nothing to be done" in dry()
+    weights.write_text("3.0")
+    os.utime(weights, (1.6e9, 1.6e9))
+    assert set(re.findall(r"^(\w+) +1$", dry(), re.M)) == {"encode_patches", "total"}

@@ -5,7 +5,7 @@ import os
 import re
 
 from flag_st.planning import config as layers
-from flag_st.planning.contents import contents
+from flag_st.planning.contents import contents, named_files
 from flag_st.core.errors import FlagError
 from flag_st.planning.grid import Plan
 from flag_st.planning.rules import GROWING, RULES, RUN
@@ -135,6 +135,11 @@ def contents_of(rule, wildcards, files):
     return contents(own, os.path.splitext(log)[0] + ".json", CONFIG["verify"])
 
 
+def files_named(layer, name):
+    """The files from outside that an entry's params name, such as weights."""
+    return list(filter(is_given, named_files(entry(layer, name).get("params", {}))))
+
+
 # Outputs, log, benchmark, environment and resources of every rule are in flag_st/planning/rules.py.
 
 
@@ -218,12 +223,16 @@ def of_predictions(pattern, experiment):
     ]
 
 
-def panels_of(cohort):
-    """The panels that the experiments use on a cohort, with the genes that slides must share."""
-    names = {
-        run.panel for runs in RUNS.values() for run in runs if run.cohort == cohort
-    }
-    return {name: layers.genes_of(entry("panels", name)) for name in sorted(names)}
+def vocabularies_of(wildcards):
+    """The files of the genes that the panels of a cohort may choose from."""
+    panels = PLAN.panels(wildcards.cohort).values()
+    return sorted({entry["vocabulary"] for entry in panels if "vocabulary" in entry})
+
+
+def corpus_counts(wildcards):
+    """The files of the sections without an image that some gene model of the cohort learns from."""
+    source = PLAN.source(wildcards.cohort)
+    return [source.counts(s) for s in PLAN.corpus_sections(wildcards.cohort)]
 
 
 def vocabulary_of(wildcards):
@@ -237,6 +246,11 @@ def knows_genes(wildcards):
     """The gene model whose genes a panel may choose from, if its entry names one."""
     name = entry("panels", wildcards.panel).get("vocabulary")
     return [name] if name in CONFIG["gene_models"] else []
+
+
+def gene_files(wildcards):
+    """The files that the params of the gene model name which knows a panel's genes."""
+    return [f for name in knows_genes(wildcards) for f in files_named("gene_models", name)]
 
 
 def makes(kind):

@@ -32,6 +32,8 @@ rule check_cohort:
         manifests=lambda wc: of_slides(
             rules.retrieve.output.manifest, wc, PLAN.slides(wc.cohort)
         ),
+        counts=lambda wc: given(corpus_counts(wc)),
+        vocabularies=lambda wc: given(vocabularies_of(wc)),
     output:
         **outputs("check_cohort"),
     log:
@@ -45,7 +47,10 @@ rule check_cohort:
     resources:
         **resources_of("check_cohort"),
     params:
-        panels=lambda wc: panels_of(wc.cohort),
+        panels=lambda wc: PLAN.panels(wc.cohort),
+        contents=lambda wc: contents_of(
+            "check_cohort", wc, [*corpus_counts(wc), *vocabularies_of(wc)]
+        ),
         prepare=lambda wc: entry("cohorts", wc.cohort).get("prepare", {}),
         code=code("check_cohort"),
     script:
@@ -133,6 +138,7 @@ rule select_panel:
         ),
         split=rules.make_split.output.split,
         vocabulary=lambda wc: given(vocabulary_of(wc)),
+        named=lambda wc: given(gene_files(wc)),
     output:
         **outputs("select_panel"),
     log:
@@ -148,7 +154,7 @@ rule select_panel:
         panel=lambda wc: entry("panels", wc.panel),
         gene_models=lambda wc: [plugin("gene_models", n) for n in knows_genes(wc)],
         contents=lambda wc: contents_of(
-            "select_panel", wc, filter(None, [vocabulary_of(wc)])
+            "select_panel", wc, [*filter(None, [vocabulary_of(wc)]), *gene_files(wc)]
         ),
         code=lambda wc: code(
             "select_panel", *(entry("gene_models", n) for n in knows_genes(wc))
@@ -162,6 +168,7 @@ rule fit_encoder:
         patches=lambda wc: of_slides(
             rules.prepare_slide.output.patches, wc, part(wc, "train")
         ),
+        named=lambda wc: given(files_named("encoders", wc.encoder)),
     output:
         **outputs("fit_encoder"),
     log:
@@ -176,6 +183,9 @@ rule fit_encoder:
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
         threads=threads_of("fit_encoder"),
+        contents=lambda wc: contents_of(
+            "fit_encoder", wc, files_named("encoders", wc.encoder)
+        ),
         code=lambda wc: code("fit_encoder", entry("encoders", wc.encoder)),
     script:
         "../../scripts/fit_encoder.py"
@@ -191,6 +201,7 @@ rule encode_patches:
             if entry("encoders", wc.encoder).get("fits")
             else []
         ),
+        named=lambda wc: given(files_named("encoders", wc.encoder)),
     output:
         **outputs("encode_patches"),
     log:
@@ -205,6 +216,9 @@ rule encode_patches:
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
         threads=threads_of("encode_patches"),
+        contents=lambda wc: contents_of(
+            "encode_patches", wc, files_named("encoders", wc.encoder)
+        ),
         code=lambda wc: code("encode_patches", entry("encoders", wc.encoder)),
     script:
         "../../scripts/encode_patches.py"

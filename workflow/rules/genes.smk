@@ -9,6 +9,7 @@ rule fit_gene_model:
         corpus=corpus_files,
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
+        named=lambda wc: given(files_named("gene_models", wc.gene_model)),
     output:
         **outputs("fit_gene_model"),
     log:
@@ -26,6 +27,9 @@ rule fit_gene_model:
         corpus=lambda wc: entry("gene_models", wc.gene_model).get("corpus", "train"),
         unit=lambda wc: entry("panels", wc.panel).get("transform", "log1p"),
         threads=threads_of("fit_gene_model"),
+        contents=lambda wc: contents_of(
+            "fit_gene_model", wc, files_named("gene_models", wc.gene_model)
+        ),
         code=lambda wc: code("fit_gene_model", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/fit_gene_model.py"
@@ -40,6 +44,7 @@ rule embed_genes:
             if entry("gene_models", wc.gene_model).get("fits")
             else []
         ),
+        named=lambda wc: given(files_named("gene_models", wc.gene_model)),
     output:
         **outputs("embed_genes"),
     log:
@@ -55,6 +60,9 @@ rule embed_genes:
     params:
         gene_model=lambda wc: plugin("gene_models", wc.gene_model),
         threads=threads_of("embed_genes"),
+        contents=lambda wc: contents_of(
+            "embed_genes", wc, files_named("gene_models", wc.gene_model)
+        ),
         code=lambda wc: code("embed_genes", entry("gene_models", wc.gene_model)),
     script:
         "../../scripts/embed_genes.py"

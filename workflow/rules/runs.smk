@@ -13,6 +13,7 @@ rule train:
         parts=parts_of,
         panel=rules.select_panel.output.panel,
         split=rules.make_split.output.split,
+        named=lambda wc: given(files_named("methods", wc.method)),
     output:
         **outputs("train"),
     log:
@@ -36,6 +37,9 @@ rule train:
         panel=lambda wc: entry("panels", wc.panel),
         checkpoint=f"{RESULTS}/{RUN}/checkpoint",
         threads=threads_of("train"),
+        contents=lambda wc: contents_of(
+            "train", wc, files_named("methods", wc.method)
+        ),
         code=lambda wc: code("train", entry("methods", wc.method)),
     script:
         "../../scripts/train.py"

@@ -27,7 +27,9 @@ def measure(case: str, entry: str, spots: int, **more: Any) -> dict[str, float]:
     command = [sys.executable, "-m", "flag_st", "benchmark", "--case", case]
     command += ["--entry", entry, "--spots", str(spots), "--more", json.dumps(more)]
     environment = {**os.environ, **ALLOCATOR.get(case, {})}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", env=environment
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -170,7 +172,7 @@ def report(
     with writing(out / "growth.png") as temporary:
         _draw(sizes, curves).savefig(temporary, dpi=150)
     with writing(out / "speed.md") as temporary:
-        Path(temporary).write_text("\n".join(lines) + "\n")
+        Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

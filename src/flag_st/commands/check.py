@@ -1,16 +1,15 @@
 """``flag-st check``: all faults of the configuration and of the data on this machine."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from flag_st.core import registry
 from flag_st.core.errors import Faults, FlagError
 from flag_st.data.check_cohort import check_cohort, cohort_warnings
-from flag_st.data.check_slide import check_counts
 from flag_st.data.panels import check_list
 from flag_st.data.slide_files import SlideFiles
 from flag_st.gene_models.corpus import corpus_model
-from flag_st.planning.config import genes_of
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
 from flag_st.transfer.weights import checkpoints
@@ -39,8 +38,7 @@ def check(config: dict[str, Any], data: bool = True) -> int:
         _collect(faults, lambda name=name: [plan.corpora(run) for run in plan.runs(name)])
         _collect(faults, lambda name=name: check_columns(plan, name))
     for cohort in cohorts if data else ():
-        check_local_slides(plan, cohort, panel_sizes(config, experiments, cohort), faults)
-        _collect(faults, lambda cohort=cohort: check_local_counts(plan, cohort, faults))
+        check_local_slides(plan, cohort, faults)
     # One missing folder is a fault of many experiments, and is printed once.
     found = list(dict.fromkeys(faults.messages))
     for message in found:
@@ -119,14 +117,8 @@ def check_columns(plan: Plan, name: str) -> None:
         raise FlagError(f"{fault}is not computed: the metric {metric} returns it", remedy=remedy)
 
 
-def panel_sizes(config: dict[str, Any], experiments: dict, cohort: str) -> dict[str, int]:
-    """Name → genes that slides must share for the panels that the experiments need on a cohort."""
-    names = {p for e in experiments.values() if cohort in e["cohorts"] for p in e["panels"]}
-    return {name: genes_of(config["panels"][name]) for name in sorted(names)}
-
-
-def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: Faults) -> None:
-    """Check those slides of a cohort whose files are on this machine."""
+def check_local_slides(plan: Plan, cohort: str, faults: Faults) -> None:
+    """Check those slides of a cohort whose files are on this machine, and the counts of its corpora."""
     try:
         source, slides = plan.source(cohort), plan.slides(cohort)
     except FlagError as error:
@@ -152,23 +144,15 @@ def check_local_slides(plan: Plan, cohort: str, panels: dict[str, int], faults: 
     prepare = plan.config["cohorts"][cohort].get("prepare", {})
     for warning in cohort_warnings(files, prepare):
         print(f"warning: {warning}")
-    of_cohort = check_cohort(files, panels, prepare)
+    further: dict[str, Path] = {}
+    sections = faults.attempt(plan.corpus_sections, cohort) or ()
+    for section in sections:
+        _collect(faults, lambda s=section: further.update({s: source.counts(s)}))
+    panels = faults.attempt(plan.panels, cohort) or {}
+    of_cohort = check_cohort(files, panels, prepare, further)
     for note in of_cohort.notes:
         print(f"note: {note}")
     faults.extend(of_cohort)
-
-
-def check_local_counts(plan: Plan, cohort: str, faults: Faults) -> None:
-    """Check the sections with counts alone, from which gene models of the experiments learn.
-
-    Raises:
-        FlagError: the file of a section is not there.
-    """
-    runs = {run for name in plan.config["make"] for run in plan.runs(name) if run.cohort == cohort}
-    corpora = [corpus for run in runs for corpus in plan.corpora(run).values()]
-    unique = plan.config["cohorts"][cohort].get("prepare", {}).get("unique_genes", True)
-    for section in sorted({section for corpus in corpora for section in corpus.counts}):
-        faults.extend(check_counts(plan.source(cohort).counts(section), unique))
 
 
 def _collect(faults: Faults, action, prefix: str = "") -> None:

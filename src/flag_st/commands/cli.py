@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from flag_st.core.errors import FlagError
+from flag_st.core.streams import keep_messages
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns 0 if it succeeds, and 1 with a message on standard error if not."""
-    # Where the locale knows no µ, it is written as an escape, and the message is not lost.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    keep_messages()
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0

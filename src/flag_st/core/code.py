@@ -147,7 +147,7 @@ class _Memory(dict):
         if self.kept == len(self) or not MEMORY.parent.is_dir():
             return
         with suppress(OSError):  # the memory saves time and decides nothing
-            with NamedTemporaryFile("w", dir=MEMORY.parent, delete=False) as file:
+            with NamedTemporaryFile("w", encoding="utf-8", dir=MEMORY.parent, delete=False) as file:
                 json.dump(self, file)
             os.replace(file.name, MEMORY)
         self.kept = len(self)

@@ -4,9 +4,12 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
+from flag_st.core.io import writing
+
+if TYPE_CHECKING:
+    import h5py
 
 
 class _Sink(io.FileIO):
@@ -59,14 +62,31 @@ class _Sink(io.FileIO):
 
 
 @contextmanager
-def hdf5_file(path: Path) -> Iterator[h5py.File]:
+def hdf5_file(path: Path) -> Iterator["h5py.File"]:
     """A new HDF5 file.
 
     Raises:
         OSError: after it was closed, if the system refused to write to it. It is then of no use.
     """
+    import h5py
+
     with _Sink(path) as sink:
         with h5py.File(sink, "w") as file:
             yield file
         if sink.fault is not None:
             raise sink.fault
+
+
+def write_table(path: str | Path, table: Any, compression: str | None = None) -> None:
+    """Write AnnData as its own ``write_h5ad`` does, under a temporary name until it is whole.
+
+    Raises:
+        FlagError: the folder cannot be written to, or the disk is full; what there was is unchanged.
+    """
+    from anndata.io import write_elem
+
+    table.strings_to_categoricals()
+    with writing(path) as temporary, hdf5_file(temporary) as file:
+        write_elem(file, "/", table, dataset_kwargs={"compression": compression})
+        if table.raw is None:
+            file.pop("raw", None)  # an empty one, which anndata cannot read step by step

@@ -18,7 +18,10 @@ class History:
 
     def write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
-        with writing(self.path) as temporary, open(temporary, "w", newline="") as file:
+        with (
+            writing(self.path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)

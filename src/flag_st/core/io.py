@@ -110,7 +110,8 @@ def _remove(path: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` with sorted keys, so that equal values give equal bytes."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+        text = json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from flag_st.core.errors import FlagError
 from flag_st.core.inputs import check_inputs
 from flag_st.core.provenance import Record
+from flag_st.core.streams import keep_messages
 
 log = logging.getLogger("flag_st")
 
@@ -31,10 +32,11 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         os.environ[f"{name}_NUM_THREADS"] = threads
     # Threads sleep while they wait: on a shared machine, a spinning one starves the one it waits for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_messages()
     path = snakemake.log[0] if snakemake.log else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path:
-        handlers.append(logging.FileHandler(path, mode="w"))
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
     # Only warnings and progress go to the screen; the rest is in the log.
     handlers[0].addFilter(lambda r: r.levelno >= logging.WARNING or hasattr(r, "screen"))
     logging.basicConfig(

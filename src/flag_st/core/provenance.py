@@ -40,7 +40,9 @@ def commit() -> dict[str, Any]:
     def git(*words: str) -> str:
         # Without locks: a job killed while git refreshes its index would leave the checkout locked.
         command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -49,6 +49,7 @@ class Wanted:
         pixel_scale: what the pixel sizes that the files state are multiplied by.
         check_places: whether spots must lie on tissue, and the colours at them match expression better
             than at exchanged or mirrored places.
+        min_counts: spots with a lower total count are left out.
     """
 
     size: int = 224
@@ -57,6 +58,7 @@ class Wanted:
     unique_genes: bool = True
     pixel_scale: float = 1.0
     check_places: bool = True
+    min_counts: int = 1
 
 
 def check_slide(files: SlideFiles, slide: str, **wanted: Any) -> Faults:
@@ -76,7 +78,8 @@ def check_slide(files: SlideFiles, slide: str, **wanted: Any) -> Faults:
         faults.add(fault, remedy="add wsis/<slide>.tif or patches/<slide>.h5, or use the other")
     known = _read(_metadata, files.metadata, "metadata", faults, want.pixel_scale)
     facts, pixel = known or ({}, None)
-    table = _read(check_table, files.st, "counts", faults, want.unique_genes)
+    spots = (want.unique_genes, want.min_counts)
+    table = _read(check_table, files.st, "counts", faults, *spots)
     if files.labels is not None and table is not None:
         _read(check_labels, files.labels, "label", faults, table.spots)
     if files.patches is not None and want.patches_from != "wsi":
@@ -97,10 +100,10 @@ def check_slide(files: SlideFiles, slide: str, **wanted: Any) -> Faults:
     return faults
 
 
-def check_counts(path: Path, unique_genes: bool = True) -> Faults:
+def check_counts(path: Path, unique_genes: bool = True, min_counts: int = 1) -> Faults:
     """All faults of the counts of a section without an image; positions are not asked for."""
     faults = Faults()
-    _read(check_table, path, "counts", faults, unique_genes, False)
+    _read(check_table, path, "counts", faults, unique_genes, min_counts, False)
     return faults
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
+from flag_st.data.array_places import array_places
 from flag_st.data.barcodes import plain
 from flag_st.data.under_tissue import under_tissue
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 #: How many values of a count matrix are read at a time.
 BLOCK = 1 << 22
-#: Sums of as few spots as this may be alike by chance; sums within this share are the same.
+#: Sums of fewer spots than this may be alike by chance; sums within this share are the same.
 FEW, EQUAL = 20, 0.01
 #: The remedy for anything but raw counts.
 RAW = "put raw counts of the spots under tissue in X"
@@ -49,13 +50,16 @@ class Table:
         return Table(self.path, self.obs[keep], position, self.scales)
 
 
-def check_table(path: Path, faults: Faults, unique_genes: bool, placed: bool = True) -> Table:
-    """Check the counts and return what the table says of its spots under tissue.
+def check_table(
+    path: Path, faults: Faults, unique_genes: bool, min_counts: int = 1, placed: bool = True
+) -> Table:
+    """Check the counts and return what the table says of its spots that are used.
 
     Args:
         path: the h5ad.
         faults: faults and notes are added to it.
         unique_genes: whether a repeated gene symbol is a fault.
+        min_counts: spots under tissue are used if they have as many counts.
         placed: whether the section has an image, and thus positions.
     """
     import h5py
@@ -65,16 +69,22 @@ def check_table(path: Path, faults: Faults, unique_genes: bool, placed: bool = T
         check_repeats(path, plain(obs.index), "barcode", faults)
         if unique_genes:
             check_repeats(path, var.index.astype(str), "gene", faults)
-        _counts(path, file, (len(obs), len(var)), faults)
+        depth = _counts(path, file, (len(obs), len(var)), faults)
         table = Table(path, obs, None, _scales(file))
     keep = under_tissue(obs, path)
     if number := int((~keep).sum()):
         faults.notes.append(
             f"{path}: {number} of {len(keep)} spots lie beside the tissue (in_tissue 0) and are left out"
         )
+    if depth is not None:
+        keep &= _deep_enough(path, depth, keep, min_counts, faults)
     table = table.part(keep)
     if not placed:
         return table
+    if why := array_places(table.obs)[1]:
+        faults.notes.append(
+            f"{path}: array_row and array_col are not used, and neighbours are found by the positions alone: {why}"
+        )
     found = _positions(path, position, keep, table.spots, faults)
     return Table(path, table.obs, found, table.scales)
 
@@ -108,10 +118,28 @@ def _scales(file) -> dict[str, float]:
     }
 
 
-def _counts(path: Path, file, shape: tuple[int, int], faults: Faults) -> None:
+def _deep_enough(
+    path: Path, depth: np.ndarray, under: np.ndarray, wanted: int, faults: Faults
+) -> np.ndarray:
+    """(N,) bool: the spots with at least ``wanted`` counts, of which ``under`` says if they are under tissue."""
+    enough = depth >= wanted
+    if not (enough & under).any():
+        faults.add(
+            f"{path}: none of {len(depth)} spots has {wanted} counts (most: {depth[under].max():.0f})",
+            remedy="lower min_counts or leave the slide out",
+        )
+    elif number := int((under & ~enough).sum()):
+        faults.notes.append(
+            f"{path}: {number} of {under.sum()} spots have fewer counts than min_counts, {wanted}, and are left out"
+        )
+    return enough
+
+
+def _counts(path: Path, file, shape: tuple[int, int], faults: Faults) -> np.ndarray | None:
+    """The sum of counts of each spot (N,); None if they are faulty."""
     if 0 in shape:
         faults.add(f"{path} is empty: {shape[0]} spots, {shape[1]} genes", remedy=RAW)
-        return
+        return None
     store = _matrix(path, file)
     sparse = hasattr(store, "keys")
     stated = store.attrs.get("shape", store.attrs.get("h5sparse_shape")) if sparse else store.shape
@@ -133,33 +161,35 @@ def _counts(path: Path, file, shape: tuple[int, int], faults: Faults) -> None:
         if number:
             faults.add(f"{path}: {number} {kind} values in X", remedy=RAW)
     if any(bad.values()):
-        return
+        return None
     if total == 0:
         faults.add(f"{path}: all counts are 0", remedy=RAW)
-    elif shape[0] >= FEW and _same_sums(store, shape):
+        return None
+    sums = _sums(store, shape)
+    middle = np.median(sums)
+    if len(sums) >= FEW and (np.abs(sums - middle) <= EQUAL * middle).mean() > 0.9:
         faults.add(
             f"{path}: the counts of nearly all spots have the same sum, as normalised values that were rounded have",
             remedy=RAW,
         )
+        return None
+    return sums
 
 
-def _same_sums(store: Any, shape: tuple[int, int]) -> bool:
-    """Whether nine of ten spots have the same sum, within a share of ``EQUAL``."""
+def _sums(store: Any, shape: tuple[int, int]) -> np.ndarray:
+    """(N,) sums of the counts of each spot."""
     from anndata.io import read_elem
     from scipy.sparse import csc_matrix, csr_matrix
 
     if not hasattr(store, "keys"):
         rows = max(1, BLOCK // shape[1])
         starts = range(0, shape[0], rows)
-        sums = np.concatenate([store[i : i + rows].sum(1, dtype=np.float64) for i in starts])
-    elif "h5sparse_format" in store.attrs:
+        return np.concatenate([store[i : i + rows].sum(1, dtype=np.float64) for i in starts])
+    if "h5sparse_format" in store.attrs:
         kind = {"csr": csr_matrix, "csc": csc_matrix}[_text(store.attrs["h5sparse_format"])]
         parts = tuple(store[key][:] for key in ("data", "indices", "indptr"))
-        sums = np.asarray(kind(parts, shape=shape).sum(1, dtype=np.float64)).ravel()
-    else:
-        sums = np.asarray(read_elem(store).sum(1, dtype=np.float64)).ravel()
-    middle = np.median(sums)
-    return bool((np.abs(sums - middle) <= EQUAL * middle).mean() > 0.9)
+        return np.asarray(kind(parts, shape=shape).sum(1, dtype=np.float64)).ravel()
+    return np.asarray(read_elem(store).sum(1, dtype=np.float64)).ravel()
 
 
 def _text(value: Any) -> str:

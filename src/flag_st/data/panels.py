@@ -119,6 +119,27 @@ def select_panel(
     Raises:
         FlagError: too few genes are common to all slides, or one of ``genes`` is not.
     """
+    shared = rankable(names, size, drop_prefixes, genes, vocabulary)
+    if hvg:
+        allowed = highly_variable_union(fit, hvg)
+        shared = [g for g in shared if g in allowed]
+    columns = [table.var_names.get_indexer(shared) for table in fit]
+    mean, std = moments([table.X for table in fit], columns)
+    return hmhvg(shared, mean, std, size, top)
+
+
+def rankable(
+    names: Sequence[Sequence[str]],
+    size: int | None = None,
+    drop_prefixes: Sequence[str] = (),
+    genes: Sequence[str] | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> list[str]:
+    """The genes that a panel may choose from by their names alone; arguments as for ``select_panel``.
+
+    Raises:
+        FlagError: one of ``genes`` is not common to all slides, or the arguments contradict each other.
+    """
     shared = common_genes(names)
     if drop_prefixes:
         _named_by_symbols(shared)
@@ -127,16 +148,12 @@ def select_panel(
             raise FlagError(f"panel genes missing from some slide: {', '.join(missing[:10])}")
         check_list(genes, size, drop_prefixes)
         shared = list(genes)
-    shared = [g for g in shared if not g.startswith(tuple(drop_prefixes))]
-    if vocabulary is not None:
-        known = set(vocabulary)
-        shared = [g for g in shared if g in known]
-    if hvg:
-        allowed = highly_variable_union(fit, hvg)
-        shared = [g for g in shared if g in allowed]
-    columns = [table.var_names.get_indexer(shared) for table in fit]
-    mean, std = moments([table.X for table in fit], columns)
-    return hmhvg(shared, mean, std, size, top)
+    known = None if vocabulary is None else set(vocabulary)
+    return [
+        g
+        for g in shared
+        if not g.startswith(tuple(drop_prefixes)) and (known is None or g in known)
+    ]
 
 
 def check_list(genes: Sequence[str], size: int | None, drop_prefixes: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flag_st.core.errors import FlagError
+from flag_st.core.hdf5 import hdf5_file, write_table
 from flag_st.core.io import CONTRACT, read_json, writing
+from flag_st.data.array_places import array_places
 from flag_st.data.barcodes import plain
 from flag_st.data.check_slide import Wanted, check_counts, check_slide
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
@@ -69,16 +70,18 @@ def prepare(
     Raises:
         FlagError: the files have faults; all are named, and nothing is written.
     """
-    want = Wanted(size, um_per_px, patches_from, unique_genes, pixel_scale, check_places)
+    want = Wanted(
+        size, um_per_px, patches_from, unique_genes, pixel_scale, check_places, min_counts
+    )
     check_slide(files, slide, **vars(want)).raise_if_any(f"slide {slide}")
     facts = read_json(files.metadata)
     pixel = float(facts[PIXEL_KEY]) * pixel_scale
-    table = _read_table(files.st, min_counts)
-    ready = None if patches_from == "wsi" else files.patches
+    table, rows = used_spots(files, min_counts, patches_from)
     layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
     with writing(out_patches) as temporary:
-        if ready is not None:
-            table = _copy_patches(ready, table, temporary, layout, progress)
+        if rows is not None:
+            assert files.patches is not None
+            _copy_patches(files.patches, rows, table, temporary, layout, progress)
         else:
             assert files.wsi is not None, "check_slide refuses a slide without an image"
             _cut_patches(files.wsi, table, temporary, layout, progress)
@@ -86,8 +89,7 @@ def prepare(
         table = _contract(table, pixel, files.labels)
         table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or patient_of(facts)}
         table.uns |= {"pixel_size_um": pixel, "image": image, "image_scale": scale}
-        with writing(out_spots) as spots:
-            table.write_h5ad(spots, compression="gzip")
+        write_table(out_spots, table, "gzip")
 
 
 def prepare_counts(
@@ -114,7 +116,7 @@ def prepare_counts(
     import anndata
     import pandas as pd
 
-    check_counts(Path(path), unique_genes).raise_if_any(f"section {slide}")
+    check_counts(Path(path), unique_genes, min_counts).raise_if_any(f"section {slide}")
     table = _read_table(Path(path), min_counts)
     spots, genes = (
         pd.Index(names.astype(str), dtype=object) for names in (table.obs_names, table.var_names)
@@ -125,9 +127,26 @@ def prepare_counts(
         var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=genes),
         uns={"contract": CONTRACT, "slide": slide, "patient": patient},
     )
-    result.var_names_make_unique()
-    with writing(out) as temporary:
-        result.write_h5ad(temporary, compression="gzip")
+    write_table(out, result, "gzip")
+
+
+def used_spots(
+    files: SlideFiles, min_counts: int = 1, patches_from: str = "auto"
+) -> tuple[Any, np.ndarray | None]:
+    """AnnData of the spots that are used of a slide without faults; arguments as for ``prepare``.
+
+    Returns:
+        the table, and the row (N,) of each spot in the patch file; None if patches are cut from the image.
+    """
+    import h5py
+
+    table = _read_table(files.st, min_counts)
+    if patches_from == "wsi" or files.patches is None:
+        return table, None
+    with h5py.File(files.patches, "r") as file:
+        rows = {b: i for i, b in enumerate(plain(file["barcode"].asstr()[:].ravel()))}
+    where = np.array([rows.get(b, -1) for b in plain(table.obs_names)])  # (N,)
+    return table[where >= 0].copy(), where[where >= 0]
 
 
 def _read_table(path: Path, min_counts: int) -> Any:
@@ -136,14 +155,9 @@ def _read_table(path: Path, min_counts: int) -> Any:
     from scipy.sparse import csr_matrix
 
     table = anndata.read_h5ad(path)
+    table.var_names_make_unique()
     depth = np.asarray(table.X.sum(axis=1, dtype=np.float64)).ravel()  # (N,)
-    keep = (depth >= min_counts) & under_tissue(table.obs, path)
-    if not keep.any():
-        raise FlagError(
-            f"{path}: none of {len(depth)} spots has {min_counts} counts (most: {depth.max():.0f})",
-            remedy="lower min_counts or leave the slide out",
-        )
-    table = table[keep].copy()
+    table = table[(depth >= min_counts) & under_tissue(table.obs, path)].copy()
     table.X = csr_matrix(table.X, dtype=np.float32)
     table.X.sort_indices()
     table.X.eliminate_zeros()
@@ -158,7 +172,7 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
     symbols = pd.Index(table.var_names.astype(str).to_numpy(dtype=object))
     spots = pd.Index(table.obs_names.astype(str).to_numpy(dtype=object))
     position = np.asarray(table.obsm["spatial"], dtype=np.float64)  # (N, 2)
-    kept: dict[str, Any] = _array(table.obs)
+    kept: dict[str, Any] = array_places(table.obs)[0]
     if labels is not None:
         kept["domain"] = pd.Categorical(read_labels(labels, spots).astype(object))
     elif named := next((c for c in DOMAINS if c in table.obs), None):
@@ -169,29 +183,7 @@ def _contract(table: Any, pixel: float, labels: Path | None) -> Any:
         var=pd.DataFrame({"ensembl": _ensembl(table.var)}, index=symbols),
         obsm={"spatial": position, "spatial_um": position * pixel},
     )
-    result.var_names_make_unique()
     return result
-
-
-def _array(obs: Any) -> dict[str, np.ndarray]:
-    """Row and column of every spot on the array, as whole numbers; empty unless all are known.
-
-    Some tables hold text, or places that were refined by hand, which are no longer whole. They are
-    rounded, and left out where a place is missing or two spots would share a cell: neighbours are then
-    found by the positions alone.
-    """
-    import pandas as pd
-
-    columns = ["array_row", "array_col"]
-    if any(column not in obs for column in columns):
-        return {}
-    numbers = obs[columns].astype(object).apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(numbers).all():
-        return {}
-    cells = np.rint(numbers).astype(np.int64)  # (N, 2)
-    if len(np.unique(cells, axis=0)) < len(cells):
-        return {}
-    return dict(zip(columns, cells.T, strict=True))
 
 
 def _ensembl(var: Any) -> np.ndarray:
@@ -220,20 +212,17 @@ def _cut_patches(
 
 
 def _copy_patches(
-    path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
-) -> Any:
-    """Copy the patches of the spots in ``table``; returns the part of it that has patches."""
+    path: Path,
+    where: np.ndarray,
+    table: Any,
+    target: Path,
+    layout: dict,
+    progress: Callable[..., Iterable],
+) -> None:
+    """Copy the patches of the spots in ``table``, which are the rows ``where`` (N,) of a patch file."""
     import h5py
 
     with h5py.File(path, "r") as file:
-        rows = {b: i for i, b in enumerate(plain(file["barcode"].asstr()[:].ravel()))}
-        where = np.array([rows.get(b, -1) for b in plain(table.obs_names)])  # (N,)
-        if (where < 0).all():
-            raise FlagError(
-                f"{path} has no patch of the {len(where)} spots with enough counts",
-                remedy="lower min_counts or set patches_from: wsi",
-            )
-        table, where = table[where >= 0].copy(), where[where >= 0]
         corner = file["coords"][:][where].astype(np.int64)
         with _writing_patches(target, table.obs_names, corner, layout, "hest") as images:
             starts = range(0, len(where), BLOCK)
@@ -243,7 +232,6 @@ def _copy_patches(
                 pixels = np.empty((len(block), *images.shape[1:]), np.uint8)
                 pixels[order] = file["img"][block[order]]
                 images[start : start + len(block)] = pixels
-    return table
 
 
 @contextmanager
@@ -254,7 +242,7 @@ def _writing_patches(
     import h5py
 
     size, pixel, step = layout["size"], layout["pixel_size"], layout["um_per_px"]
-    with h5py.File(path, "w") as file:
+    with hdf5_file(path) as file:
         file.attrs.update(contract=CONTRACT, patches_from=source, **layout)
         text = np.asarray(spots, dtype=object)
         file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import CONTRACT, check_contract, writing
+from flag_st.core.hdf5 import write_table
+from flag_st.core.io import CONTRACT, check_contract
 from flag_st.data.targets import Targets
 
 #: Unit of a panel → function of raw counts (N, G) and of the spots' total counts (N, 1).
@@ -289,8 +290,7 @@ def write_prediction(path: str | Path, slide: Slide, prediction, facts: dict) ->
         FlagError: as ``prediction_table``.
     """
     table = prediction_table(slide, prediction, facts)
-    with writing(path) as temporary:
-        table.write_h5ad(temporary)
+    write_table(path, table)
 
 
 def prediction_table(slide: Slide, prediction, facts: dict):

@@ -23,6 +23,10 @@ class Split:
         """Part → slide ids."""
         return {part: list(ids) for part, ids in asdict(self).items()}
 
+    def choosing(self, fit_on: str) -> tuple[str, ...]:
+        """The slides whose counts choose a panel: of training (``train``), or of all parts (``all``)."""
+        return self.train if fit_on == "train" else (*self.train, *self.valid, *self.test)
+
 
 def expand(name: str, entry: dict, rows: Sequence[SlideRow]) -> dict[str, Split]:
     """The splits of one entry of ``config/splits.yaml``: one, or one per fold of leave-one-out.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flag_st.core.errors import FlagError
+from flag_st.core.hdf5 import hdf5_file
 from flag_st.core.io import CONTRACT, check_contract, writing
 
 
@@ -99,7 +100,7 @@ def writing_targets(
     n, g = len(spots), len(genes)
     shape = {"static": (g, width), "contextual": (n, g, width), "spot": (n, width)}[kind]
     chunks = None if kind == "static" else (1, *shape[1:])
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing(path) as temporary, hdf5_file(temporary) as file:
         file.attrs.update(contract=CONTRACT, kind=kind, **facts)
         file.create_dataset(
             "spots", data=np.asarray(spots, dtype=object), dtype=h5py.string_dtype()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from flag_st.core.hdf5 import write_table
 from flag_st.core.io import write_json
 from flag_st.gene_models.packages import official
 from flag_st.gene_models.rank_values import RankValues
@@ -77,7 +78,7 @@ class Package:
             var=pd.DataFrame({"ensembl_id": [identifiers[i] for i in order]}).rename(index=str),
         )
         with TemporaryDirectory() as folder:
-            slide.write_h5ad(Path(folder) / "slide.h5ad")
+            write_table(Path(folder) / "slide.h5ad", slide)
             parts = self.tokenizer.tokenize_files(Path(folder), "h5ad")
         without = self.ranks.encode(sparse.csr_matrix((1, 0)), [])[0]
         sequences = [without for _ in depth]

@@ -6,8 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from flag_st.core.hdf5 import hdf5_file
-from flag_st.core.io import writing
+from flag_st.core.hdf5 import write_table
 from flag_st.data.slide import prediction_table
 from flag_st.intervals.certificate import VERDICTS
 from flag_st.slides.predicted import LEVEL, Predicted
@@ -68,5 +67,4 @@ def add_gene_sets(table: anndata.AnnData, made: Predicted) -> None:
 
 
 def write(made: Predicted, path: str | Path) -> None:
-    with writing(path) as temporary, hdf5_file(temporary) as file:
-        anndata.io.write_elem(file, "/", table_of(made), dataset_kwargs={"compression": "gzip"})
+    write_table(path, table_of(made), "gzip")

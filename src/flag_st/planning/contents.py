@@ -5,8 +5,10 @@ touched makes everything anew. So what such files hold becomes a parameter of th
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flag_st.core.io import digest
 
@@ -23,10 +25,39 @@ def contents(files: Sequence[str], record: str | Path, verify: bool = False) -> 
         verify: whether files are read whose size and date are the same, too.
     """
     files = sorted(file for file in files if Path(file).exists())
+    if not files:
+        return []
     texts, digests = _recorded(Path(record))
     if len(texts) != len(files) or not digests.keys() >= set(files):
         return [_seen(file) for file in files]
     return [_text(file, texts[k], digests[file], verify) for k, file in enumerate(files)]
+
+
+def named_files(params: Any) -> list[str]:
+    """The files that the params of a plug-in name, at any depth, such as ``weights``.
+
+    Where ``weights`` is a folder, it is the file that ``file`` names in it or, without such a key, all
+    files in it.
+    """
+    return sorted(set(_named(params)))
+
+
+def _named(params: Any) -> Iterator[str]:
+    if isinstance(params, str):
+        path = os.path.expanduser(params)
+        if os.path.isfile(path):
+            yield path
+    elif isinstance(params, Mapping):
+        folder = os.path.expanduser(str(params.get("weights") or ""))
+        if os.path.isdir(folder):
+            inside = Path(folder, str(params.get("file") or ""))
+            found = [inside] if inside.is_file() else inside.rglob("*")
+            yield from (str(path) for path in found if path.is_file())
+        for value in params.values():
+            yield from _named(value)
+    elif isinstance(params, list | tuple):
+        for value in params:
+            yield from _named(value)
 
 
 def _text(file: str, known: str, recorded: str, verify: bool) -> str:

@@ -13,6 +13,10 @@ from flag_st.data.splits import Split
 from flag_st.planning.config import holds
 from flag_st.planning.reads import reads_of
 from flag_st.sources.base import Source
+from flag_st.sources.folder import locate as locate_file
+
+#: Keys of a panel's entry, besides ``vocabulary``, that decide which genes there are to choose from.
+CHOOSING = ("size", "top", "drop_prefixes", "genes", "hvg")
 
 #: What a method reads besides its own slides' spots and genes, as its entry says.
 INPUTS = ("encoder", "gene_model", "backbone", "needs_patches", "needs_truth")
@@ -109,6 +113,32 @@ class Plan:
         names = dict.fromkeys(filter(None, (entry["gene_model"], entry.get("backbone"))))
         fitted = [name for name in names if models[name].get("fits")]
         return {name: self.corpus(run.cohort, run.split, name) for name in fitted}
+
+    def panels(self, cohort: str) -> dict[str, dict[str, Any]]:
+        """The entries of the panels that the experiments to make use on a cohort, by name.
+
+        Of each entry, those keys that decide which genes there are to choose from. ``vocabulary`` is a path;
+        that of a gene model is left out, since its files need not be here yet. Where counts decide
+        (``hvg``), ``fits`` lists the slides of each split whose counts do.
+        """
+        runs = {run for name in self.config["make"] for run in self.runs(name)}
+        used = sorted({(run.panel, run.split) for run in runs if run.cohort == cohort})
+        panels: dict[str, dict[str, Any]] = {}
+        for panel, fold in used:
+            entry = self.config["panels"][panel]
+            kept = panels.setdefault(panel, {k: entry[k] for k in CHOOSING if entry.get(k)})
+            if (known := entry.get("vocabulary")) and known not in self.config["gene_models"]:
+                kept["vocabulary"] = str(locate_file(known))
+            if entry.get("hvg"):
+                slides = self.split(cohort, fold).choosing(entry.get("fit_on", "train"))
+                kept.setdefault("fits", []).append(list(slides))
+        return panels
+
+    def corpus_sections(self, cohort: str) -> list[str]:
+        """The sections with counts alone that some gene model of the experiments to make learns from."""
+        runs = {run for name in self.config["make"] for run in self.runs(name)}
+        corpora = [c for run in runs if run.cohort == cohort for c in self.corpora(run).values()]
+        return sorted({section for corpus in corpora for section in corpus.counts})
 
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
         """Methods without any randomness run once: their repeats would be equal."""

@@ -1,5 +1,6 @@
 """``flag-st score``: one prediction file against one truth file, no matter who made them."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 from flag_st.core.errors import FlagError
 from flag_st.metrics.base import Metric
 from flag_st.scoring.slides import Pair, columns, score_slide
+from flag_st.scoring.units import check_unit, scales_apart
 
 if TYPE_CHECKING:
     import anndata
 
+log = logging.getLogger(__name__)
+
 #: Names of the layers that hold draws.
 DRAW = re.compile(r"draw_\d+")
-#: Means that differ by a larger factor are of different units.
-APART = 3.0
 
 
 def score_files(
@@ -46,7 +48,7 @@ def score_files(
             raise FlagError(f"{path} has no matrix X", remedy="put the expression into X")
     if "spatial_um" in truth.obsm:
         truth = _predicted_part(truth, truth_path, prediction)
-    _check_unit(truth, prediction, truth_path)
+    check_unit(truth, prediction, truth_path)
     for what in ("obs_names", "var_names"):
         _check_same(truth, prediction, what, truth_path, prediction_path)
     if "spatial" not in truth.obsm:
@@ -60,6 +62,8 @@ def score_files(
             remedy="leave out the spots whose place is unknown, in both files",
         )
     prediction = prediction[truth.obs_names, truth.var_names]
+    if warning := scales_apart(truth, prediction, truth_path):
+        log.warning("%s", warning)
     # Other layers, such as draw_mean, are no draws.
     layers = sorted((n for n in prediction.layers if DRAW.fullmatch(n)), key=lambda n: int(n[5:]))
     point = _dense(prediction.X)
@@ -108,54 +112,6 @@ def _predicted_part(
     )
     part.obs_names, part.var_names = spots, genes
     return part
-
-
-def _check_unit(truth, prediction, truth_path: str | Path) -> None:
-    """Refuse to compare counts with logarithms, for which every metric would return a number."""
-    unit, known = _unit(prediction, "unit"), _unit(truth, "transform")
-    if unit is None or known is None:
-        unit, known = (_seen(t, u) for t, u in ((prediction, unit), (truth, known)))
-        if (unit == "counts") != (known == "counts") and None in (unit, known):
-            whole = truth_path if known == "counts" else "the prediction"
-            raise FlagError(
-                f"{whole} seems to hold counts, and of the other file the unit is not known",
-                remedy="give both in one unit, or name the units: uns['transform'] of the truth and uns['unit'] "
-                "of the prediction, such as log1p",
-            )
-        means = [float(abs(t.X).mean()) for t in (truth, prediction)]
-        if None in (unit, known) and max(means) > APART * min(means):
-            raise FlagError(
-                f"the mean of {truth_path} is {means[0]:.3g} and that of the prediction {means[1]:.3g}, as in "
-                "different units",
-                remedy="name the units, if they are the same: uns['transform'] of the truth and uns['unit'] of "
-                "the prediction, such as log1p",
-            )
-    # A logarithm of another base is not the log1p that is meant where nothing is said.
-    odd = [u for u in (unit, known) if u is not None and u.startswith("log1p to base")]
-    if odd and None in (unit, known):
-        unit, known = unit or "log1p", known or "log1p"
-    if unit is not None and known is not None and str(unit) != str(known):
-        raise FlagError(
-            f"{truth_path} holds {known}, the prediction {unit}",
-            remedy="transform the truth, and name its unit in uns['transform']",
-        )
-
-
-def _unit(table, key: str) -> str | None:
-    """The unit that a file names; logarithms of another base than e by scanpy's own note."""
-    named = table.uns.get(key)
-    if named is not None:
-        return str(np.ravel(named)[0])
-    logs = table.uns.get("log1p")
-    base = logs.get("base") if hasattr(logs, "get") else None
-    return None if base is None else f"log1p to base {float(base):g}"
-
-
-def _seen(table, known: str | None) -> str | None:
-    """The known unit, or counts if the values look like them."""
-    values = table.X.data if hasattr(table.X, "toarray") else np.asarray(table.X)
-    whole = values.size > 0 and (values == np.round(values)).all() and (values > 1).any()
-    return "counts" if known is None and whole else known
 
 
 def _check_same(truth, prediction, what: str, truth_path, prediction_path) -> None:

@@ -46,7 +46,7 @@ def write_layers(path: str | Path, section: str | int, out: str | Path) -> None:
         raise FlagError(f"{path} has no section {key}", choices=sorted(layers))
     rows = [f"{barcode}\t{layer}\n" for barcode, layer in sorted(layers[key].items())]
     with writing(out) as temporary:
-        temporary.write_text("barcode\tlabel\n" + "".join(rows))
+        temporary.write_text("barcode\tlabel\n" + "".join(rows), encoding="utf-8")
 
 
 def _read_layers(path: Path) -> dict[str, dict[str, str]]:

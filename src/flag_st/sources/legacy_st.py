@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import FlagError
-from flag_st.core.io import digest, read_json, write_json, writing
+from flag_st.core.hdf5 import write_table
+from flag_st.core.io import digest, read_json, write_json
 from flag_st.data.hest_layout import new_paths, section_metadata, spatial_entry
 from flag_st.data.pyramid import write_pyramid
 
@@ -268,8 +269,7 @@ def write_spots(
     )
     table.obs_names = [f"{x:03d}x{y:03d}" for x, y in zip(spots["x"], spots["y"], strict=True)]
     table.uns["spatial"] = spatial_entry(np.asarray(small), image.width, SPOT_UM / frame.pixel_size)
-    with writing(path) as temporary:
-        table.write_h5ad(temporary, compression="gzip")
+    write_table(path, table, "gzip")
 
 
 def _whole(values: np.ndarray) -> bool:

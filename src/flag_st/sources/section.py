@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
-from flag_st.core.io import read_json, write_json, writing
+from flag_st.core.hdf5 import write_table
+from flag_st.core.io import read_json, write_json
 from flag_st.data.hest_layout import new_paths, section_metadata
 from flag_st.data.slide_files import SlideFiles
 from flag_st.slides.image import Picture
@@ -197,5 +198,4 @@ def _write_table(path: Path, section: Section) -> None:
         var=genes,
         obsm={"spatial": np.asarray(section.position, dtype=np.float64)},
     )
-    with writing(path) as temporary:
-        table.write_h5ad(temporary, compression="gzip")
+    write_table(path, table, "gzip")

@@ -70,6 +70,6 @@ def _link(store: Path, place: Path, wanted: Mapping[str, str]) -> None:
             if (path := store / kind / name).is_file():
                 facts = json.loads(path.read_text(encoding="utf-8"))
                 facts.pop("consolidated_metadata", None)  # it lists all elements
-                (place / kind / name).write_text(json.dumps(facts))
+                (place / kind / name).write_text(json.dumps(facts), encoding="utf-8")
     for kind, name in wanted.items():
         (place / kind / name).symlink_to((store / kind / name).resolve())

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flag_st.core.io import write_json, writing
+from flag_st.core.hdf5 import write_table
+from flag_st.core.io import write_json
 from flag_st.data.hest_layout import new_paths, section_metadata, spatial_entry
 from flag_st.data.pyramid import write_pyramid
 from flag_st.data.slide_files import SlideFiles
@@ -26,8 +27,7 @@ def write_slide(section: Section, directory: str | Path) -> SlideFiles:
     known = truth(section.design, section.patient, section.number)
     picture = write_image(section, paths["wsi"])
     table = _table(section, known, picture)
-    with writing(paths["st"]) as temporary:
-        table.write_h5ad(temporary, compression="gzip")
+    write_table(paths["st"], table, "gzip")
     write_json(paths["metadata"], _metadata(section, table.shape, picture.shape))
     return SlideFiles(**paths)
 
