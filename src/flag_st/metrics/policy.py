@@ -77,7 +77,12 @@ def _once(cache: dict, key: Hashable, make: Callable[[], Any]) -> Any:
     return cache[key]
 
 
-def check_finite(values: np.ndarray, what: str, case: Case) -> None:
+#: What to do about a truth, and about a prediction, that is not finite.
+MEASURED = "leave out the genes or spots that were not measured, from the truth and from the prediction"
+FAILED = "the method failed on this slide: read its training history and train it again"
+
+
+def check_finite(values: np.ndarray, what: str, case: Case, remedy: str = FAILED) -> None:
     """Refuse NaN and infinity in (…, N, G) ``values``, naming how many genes and spots have them.
 
     Raises:
@@ -92,7 +97,7 @@ def check_finite(values: np.ndarray, what: str, case: Case) -> None:
         f"{what}{where} is NaN or infinite in {int(bad.any(0).sum())} of {bad.shape[1]} genes"
         f" (such as {case.genes[int(bad.any(0).argmax())]})"
         f" and {int(bad.any(1).sum())} of {bad.shape[0]} spots",
-        remedy="the method failed on this slide: read its training history and train it again",
+        remedy=remedy,
     )
 
 
@@ -100,7 +105,7 @@ def checked(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Truth and prediction (N, G) as float64, both known to be finite."""
 
     def truth() -> np.ndarray:
-        check_finite(case.truth, "the truth", case)
+        check_finite(case.truth, "the truth", case, MEASURED)
         return np.asarray(case.truth, dtype=np.float64)
 
     def prediction() -> np.ndarray:
