@@ -14,7 +14,7 @@ FIELDS = ["table", "cohort", "panel", "split", "row", "method", "metric", "value
 FIELDS += ["encoder", "gene_model", "unit", "note"]
 #: The class that provides the slides of both papers.
 SOURCE = "flag_st.sources.hest.Hest"
-#: Start of the names of a paper's tables → the image encoder of the paper's own method.
+#: Start of the names of a paper's tables → the image encoder of the paper's own method, if it is known.
 ENCODERS = {"table": "uni", "hinge_table": "uni+conch"}
 
 
@@ -67,7 +67,7 @@ def differences(
     rows = printed[printed["method"] == run["method"]]
     # A method that the paper lacks has no row: its features must be those of the paper's own method, and
     # its gene model is free.
-    own = ENCODERS[paper_of(printed["table"].iloc[0])]
+    own = ENCODERS.get(paper_of(printed["table"].iloc[0]), "")
     paper = rows.iloc[0] if len(rows) else {"encoder": own, "gene_model": run["gene_model"]}
     if not unstated and not paper["encoder"]:
         paper = {**paper, "encoder": run["encoder"]}
@@ -86,7 +86,7 @@ def cohort_difference(name: str, experiment: Experiment, printed: "pandas.DataFr
     """How a cohort differs from the paper's; "" if it does not."""
     cohort, paper_name = experiment.cohorts[name], experiment.paper_cohort(name)
     if paper_name not in set(printed["cohort"]):
-        return f"cohort {name} is not in the paper"
+        return f"cohort {name} is not known to be one of the paper's"
     if name != paper_name or cohort.use != SOURCE:
         return f"cohort {name} is not the paper's {paper_name}"
     return f"only {len(cohort.only)} slides of cohort {name}" if cohort.only else ""
