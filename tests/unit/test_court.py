@@ -224,6 +224,14 @@ def test_the_printed_table_is_that_beside_the_experiment(known):
     assert set(asked.printed("x", "table_1")["table"]) == {"hinge_table_2"}  # of another paper
 
 
+def test_a_split_that_is_not_stated_is_no_difference(known, tried):
+    """Before, a split without a printed one made every run a stand-in, and nothing could be decided."""
+    entry = changed()
+    del entry["protocol"]["split"]
+    rows, cells = judged(known, tried, entry)
+    assert (rows["why"].item(), cells["verdict"].text) == ("", claims.HOLDS)
+
+
 def test_best_competes_with_the_rivals_of_the_entry(known, tried):
     entry = changed(run={"rivals": ["ridge"], "test": {"kind": "best", "other": ""}})
     rows, cells = judged(known, tried, entry)

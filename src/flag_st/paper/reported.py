@@ -72,7 +72,7 @@ def differences(
     if not unstated and not paper["encoder"]:
         paper = {**paper, "encoder": run["encoder"]}
     found += _plugin_differences(run, method, paper)
-    if difference := _split_difference(run["split"], printed):
+    if difference := _split_difference(run["split"], printed, unstated):
         found.append(difference)
     panels = set(printed["panel"]) - {""}
     if panels and run["panel"] not in panels:
@@ -92,14 +92,17 @@ def cohort_difference(name: str, experiment: Experiment, printed: "pandas.DataFr
     return f"only {len(cohort.only)} slides of cohort {name}" if cohort.only else ""
 
 
-def _split_difference(fold: str, printed: "pandas.DataFrame") -> str:
+def _split_difference(fold: str, printed: "pandas.DataFrame", unstated: bool) -> str:
     """How the split of a run differs from the paper's; "" if it does not.
 
     Args:
         fold: the name of a split, or of one of its folds, which is the split's with a slide or patient
             behind it.
+        unstated: whether it counts as a difference that the paper does not state its split.
     """
     splits = set(printed["split"]) - {""}
+    if not (splits or unstated):
+        return ""
     if any(fold == split or fold.startswith(f"{split}-") for split in splits):
         return ""
     stated = ", ".join(sorted(splits)).replace("random", "random over slides") or "not stated"
