@@ -93,6 +93,16 @@ def _after_a_run(commands: Any) -> None:
     trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
     trace.set_defaults(run=run_trace)
 
+    attribute = _add(
+        commands, "attribute", "say what explains the gap between a printed number and ours"
+    )
+    attribute.add_argument("claim", help="an entry of config/court.yaml")
+    attribute.add_argument(
+        "results", nargs="?", help="folder of the results (default: that of the configuration)"
+    )
+    _config_arguments(attribute)
+    attribute.set_defaults(run=run_attribute)
+
     score = _add(
         commands, "score", "compute every metric for two h5ad files of the same spots and genes"
     )
@@ -293,6 +303,14 @@ def run_trace(arguments: argparse.Namespace) -> int:
     links = trace.trace(arguments.file, arguments.only)
     print(trace.as_json(links) if arguments.json else trace.as_text(links))
     return int(any(link.state in trace.WRONG for link in links))
+
+
+def run_attribute(arguments: argparse.Namespace) -> None:
+    from flag_st.commands.attribute import attribute
+
+    config = load_config(arguments)
+    found = attribute(config, arguments.claim, arguments.results or config["results"])
+    print("\n\n".join(one.as_text() for one in found))
 
 
 def run_score(arguments: argparse.Namespace) -> None:
