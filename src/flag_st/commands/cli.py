@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flag_st.core.code import need_checkout
 from flag_st.core.errors import FlagError
 from flag_st.core.streams import keep_messages
 
@@ -270,18 +271,21 @@ def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
+    need_checkout("flag-st check")
     from flag_st.commands.check import check
 
     return check(load_config(arguments), data=not arguments.no_data)
 
 
 def run_downloads(arguments: argparse.Namespace) -> int:
+    need_checkout("flag-st downloads")
     from flag_st.commands.downloads import list_downloads
 
     return list_downloads(load_config(arguments))
 
 
 def run_plan(arguments: argparse.Namespace) -> None:
+    need_checkout("flag-st plan")
     from flag_st.commands import plan
 
     spots = arguments.spots or plan.SPOTS
@@ -363,6 +367,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:
+    need_checkout("flag-st benchmark")
     from flag_st.commands import benchmark
 
     if arguments.case is None:

@@ -18,8 +18,15 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from flag_st import __version__
+from flag_st.core.errors import FlagError
+
 SRC = Path(__file__).parents[2]
+#: The checkout; of an installed wheel, the folder of the few files of a checkout that it brings.
 ROOT = SRC.parent
+IS_CHECKOUT = (ROOT / "workflow" / "Snakefile").is_file()
+if not IS_CHECKOUT:
+    ROOT = SRC.parents[2] / "share" / "flag-st"
 #: The plumbing that digests leave out.
 PLUMBING_PLACES = ("core", "transfer/hub.py", "transfer/store.py", "transfer/github.py")
 #: Version of these in every digest. Raise it when a change in them alters results.
@@ -27,6 +34,19 @@ PLUMBING = 1
 #: What earlier starts of Snakemake in this folder parsed: on a cluster, every job starts it twice. The
 #: number is the version of the parser below, because another parser must not read these results.
 MEMORY = Path(".snakemake") / "flag_st_code_2.json"
+
+
+def need_checkout(what: str) -> None:
+    """Say so if ``what``, a command, cannot do without a checkout.
+
+    Raises:
+        FlagError: the package was installed from a wheel.
+    """
+    if not IS_CHECKOUT:
+        raise FlagError(
+            f"{what} reads the workflow of flag-st, and the installed package has none",
+            remedy=f"clone flag-st {__version__} and give the command there, after `make setup`",
+        )
 
 
 def code_digest(*sources: str | Path) -> str:
