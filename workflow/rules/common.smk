@@ -250,7 +250,9 @@ def knows_genes(wildcards):
 
 def gene_files(wildcards):
     """The files that the params of the gene model name which knows a panel's genes."""
-    return [f for name in knows_genes(wildcards) for f in files_named("gene_models", name)]
+    return [
+        f for name in knows_genes(wildcards) for f in files_named("gene_models", name)
+    ]
 
 
 def makes(kind):
