@@ -91,10 +91,14 @@ def locate(source: str | Path) -> Path | None:
 
 @cache
 def _own_folders() -> tuple[Path, ...]:
-    """Folders on Python's path that hold a user's own plug-ins: neither Python's nor installed."""
+    """Folders on Python's path that hold a user's own plug-ins: neither Python's nor installed.
+
+    Packages may be installed outside this environment, too, as those of a system or of a user.
+    """
     installed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     found = [Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()]
-    return tuple(p for p in found if p != SRC and not any(p.is_relative_to(i) for i in installed))
+    own = [p for p in found if p != SRC and p.name not in ("site-packages", "dist-packages")]
+    return tuple(p for p in own if not any(p.is_relative_to(i) for i in installed))
 
 
 def imports_of(path: Path) -> tuple[str, ...]:
