@@ -56,6 +56,12 @@ def code_digest(*sources: str | Path) -> str:
         sources: paths of ``.py`` files, or dotted names of modules or of classes in them. A name
             outside ``flag_st`` is looked up in the folders that ``PYTHONPATH`` adds.
     """
+    return _digest(PLUMBING, sources)
+
+
+@cache
+def _digest(plumbing: int, sources: tuple[str | Path, ...]) -> str:
+    # Cached, because thousands of jobs share a few scripts and entries.
     todo, seen = [locate(s) for s in sources], set()
     while todo:
         path = todo.pop()
@@ -64,7 +70,7 @@ def code_digest(*sources: str | Path) -> str:
             todo += [locate(name) for name in _parsed(path)[1]]
     _memory().keep()
     digests = sorted(f"{path.name}:{_parsed(path)[0]}" for path in seen)
-    return hashlib.sha256("\n".join([f"core {PLUMBING}", *digests]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join([f"core {plumbing}", *digests]).encode()).hexdigest()[:12]
 
 
 def _is_plumbing(path: Path) -> bool:
@@ -182,5 +188,5 @@ _memory = cache(_Memory)
 
 def forget() -> None:
     """Drop everything that was parsed or located in this process."""
-    for known in (locate, _own_folders, _parsed, _memory):
+    for known in (_digest, locate, _own_folders, _parsed, _memory):
         known.cache_clear()
