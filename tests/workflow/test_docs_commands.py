@@ -17,12 +17,12 @@ PAGES = sorted(
 )
 #: Commands by how they begin → why they are only planned, with --dry-run.
 PLANNED = {
-    ".venv/bin/snakemake -n": "it is a dry run",
-    ".venv/bin/snakemake --cores 8 --resources gpu=1": "the papers' run takes GPU-days",
     ".venv/bin/snakemake --cores 2 --configfile config/demo.yaml": "minutes for each recipe",
 }
 #: Commands by how they begin → why they are not run here.
 NOT_RUN = {
+    ".venv/bin/snakemake -n": "tests/workflow/test_plan.py plans the papers' run, which takes minutes",
+    ".venv/bin/snakemake --cores 8 --resources gpu=1": "the papers' run takes GPU-days; it is planned there, too",
     ".venv/bin/python examples/": "tests/unit/test_example.py runs it",
     ".venv/bin/flag-st check --configfile own.yaml": "DIR is a folder of the reader's; "
     "tests/unit/test_cohort_forms.py checks such folders",
@@ -31,6 +31,9 @@ NOT_RUN = {
     ".venv/bin/snakemake --cores 2 --configfile mine.yaml": "three minutes; it runs like the demo",
     ".venv/bin/flag-st export results/mine": "needs that run",
     ".venv/bin/flag-st predict SLIDE.svs": "the reader's slide",
+    ".venv/bin/flag-st attribute": "needs the papers' run; tests/unit/test_attribute.py",
+    ".venv/bin/flag-st check --configfile config/mine.yaml": "the reader's entry",
+    ".venv/bin/snakemake --cores 8 --configfile config/mine.yaml": "the reader's entry",
     ".venv/bin/flag-st trace results/paper": "needs the papers' run; tests/unit/test_trace.py",
     ".venv/bin/flag-st score TRUTH.h5ad": "the reader's files; tests/unit/test_package.py scores",
     ".venv/bin/snakemake --sdm conda": "needs conda, which makes each environment once",

@@ -1,5 +1,6 @@
 """The grid: which slides, splits and runs a configuration stands for. No data is touched."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,6 @@ from flag_st.data import splits
 from flag_st.data.corpora import Corpus, corpus_of
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
-from flag_st.planning.config import holds
 from flag_st.planning.reads import reads_of
 from flag_st.sources.base import Source
 from flag_st.sources.folder import locate as locate_file
@@ -36,6 +36,15 @@ class RunKey:
 def source_params(params: dict[str, Any], root: str | None) -> dict[str, Any]:
     """Fill ``root: null`` of a cohort, its one machine fact, from the command line's ``root``."""
     return {**params, "root": root} if root and params.get("root", "") is None else dict(params)
+
+
+def holds(params: Any, plugin: Mapping[str, Any]) -> bool:
+    """Whether ``params`` have a plug-in with the class and arguments of ``plugin`` inside, at any depth."""
+    if not isinstance(params, dict):
+        return False
+    if params.get("use") == plugin["use"] and params.get("params") == plugin.get("params", {}):
+        return True
+    return any(holds(value, plugin) for value in params.values())
 
 
 class Plan:
