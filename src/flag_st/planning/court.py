@@ -52,6 +52,7 @@ def court_faults(court: Mapping[str, Any], config: Mapping[str, Any], metrics: s
     faults = Faults()
     judged = read_yaml(FOLDER / "claims.yaml")["claims"]
     printed = _printed(FOLDER / "reported.csv")
+    experiments = {**config["experiments"], **_overlays()}
     for name, claim in court["claims"].items():
         run = claim.get("run", {})
         test = run.get("test") or judged.get(run.get("judged_as"), {}).get("test", {})
@@ -59,11 +60,7 @@ def court_faults(court: Mapping[str, Any], config: Mapping[str, Any], metrics: s
             ("source", [claim["source"]], court["sources"]),
             ("contests", [claim.get("contests")], court["claims"]),
             ("run.judged_as", [run.get("judged_as")], judged),
-            (
-                "run.experiments",
-                run.get("experiments", []),
-                {**config["experiments"], **_overlays()},
-            ),
+            ("run.experiments", run.get("experiments", []), experiments),
             ("run.rivals", run.get("rivals", []), config["methods"]),
             ("run.test.method", [test.get("method"), test.get("other")], config["methods"]),
             ("run.test.metric", [test.get("metric")], sorted(metrics)),

@@ -130,8 +130,7 @@ class Plan:
         that of a gene model is left out, since its files need not be here yet. Where counts decide
         (``hvg``), ``fits`` lists the slides of each split whose counts do.
         """
-        runs = {run for name in self.config["make"] for run in self.runs(name)}
-        used = sorted({(run.panel, run.split) for run in runs if run.cohort == cohort})
+        used = sorted({(run.panel, run.split) for run in self.made if run.cohort == cohort})
         panels: dict[str, dict[str, Any]] = {}
         for panel, fold in used:
             entry = self.config["panels"][panel]
@@ -145,8 +144,8 @@ class Plan:
 
     def corpus_sections(self, cohort: str) -> list[str]:
         """The sections with counts alone that some gene model of the experiments to make learns from."""
-        runs = {run for name in self.config["make"] for run in self.runs(name)}
-        corpora = [c for run in runs if run.cohort == cohort for c in self.corpora(run).values()]
+        runs = [run for run in self.made if run.cohort == cohort]
+        corpora = [corpus for run in runs for corpus in self.corpora(run).values()]
         return sorted({section for corpus in corpora for section in corpus.counts})
 
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
@@ -202,6 +201,11 @@ class Plan:
             and holds(own["params"], entries[name])
             and not self.missing(cohort, name)
         ]
+
+    @cached_property
+    def made(self) -> set[RunKey]:
+        """The runs of all experiments to make."""
+        return {run for name in self.config["make"] for run in self.runs(name)}
 
     def metrics(self, downstream: bool) -> list[str]:
         """Those of ``defaults.metrics`` that ``evaluate_downstream`` computes, or ``evaluate``."""
