@@ -39,7 +39,7 @@ myst_fence_as_directive = ["mermaid"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-# A type in quotes names a class that is called the same in several rooms.
+# A type in quotes names a class that is called the same in several modules.
 suppress_warnings = ["ref.python"]
 default_role = "code"
 napoleon_numpy_docstring = False
@@ -52,4 +52,8 @@ html_title = "flag-st"
 html_extra_path = ["site"]
 html_copy_source = False
 html_show_sphinx = False
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+# All pages are listed beside each of them, below the captions of the index.
+html_sidebars = {"**": ["globaltoc"]}
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "navbar_center": []}
