@@ -348,7 +348,10 @@ def test_the_cohort_s_networks_are_those_of_the_open_sections():
     ours, theirs = mob_config(), config.load({}, ["config/her2st_open.yaml"])
     used = {m for name in ours["make"] for m in ours["experiments"][name]["methods"]}
     for method in used:
-        assert ours["methods"][method] == theirs["methods"][method], method
+        known = config.merge(theirs["methods"][method], {})
+        if sampling := ours["methods"][method].get("params", {}).get("sampling"):
+            known["params"]["sampling"] = sampling  # fewer steps and draws, for the time
+        assert ours["methods"][method] == known, method
     needed = {ours["methods"][m][key] for m in used for key in ("encoder", "gene_model")} - {None}
     assert needed == {"texture", "coexpression"}
 
