@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.data.hest_layout import COUNTS, FOLDERS, names
@@ -12,7 +13,6 @@ from flag_st.data.patients import patient_of
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
-PROJECT = Path(__file__).resolve().parents[3]
 #: A leading dot would make a hidden file; a leading dash would look like an option of a command.
 SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -142,9 +142,9 @@ def _patient(root: Path, slide: str) -> str:
 
 
 def locate(sheet: str | Path) -> Path:
-    """``sheet`` as given if it exists, else within the project folder if it exists there."""
+    """``sheet`` as given if it exists, else within the project's folder if it exists there."""
     sheet = Path(sheet)
-    return sheet if sheet.exists() or not (PROJECT / sheet).exists() else PROJECT / sheet
+    return sheet if sheet.exists() or not (ROOT / sheet).exists() else ROOT / sheet
 
 
 def check_id(slide: str, where: str | Path) -> str:
