@@ -34,6 +34,10 @@ def crate(results):
     return path
 
 
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 def graph(crate: Path) -> dict:
     with zipfile.ZipFile(crate) as archive:
         return {entity["@id"]: entity for entity in json.loads(archive.read(NAME))["@graph"]}
@@ -72,8 +76,10 @@ def test_the_library_reads_a_crate_of_the_profile(crate):
     assert len(jobs) > 10
     assert {job["instrument"].id for job in jobs} == tools
     assert all(job["endTime"] and job["result"] for job in jobs)
+    assert run["resourceUsage"]["propertyID"] == "device"
+    assert found.dereference("README.md")["about"].id == root.id
     # What one job made and another one read has one name.
-    (predicted,) = found.dereference(f"#predict/{RUN}/A1")["object"]
+    predicted = found.dereference(f"#predict/{RUN}/A1")["object"]
     assert predicted.id in {e.id for e in found.dereference(f"#train/{RUN}")["result"]}
 
 
@@ -303,7 +309,7 @@ def test_two_files_of_one_name_are_both_in_the_metadata(crate):
         reference["@id"]
         for entity in entities.values()
         for key in ("object", "result")
-        for reference in entity.get(key, [])
+        for reference in as_list(entity.get(key, []))
     }
     assert used <= set(entities)
 

@@ -22,12 +22,21 @@ PROFILES = {
 }
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"
 WORKFLOW, CONFIGURATION, PINS = "workflow/Snakefile", "configuration.yaml", "constraints.txt"
+README = "README.md"
+DESCRIPTION = (
+    "Spatial gene expression from histology. The files of the workflow, the resolved configuration, the record of "
+    "every job, tables, figures and scores are in this crate; slides, models and predictions that are not are "
+    "named by their digests."
+)
 LICENCE = (
     "The workflow is licensed under Apache-2.0. Results are under the licences of the slides and models that they "
     "were made from, which config/sources.tsv lists where they are public."
 )
+DEVICE = {"name": "device", "propertyID": "device"}
+#: Types of files by their suffixes; all others are plain text.
 TYPES = {
     ".csv": "text/csv",
+    ".h5ad": "application/x-hdf5",
     ".html": "text/html",
     ".json": "application/json",
     ".md": "text/markdown",
@@ -35,7 +44,8 @@ TYPES = {
     ".pdf": "application/pdf",
     ".png": "image/png",
     ".py": "text/x-python",
-    ".txt": "text/plain",
+    ".tex": "application/x-tex",
+    ".tsv": "text/tab-separated-values",
     ".yaml": "application/yaml",
 }
 
@@ -83,7 +93,7 @@ class Description:
         known = self.crate.metadata.generate()
         head = (NAME, "./")
         graph = sorted(known["@graph"], key=lambda e: (e["@id"] not in head, e["@id"]))
-        return as_json({**known, "@graph": graph})
+        return as_json({**known, "@graph": [_plain(entity) for entity in graph]})
 
     def _add(self, kind: str, identifier: str, /, **facts: Any) -> Any:
         """A contextual entity; facts that are not known are left out."""
@@ -95,11 +105,7 @@ class Description:
         root, ended = self.crate.root_dataset, self.run.last.facts["ended"]
         root["name"] = "A run of flag-st"
         items = ", ".join(self.run.last.params["config"]["make"])
-        root["description"] = (
-            f"Spatial gene expression from histology: {items}. The files of the workflow, the resolved "
-            "configuration, the record of every job, tables, figures and scores are in this crate; slides, models "
-            f"and predictions that are not are named by their digests. {self.note}"
-        )
+        root["description"] = f"{DESCRIPTION} Items of this run: {items}. {self.note}"
         root["license"] = LICENCE
         root["dateCreated"] = root["datePublished"] = ended
         self.crate.metadata.extra_contexts.append(TERMS)
@@ -116,7 +122,11 @@ class Description:
             main=True,
             lang="snakemake",
             lang_version=engine,
-            properties={"name": "flag-st", **self._facts(self.files[WORKFLOW])},
+            properties={
+                "name": "flag-st",
+                "encodingFormat": "text/plain",
+                **self._facts(self.files[WORKFLOW]),
+            },
         )
         workflow["license"] = self._add(
             "CreativeWork",
@@ -126,8 +136,14 @@ class Description:
         )
         workflow["version"] = version_of(self.run.last)
         scripts = sorted({tool_of(job) for job in self.run.jobs.values()})
-        workflow["hasPart"] = [{"@id": quote(name)} for name in scripts]
+        workflow["hasPart"] = [self._tool(name) for name in scripts]
         workflow["softwareRequirements"] = [{"@id": PINS}, *self._packages()]
+
+    def _tool(self, name: str) -> dict[str, str]:
+        """A reference to a script. One that somebody added and git does not have is named only."""
+        if name in self.files:
+            return {"@id": quote(name)}
+        return {"@id": self._add("SoftwareSourceCode", "#" + quote(name), name=name).id}
 
     def _packages(self) -> list[Any]:
         """The packages of all jobs; several versions of one where jobs had several."""
@@ -144,10 +160,10 @@ class Description:
 
     def _file(self, name: str) -> None:
         facts: dict[str, Any] = dict(self._facts(self.files[name]))
-        suffix = "." + name.rpartition(".")[2]
-        if suffix in TYPES:
-            facts["encodingFormat"] = TYPES[suffix]
-        if name == CONFIGURATION:
+        facts["encodingFormat"] = TYPES.get("." + name.rpartition(".")[2], "text/plain")
+        if name == README:
+            facts["about"] = {"@id": "./"}
+        elif name == CONFIGURATION:
             facts["name"] = "the configuration, every entry as the run had it"
         elif name.startswith("scripts/"):
             kind = ["File", "SoftwareSourceCode"]
@@ -180,7 +196,7 @@ class Description:
             action_id(job),
             name=job.name.replace("/", " "),
             description=f"The settings are in {job.record}, as params.",
-            instrument={"@id": quote(tool_of(job))},
+            instrument=self._tool(tool_of(job)),
             object=self._ids([*job.inputs.items(), *self.run.raw_files(job)]),
             result=self._ids(job.outputs.items()),
             startTime=start,
@@ -206,11 +222,17 @@ class Description:
             endTime=max(times(job)[1] for job in every),
             actionStatus="http://schema.org/CompletedActionStatus",
             resourceUsage=[
-                self._add("PropertyValue", f"#device-{n}", name="device", value=device)
+                self._add("PropertyValue", f"#device-{n}", value=device, **DEVICE)
                 for n, device in enumerate(devices)
             ],
         )
         self.crate.root_dataset["mentions"] = [action, *jobs]
+
+
+def _plain(entity: Mapping[str, Any]) -> dict[str, Any]:
+    """An entity without lists of one value, as RO-Crate recommends."""
+    single = {key: v[0] for key, v in entity.items() if isinstance(v, list) and len(v) == 1}
+    return {**entity, **single}
 
 
 def action_id(job: Job) -> str:

@@ -21,6 +21,13 @@ from flag_st.crate.run import Folder, Job, Run, as_json, open_folder
 
 #: What of the repository is in a crate: the workflow, its settings, and the versions that were tested.
 WORKFLOW = ("Snakefile", "workflow", "scripts", "config", "envs", metadata.PINS)
+READ_ME = f"""# A run of flag-st
+
+{metadata.DESCRIPTION} `{metadata.NAME}` says what was made from what.
+
+Tables and figures are in `results/paper`, the scores behind them in `results/experiments`, and the records in
+`results/logs`. `flag-st compare THIS OTHER` says how the numbers of another run differ, and why.
+"""
 #: Rules whose outputs are in a crate as files; those of all others are there by digest.
 SHOWN = ("table", "figure", "collect_scores")
 #: Every member has the date at which archives of this format begin, since the run's own is in the metadata.
@@ -85,7 +92,7 @@ def _own(run: Run, folder: Folder) -> dict[str, bytes]:
     Raises:
         FlagError: one of them holds a token, or a path of this machine that was not recognised as one.
     """
-    found = {CONFIGURATION: _configuration(run)}
+    found = {CONFIGURATION: _configuration(run), metadata.README: READ_ME.encode()}
     for job in run.jobs.values():
         found[job.record] = as_json(job.facts)
         if job.rule == "retrieve":
