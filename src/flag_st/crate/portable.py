@@ -87,7 +87,7 @@ def personal(data: bytes, results: Path) -> str | None:
 def _own_words(results: Path) -> Iterator[str]:
     yield from (os.environ[name] for name in SECRETS if os.environ.get(name))
     for folder in (Path.home(), ROOT, Path.cwd(), results.resolve().parent):
-        if len(folder.parts) > 1:
+        if len(folder.parts) > 2:  # a single folder, such as /data, may be part of any name
             yield str(folder)
 
 
