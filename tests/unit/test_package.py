@@ -156,7 +156,7 @@ def test_the_wheel_describes_methods(flag_st):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["check", "downloads", "plan", "benchmark"])
+@pytest.mark.parametrize("command", ["check", "downloads", "plan", "benchmark", "crate"])
 def test_commands_that_need_a_checkout_say_so(flag_st, command):
     done = flag_st(command)
     assert done.returncode == 1
