@@ -364,7 +364,11 @@ def test_every_training_section_is_of_the_other_mouse():
     folds = expand(name, loaded["splits"][name], source.slides()).values()
     assert sorted(fold.test for fold in folds) == [("MOB1",), ("MOB2",), ("MOB3",)]
     for fold in folds:
-        assert {patients[s] for s in fold.train}.isdisjoint({patients[s] for s in fold.test})
+        trained, validated, (tested,) = (
+            {patients[s] for s in part} for part in vars(fold).values()
+        )
+        assert trained.isdisjoint({tested})
+        assert (validated == {tested}) == (tested == "mouse 1")
 
 
 def explained(

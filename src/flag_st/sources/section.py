@@ -38,7 +38,7 @@ class Section:
         picture: the image at full resolution.
         technology: name of the technology, for the metadata.
         pitch_um, spot_um: distance and diameter of the spots in µm.
-        told: what was left out, by name; it is logged and kept in the metadata.
+        told: what was left out or changed, by name; it is logged and kept in the metadata.
         paint: writes the image as a TIFF, where it is no file; None if it stays where its owner has it.
     """
 
