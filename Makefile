@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 UNUSED := /(tests|testing|_inductor|transformers/models/(?!auto|bert)\w+|mypyc?|networkx|pip|setuptools)/
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' .venv/lib src
 
-.PHONY: help setup demo demo-all test test-slurm test-kills lint speed pictures format clean
+.PHONY: help setup demo demo-all test test-slurm test-kills lint docs pins speed pictures format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,16 @@ lint: setup ## formatter, linter, types, dependencies, workflow linter
 	$(BIN)/python -m pip check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+docs: setup ## the documentation site, without network: docs/_build/index.html; a warning is an error
+	$(BIN)/python -m sphinx -c docs -b html -W --keep-going -q . docs/_build
+
+pins: setup ## the newest versions that pyproject.toml allows: constraints.txt (then run the tests)
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .venv/pins.json -e ".[dev,slides]"
+	$(BIN)/python -c 'import json; found = json.load(open(".venv/pins.json"))["install"]; \
+	named = {i["metadata"]["name"]: i["metadata"]["version"].split("+")[0] for i in found}; \
+	lines = sorted((f"{n}=={v}" for n, v in named.items() if n != "flag-st"), key=str.lower); \
+	head = open("constraints.txt").readline(); open("constraints.txt", "w").write("\n".join([head.strip(), *lines, ""]))'
 
 speed: setup ## speed and memory against the released code's computation: results/benchmarks/
 	$(BIN)/flag-st benchmark

@@ -170,9 +170,9 @@ STAGES = {
     "retrieve": None,  # needs to know where the raw files are: `stages`
     "check_cohort": Job(
         "check_cohort",
-        {"manifests": each("sources/{slide}.json")},
+        {"manifests": each("sources/{slide}.json"), "counts": [], "vocabularies": []},
         {"checked": "checked.json"},
-        {"panels": {"p": SIZE}, "prepare": {}},
+        {"panels": {"p": {"size": SIZE}}, "prepare": {}},
         {"cohort": "tiny"},
     ),
     "prepare_slide": prepare_slide("P1S1"),

@@ -88,6 +88,19 @@ def test_a_user_s_own_plugin_and_what_it_imports_count(tmp_path, monkeypatch):
     assert code.code_digest("lab_method.Mine") != before
 
 
+def test_packages_that_are_installed_elsewhere_are_nobody_s_plugins(tmp_path, monkeypatch):
+    """As those of a user or of a system, which an environment may borrow."""
+    packages = tmp_path / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "lab_tools.py").write_text("scale = 2\n")
+    (tmp_path / "lab_method.py").write_text("from lab_tools import scale\nclass Mine: pass\n")
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code.code_digest("lab_method.Mine")
+    edit(packages / "lab_tools.py", "2", "3")
+    assert code.code_digest("lab_method.Mine") == before
+
+
 def test_plumbing_does_not_count_but_its_version_does(tree, monkeypatch):
     train = tree / "scripts" / "train.py"
     before = code.code_digest(train)

@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
 #: These import what authors published, from a checkout that whoever runs them names.
 AUTHORS = ROOT / "tests" / "golden" / "upstream"
 #: Where code for users is, and where code for developers is.
-SHIPPED, DEVELOPED = ("src", "scripts", "examples", "docs"), ("tests",)
+SHIPPED, DEVELOPED = ("src", "scripts", "examples"), ("tests", "docs")
 
 
 def key(name: str) -> str:
@@ -41,7 +41,8 @@ def modules(folders: tuple[str, ...]) -> set[str]:
     own |= {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     found = {name.split(".")[0] for text in texts for name in imported(ast.parse(text))}
     if "src" in folders:  # files of Snakemake are no Python, so that only their lines are read
-        for path in (ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")):
+        workflow = ROOT / "workflow"
+        for path in (workflow / "Snakefile", *workflow.rglob("*.smk")):
             found |= set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.M))
     return found - own - sys.stdlib_module_names
 

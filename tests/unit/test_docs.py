@@ -19,6 +19,7 @@ import toy_slides
 import yaml
 from PIL import Image
 from running import ROOT
+from scipy import sparse
 from toy_predicted import toy_appearance, toy_model
 
 from flag_st.commands.cli import parser
@@ -87,12 +88,13 @@ def links(page: str) -> list[str]:
 
 def test_pages_are_found():
     assert {"README.md", "config/README.md", "docs/architecture.md"} <= set(PAGES)
-    stems = ["cohort", "encoder", "figure", "method", "your_cohort", "your_slide"]
+    stems = ["cohort", "encoder", "figure", "gene_model", "gpu", "method", "module"]
+    stems += ["your_cohort", "your_slide"]
     assert [Path(page).stem for page in RECIPES] == stems
 
 
 def test_readme_is_short():
-    assert len(text_of("README.md").splitlines()) <= 150
+    assert len(text_of("README.md").splitlines()) <= 170  # with a table of results
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -110,11 +112,23 @@ def test_links_and_anchors_exist(page):
     assert not broken, "\n".join(broken)
 
 
+def listed(page: str) -> list[str]:
+    """The pages that the contents of the documentation site list."""
+    entries = re.findall(r"^```{toctree}\n(.*?)^```$", text_of(page), re.M | re.S)
+    names = [n for e in entries for n in e.splitlines() if n and not n.startswith(":")]
+    return [f"{name}.md" for name in names]
+
+
+def test_the_documentation_site_has_every_page():
+    found = {os.path.normpath(os.path.join("docs", name)) for name in listed("docs/index.md")}
+    assert found == set(PAGES) - {"docs/index.md"}
+
+
 def test_every_page_below_docs_is_linked_from_another():
     linked = {
         os.path.normpath(os.path.join(os.path.dirname(page), link.partition("#")[0]))
         for page in PAGES
-        for link in links(page)
+        for link in [*links(page), *listed(page)]
     }
     assert {page for page in PAGES if page.startswith("docs/")} <= linked
 
@@ -257,6 +271,21 @@ def test_the_encoder_of_the_recipe_sees_colours(tmp_path):
     assert features.dtype == np.float32
     # Every other column is a mean, 1 for white, beside a deviation, which is then 0.
     assert np.allclose(features[3], np.tile([1, 0], 48))
+
+
+def test_the_gene_model_of_the_recipe_comes_back_from_its_arrays(tmp_path):
+    model = page_of(tmp_path, "gene_model")["Mine"](width=3)
+    rng = np.random.default_rng(0)
+    genes, panel = [f"g{i}" for i in range(9)], ["g4", "g2", "g7"]
+    counts = [sparse.csr_matrix(rng.poisson(3, (40, 9))) for _ in range(2)]
+    model.fit(counts, genes, panel, seed=0)
+    ((rows, vectors, mask),) = model.embed(counts[0], genes, [], panel[::-1])
+    assert (rows, mask, vectors.shape, vectors.dtype) == (slice(0, 0), None, (3, 3), np.float32)
+    again = type(model)(width=3)
+    again.restore(model.arrays())
+    ((_, same, _),) = again.embed(counts[1], genes, [], panel)
+    assert np.array_equal(same, vectors[::-1])
+    assert again.digest() == model.digest()
 
 
 def test_the_network_of_the_recipe_is_one_that_timm_builds():

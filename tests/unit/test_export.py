@@ -106,8 +106,9 @@ def test_no_array_holds_a_spot(model, folder):
                         continue
                     seen += 1
                     rows = array.reshape(-1, table.shape[1]).astype(np.float64)
-                    apart = abs(rows[:, None] - table[None]).max(2)  # (R, N)
-                    assert apart.min() > 1e-3
+                    rows = rows[~np.isnan(rows).all(1)]  # of small slides, verdicts say nothing
+                    apart = np.nanmax(abs(rows[:, None] - table[None]), 2)  # (R, N)
+                    assert not rows.size or apart.min() > 1e-3
     assert seen
     assert not any(
         len(a) in (len(t) for t in known_rows(folder)) for a in arrays.values() if a.ndim

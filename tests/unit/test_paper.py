@@ -290,7 +290,7 @@ HEST = {"use": reported.SOURCE}
             {},
             ["cohort HER2ST is not the paper's HER2ST"],
         ),
-        ({"cohort": "mine"}, {}, {}, ["cohort mine is not in the paper"]),
+        ({"cohort": "mine"}, {}, {}, ["cohort mine is not known to be one of the paper's"]),
         ({}, {}, {"changed": True}, ["settings differ from those that this project ships"]),
         ({"method": "ridge", "gene_model": ""}, {}, {}, []),
         (

@@ -114,7 +114,7 @@ def test_a_grid_is_laid_like_the_training_arrays(model, image, tmp_path):
     assert np.median(step.min(1)) == pytest.approx(table.uns["pitch_um"], rel=0.01)
     (feature, *_) = json.loads((tmp_path / TEST / "spots.geojson").read_text())["features"]
     shown = [name for name in feature["properties"]["measurements"] if name.split()[0] in genes]
-    assert len(shown) == 4  # two genes, each with its spread
+    assert len(shown) == 6  # two genes, each with its spread and its verdict
 
 
 def test_gene_sets_are_scored_from_the_command_line(model, image, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What is planned, without any data."""
 
+import json
 import re
 import subprocess
 from collections import Counter
@@ -57,10 +58,24 @@ def test_default_configuration_plans_the_paper_without_data(plans):
     # The whole paper, and all of ours but the search, which settles what the others use, and the figure
     # of guarantees, for which the validation slides of every run would be predicted.
     made = set(re.findall(r"experiments/(\w+)/runs\.parquet", done.stdout))
-    assert made == experiments - {"search", "guarantees"}
+    assert made == experiments - {"search", "field", "guarantees"}
     for cohort in ("HER2ST", "KIDNEY", "PRAD"):
         assert f"results/{cohort}/random/hmhvg200/flag/seed2/model.safetensors" in done.stdout
     assert re.search(r"rule train:(?:(?!rule ).)*?gpu=1", done.stdout, re.S)
+
+
+def test_the_court_reads_the_scores_of_the_made_experiments_that_its_claims_name(tmp_path):
+    small = {"cohorts": ["tiny"], "split": "tiny", "methods": ["ridge"], "seeds": [0]}
+    made = ["court", "field", "table_1", "differences"]  # no claim names the last
+    overlay = {"make": made, "experiments": dict.fromkeys(made[1:], small)}
+    (tmp_path / "small.yaml").write_text(json.dumps(overlay))
+    words = ["--configfile", str(TINY), str(tmp_path / "small.yaml")]
+    done = snakemake(tmp_path, "-n", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    blocks = [body for rule, body in BLOCK.findall(done.stdout) if rule == "table"]
+    (court,) = [body for body in blocks if "experiment=court\n" in body]
+    read = set(re.findall(r"experiments/(\w+)/scores\.parquet", court))
+    assert read == {"field", "table_1"}
 
 
 def test_downstream_scores_are_planned_for_the_runs_that_show_them(plans):

@@ -16,7 +16,7 @@ try:
     CONFIG = layers.load(config)
     PLAN = Plan(CONFIG)
     RUNS = {name: PLAN.runs(name) for name in CONFIG["make"]}
-    for run in {run for runs in RUNS.values() for run in runs}:
+    for run in PLAN.made:
         PLAN.corpora(run)  # an impossible corpus is refused before anything runs
     # An experiment of which nothing can be run here is mentioned in the report and not made.
     MADE = [name for name in CONFIG["make"] if RUNS[name]]
@@ -111,7 +111,7 @@ def gate(checked, rule, wildcards):
 
 def checked_cohorts(wildcards):
     """The list of checked slides of every cohort of which anything is made."""
-    names = {run.cohort for runs in RUNS.values() for run in runs}
+    names = {run.cohort for run in PLAN.made}
     path = rules.check_cohort.output.checked
     return [path.format(cohort=name) for name in sorted(names)]
 
@@ -250,7 +250,9 @@ def knows_genes(wildcards):
 
 def gene_files(wildcards):
     """The files that the params of the gene model name which knows a panel's genes."""
-    return [f for name in knows_genes(wildcards) for f in files_named("gene_models", name)]
+    return [
+        f for name in knows_genes(wildcards) for f in files_named("gene_models", name)
+    ]
 
 
 def makes(kind):

@@ -2,10 +2,13 @@
 
 from functools import partial
 
+from flag_st.planning.court import tried
+
 SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
 SHEETS = {
-    word: str(ROOT / "config" / f"{word}.yaml") for word in ("pathways", "claims")
+    word: str(ROOT / "config" / f"{word}.yaml")
+    for word in ("pathways", "claims", "court")
 }
 try:
     READS = {name: PLAN.reads(name) for name in MADE}
@@ -97,10 +100,16 @@ def keys_of(wildcards):
         "predictions": ("predictions", prediction_keys),
         "spots": ("spots", spot_keys),
         "slides": ("slides", slide_keys),
+        "tried_runs": ("tried", lambda name: [item(other) for other in named()]),
     }
     return {
         known[word][0]: known[word][1](name) for word in READS[name] if word in known
     }
+
+
+def named():
+    """The experiments to make that claims of the court name, and whose scores can tell."""
+    return [name for name in MADE if name in tried() and "scores" in READS[name]]
 
 
 def files_of(wildcards):
@@ -118,6 +127,10 @@ def files_of(wildcards):
             rules.prepare_slide.output.spots.format(**key) for key in slide_keys(name)
         ],
         "records": lambda: of_predictions(rules.predict.output.run, name),
+        "tried_scores": lambda: of_experiments(
+            rules.collect_scores.output.scores, named()
+        ),
+        "tried_runs": lambda: of_experiments(rules.collect_runs.output.runs, named()),
         **{word: partial(given, path) for word, path in SHEETS.items()},
     }
     return {word: found[word]() for word in READS[name]}

@@ -37,9 +37,7 @@ rule train:
         panel=lambda wc: entry("panels", wc.panel),
         checkpoint=f"{RESULTS}/{RUN}/checkpoint",
         threads=threads_of("train"),
-        contents=lambda wc: contents_of(
-            "train", wc, files_named("methods", wc.method)
-        ),
+        contents=lambda wc: contents_of("train", wc, files_named("methods", wc.method)),
         code=lambda wc: code("train", entry("methods", wc.method)),
     script:
         "../../scripts/train.py"

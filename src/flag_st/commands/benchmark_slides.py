@@ -160,6 +160,7 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     import torch
 
     from flag_st.core import registry
+    from flag_st.core.code import ROOT
     from flag_st.core.fitted import nested
     from flag_st.data.slide import Cohort
     from flag_st.encoders.texture import Texture
@@ -169,7 +170,7 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
     from flag_st.methods.base import Prediction
     from flag_st.planning import config
 
-    known = config.load({}, [str(Path(__file__).parents[3] / "config/demo.yaml")])["methods"][entry]
+    known = config.load({}, [ROOT / "config" / "demo.yaml"])["methods"][entry]
     params = reduce(config.merge, overlays, known["params"])
     made = registry.build(known["use"], params)
     torch.manual_seed(0)

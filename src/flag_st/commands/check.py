@@ -10,6 +10,7 @@ from flag_st.data.check_cohort import check_cohort, cohort_warnings
 from flag_st.data.panels import check_list
 from flag_st.data.slide_files import SlideFiles
 from flag_st.gene_models.corpus import corpus_model
+from flag_st.planning import court
 from flag_st.planning.grid import Plan
 from flag_st.planning.traits import check_traits, stated
 from flag_st.transfer.weights import checkpoints
@@ -37,6 +38,7 @@ def check(config: dict[str, Any], data: bool = True) -> int:
     for name in experiments:
         _collect(faults, lambda name=name: [plan.corpora(run) for run in plan.runs(name)])
         _collect(faults, lambda name=name: check_columns(plan, name))
+        _collect(faults, lambda name=name: check_court(plan, name, faults))
     for cohort in cohorts if data else ():
         check_local_slides(plan, cohort, faults)
     # One missing folder is a fault of many experiments, and is printed once.
@@ -115,6 +117,18 @@ def check_columns(plan: Plan, name: str) -> None:
         else:
             remedy = f"add {metric} to defaults.metrics"
         raise FlagError(f"{fault}is not computed: the metric {metric} returns it", remedy=remedy)
+
+
+def check_court(plan: Plan, name: str, faults: Faults) -> None:
+    """Of an experiment that reads the court: what its claims name and nobody declares.
+
+    Raises:
+        FlagError: entries are not of the form of ``workflow/schemas/court.schema.yaml``.
+    """
+    if "court" in plan.reads(name):
+        uses = [entry["use"] for entry in plan.config["metrics"].values()]
+        metrics = {value for use in uses for value in registry.load(use).columns}
+        faults.extend(court.court_faults(court.read_court(), plan.config, metrics))
 
 
 def check_local_slides(plan: Plan, cohort: str, faults: Faults) -> None:

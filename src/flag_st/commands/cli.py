@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flag_st.core.code import need_checkout
 from flag_st.core.errors import FlagError
 from flag_st.core.streams import keep_messages
 
@@ -92,6 +93,16 @@ def _after_a_run(commands: Any) -> None:
     )
     trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
     trace.set_defaults(run=run_trace)
+
+    attribute = _add(
+        commands, "attribute", "say what explains the gap between a printed number and ours"
+    )
+    attribute.add_argument("claim", help="an entry of config/court.yaml")
+    attribute.add_argument(
+        "results", nargs="?", help="folder of the results (default: that of the configuration)"
+    )
+    _config_arguments(attribute)
+    attribute.set_defaults(run=run_attribute)
 
     score = _add(
         commands, "score", "compute every metric for two h5ad files of the same spots and genes"
@@ -260,18 +271,21 @@ def load_config(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
+    need_checkout("flag-st check")
     from flag_st.commands.check import check
 
     return check(load_config(arguments), data=not arguments.no_data)
 
 
 def run_downloads(arguments: argparse.Namespace) -> int:
+    need_checkout("flag-st downloads")
     from flag_st.commands.downloads import list_downloads
 
     return list_downloads(load_config(arguments))
 
 
 def run_plan(arguments: argparse.Namespace) -> None:
+    need_checkout("flag-st plan")
     from flag_st.commands import plan
 
     spots = arguments.spots or plan.SPOTS
@@ -293,6 +307,14 @@ def run_trace(arguments: argparse.Namespace) -> int:
     links = trace.trace(arguments.file, arguments.only)
     print(trace.as_json(links) if arguments.json else trace.as_text(links))
     return int(any(link.state in trace.WRONG for link in links))
+
+
+def run_attribute(arguments: argparse.Namespace) -> None:
+    from flag_st.commands.attribute import attribute
+
+    config = load_config(arguments)
+    found = attribute(config, arguments.claim, arguments.results or config["results"])
+    print("\n\n".join(one.as_text() for one in found))
 
 
 def run_score(arguments: argparse.Namespace) -> None:
@@ -345,6 +367,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:
+    need_checkout("flag-st benchmark")
     from flag_st.commands import benchmark
 
     if arguments.case is None:

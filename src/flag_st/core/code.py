@@ -18,8 +18,15 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from flag_st import __version__
+from flag_st.core.errors import FlagError
+
 SRC = Path(__file__).parents[2]
+#: The checkout; of an installed wheel, the folder of the few files of a checkout that it brings.
 ROOT = SRC.parent
+IS_CHECKOUT = (ROOT / "workflow" / "Snakefile").is_file()
+if not IS_CHECKOUT:
+    ROOT = SRC.parents[2] / "share" / "flag-st"
 #: The plumbing that digests leave out.
 PLUMBING_PLACES = ("core", "transfer/hub.py", "transfer/store.py", "transfer/github.py")
 #: Version of these in every digest. Raise it when a change in them alters results.
@@ -29,6 +36,19 @@ PLUMBING = 1
 MEMORY = Path(".snakemake") / "flag_st_code_2.json"
 
 
+def need_checkout(what: str) -> None:
+    """Say so if ``what``, a command, cannot do without a checkout.
+
+    Raises:
+        FlagError: the package was installed from a wheel.
+    """
+    if not IS_CHECKOUT:
+        raise FlagError(
+            f"{what} reads the workflow of flag-st, and the installed package has none",
+            remedy=f"clone flag-st {__version__} and give the command there, after `make setup`",
+        )
+
+
 def code_digest(*sources: str | Path) -> str:
     """Digest of scripts or plug-ins together with every project module that they import.
 
@@ -36,6 +56,12 @@ def code_digest(*sources: str | Path) -> str:
         sources: paths of ``.py`` files, or dotted names of modules or of classes in them. A name
             outside ``flag_st`` is looked up in the folders that ``PYTHONPATH`` adds.
     """
+    return _digest(PLUMBING, sources)
+
+
+@cache
+def _digest(plumbing: int, sources: tuple[str | Path, ...]) -> str:
+    # Cached, because thousands of jobs share a few scripts and entries.
     todo, seen = [locate(s) for s in sources], set()
     while todo:
         path = todo.pop()
@@ -44,7 +70,7 @@ def code_digest(*sources: str | Path) -> str:
             todo += [locate(name) for name in _parsed(path)[1]]
     _memory().keep()
     digests = sorted(f"{path.name}:{_parsed(path)[0]}" for path in seen)
-    return hashlib.sha256("\n".join([f"core {PLUMBING}", *digests]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join([f"core {plumbing}", *digests]).encode()).hexdigest()[:12]
 
 
 def _is_plumbing(path: Path) -> bool:
@@ -71,10 +97,14 @@ def locate(source: str | Path) -> Path | None:
 
 @cache
 def _own_folders() -> tuple[Path, ...]:
-    """Folders on Python's path that hold a user's own plug-ins: neither Python's nor installed."""
+    """Folders on Python's path that hold a user's own plug-ins: neither Python's nor installed.
+
+    Packages may be installed outside this environment, too, as those of a system or of a user.
+    """
     installed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     found = [Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()]
-    return tuple(p for p in found if p != SRC and not any(p.is_relative_to(i) for i in installed))
+    own = [p for p in found if p != SRC and p.name not in ("site-packages", "dist-packages")]
+    return tuple(p for p in own if not any(p.is_relative_to(i) for i in installed))
 
 
 def imports_of(path: Path) -> tuple[str, ...]:
@@ -158,5 +188,5 @@ _memory = cache(_Memory)
 
 def forget() -> None:
     """Drop everything that was parsed or located in this process."""
-    for known in (locate, _own_folders, _parsed, _memory):
+    for known in (_digest, locate, _own_folders, _parsed, _memory):
         known.cache_clear()

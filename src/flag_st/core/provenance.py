@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flag_st.core.code import ROOT
+from flag_st.core.code import IS_CHECKOUT, ROOT
 from flag_st.core.io import CONTRACT, digest, write_json
 
 PACKAGES = [
@@ -44,6 +44,8 @@ def commit() -> dict[str, Any]:
             command, capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
+    if not IS_CHECKOUT:  # any repository around an installed package is somebody else's
+        return {"commit": None, "dirty": None}
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):

@@ -7,6 +7,7 @@ import numpy as np
 
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
+from flag_st.core.fitted import inside, nested
 from flag_st.core.seeds import Draws
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run, fit_part
@@ -60,10 +61,8 @@ class PlusNoise(Method):
         return Prediction((mean + np.stack(noise)).astype(np.float32), point=mean)  # (S, N, G)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        base = {f"base.{name}": value for name, value in self.base.arrays().items()}
-        return {**base, "factor": self.factor}
+        return {**nested("base", self.base.arrays()), "factor": self.factor}
 
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
-        own = {k[5:]: value for k, value in arrays.items() if k.startswith("base.")}
-        self.base.restore(own, device)
+        self.base.restore(inside("base", arrays), device)
         self.factor = arrays["factor"]

@@ -78,7 +78,9 @@ def _once(cache: dict, key: Hashable, make: Callable[[], Any]) -> Any:
 
 
 #: What to do about a truth, and about a prediction, that is not finite.
-MEASURED = "leave out the genes or spots that were not measured, from the truth and from the prediction"
+MEASURED = (
+    "leave out the genes or spots that were not measured, from the truth and from the prediction"
+)
 FAILED = "the method failed on this slide: read its training history and train it again"
 
 

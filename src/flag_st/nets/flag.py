@@ -1,17 +1,18 @@
 """Our network of FLAG: a graph transformer, then a transformer over gene tokens."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.diffusion.precond import CovarianceEdm, RawScore
 from flag_st.nets.gene_decoder import Denoised, GeneDecoder, Size, mlp
 from flag_st.nets.graph import EDGES, Tiles
 from flag_st.nets.graph_transformer import GraphTransformer, Projector
+from flag_st.nets.tile_net import TokenNet
 
 #: What ``encode`` returns: a condition (B, N, d) and the backbone's raw estimate (B, N, G).
 Encoded = tuple[Tensor, Tensor]
 
 
-class FlagNet(nn.Module):
+class FlagNet(TokenNet):
     """Our network. Its backbone already denoises; gene tokens start from that and refine it.
 
     Args:
@@ -61,10 +62,6 @@ class FlagNet(nn.Module):
         self.decoder = GeneDecoder(genes, precond, size, 2, aligned, dropout)
         self.projector = Projector(size.width, project, targets) if targets else None
 
-    @property
-    def precond(self) -> CovarianceEdm | RawScore:
-        return self.decoder.precond
-
     def encode(self, x: Tensor | None, sigma: Tensor, tiles: Tiles) -> Encoded:
         """x (B, N, G), None if the backbone does not read it, and sigma (B or 1, 1, 1)."""
         precond = self.precond
@@ -93,15 +90,3 @@ class FlagNet(nn.Module):
         clean, tokens = self.decoder(x, sigma, c, readout, chosen, chunk)  # (M, G), (M, G, d)
         own = self.precond.clean(x, readout, sigma)  # (B, N, G)
         return Denoised(clean, own, tokens)
-
-    def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        tiles: Tiles,
-        chunk: int | None = None,
-        encoded: Encoded | None = None,
-    ) -> Tensor:
-        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
-        clean = self.denoise(x, sigma, tiles, None, chunk, encoded).clean  # (B N, G)
-        return clean.view_as(x)  # (B, N, G)

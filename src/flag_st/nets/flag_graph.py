@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from flag_st.core.errors import FlagError
 from flag_st.diffusion.precond import CovarianceEdm, RawScore
 from flag_st.nets.gene_decoder import Denoised, Size
 from flag_st.nets.graph import EDGES, Tiles
 from flag_st.nets.graph_transformer import GraphTransformer
+from flag_st.nets.tile_net import TileNet
 
 
-class GraphFlagNet(nn.Module):
+class GraphFlagNet(TileNet):
     """Every spot is one token, which reads and emits all of its genes.
 
     ``flag_st.nets.flag.FlagNet`` starts from the same estimate and refines it gene by gene, at many times the
@@ -28,7 +29,7 @@ class GraphFlagNet(nn.Module):
     #: Edge attributes by the name of a choice. Each spot has an edge with itself.
     EDGES = EDGES
     LOOPS = True
-    projector: None = None
+    projector = None
 
     def __init__(
         self,
@@ -67,12 +68,8 @@ class GraphFlagNet(nn.Module):
         chosen: Tensor | None = None,
         chunk: int | None = None,
     ) -> Denoised:
-        """As ``flag_st.nets.flag.FlagNet.denoise``; ``chunk`` has no effect, since nothing is decoded."""
+        """Denoise the chosen spots; ``chunk`` has no effect, since nothing is decoded."""
         noise = self.precond.noise(sigma).flatten().expand(len(tiles.x))  # (B,)
         _, raw = self.graph(tiles, self.precond.scaled(x, sigma), noise)  # (B, N, G)
         clean = self.precond.clean(x, raw, sigma).flatten(0, 1)  # (B N, G)
         return Denoised(clean if chosen is None else clean[chosen], None, [])
-
-    def forward(self, x: Tensor, sigma: Tensor, tiles: Tiles, chunk: int | None = None) -> Tensor:
-        """Noisy expression x (B, N, G) and sigma (B or 1, 1, 1) → clean expression."""
-        return self.denoise(x, sigma, tiles).clean.view_as(x)  # (B, N, G)

@@ -122,14 +122,23 @@ def read_claims(path: str | Path, names: Sequence[str] | None = None) -> Claims:
 
 
 def _claim(path: str | Path, name: str, entry: Mapping[str, Any]) -> Claim:
-    keys, test_keys = list(Claim.__dataclass_fields__), list(Test.__dataclass_fields__)
+    keys = list(Claim.__dataclass_fields__)
     if set(entry) != set(keys):
         raise FlagError(f"{path}: claim {name} has keys {', '.join(entry)}", choices=sorted(keys))
-    test = dict(entry["test"])
-    if unknown := sorted(set(test) - set(test_keys)):
-        raise FlagError(f"{path}: test of {name}: {', '.join(unknown)}", choices=test_keys)
-    given = {**entry, "printed": str(entry["printed"])}
-    return Claim(**{**given, "test": Test(**{**test, "cohorts": tuple(test["cohorts"])})})
+    test = read_test(f"{path}: test of {name}", entry["test"])
+    return Claim(**{**entry, "printed": str(entry["printed"]), "test": test})
+
+
+def read_test(where: str, entry: Mapping[str, Any]) -> Test:
+    """The test that an entry describes; ``where`` names it in messages.
+
+    Raises:
+        FlagError: unknown keys, an unknown kind, or one that lacks what it needs.
+    """
+    keys = list(Test.__dataclass_fields__)
+    if unknown := sorted(set(entry) - set(keys)):
+        raise FlagError(f"{where}: {', '.join(unknown)}", choices=keys)
+    return Test(**{**entry, "cohorts": tuple(entry["cohorts"])})
 
 
 @dataclass(frozen=True)
@@ -314,7 +323,7 @@ def _places(
     asked = [(name, beside.get(name, "")) for name in test.cohorts if name in wanted]
     known = set(printed["cohort"])
     asked += [(name, name) for name in beside if name not in known]
-    for paper_cohort, cohort in asked:
+    for paper_cohort, cohort in dict.fromkeys(asked):
         part = scores[scores["cohort"] == cohort]
         for panel in part["panel"].unique() if len(part) else [""]:
             rows = part[part["panel"] == panel]

@@ -14,7 +14,7 @@ FIELDS = ["table", "cohort", "panel", "split", "row", "method", "metric", "value
 FIELDS += ["encoder", "gene_model", "unit", "note"]
 #: The class that provides the slides of both papers.
 SOURCE = "flag_st.sources.hest.Hest"
-#: Start of the names of a paper's tables → the image encoder of the paper's own method.
+#: Start of the names of a paper's tables → the image encoder of the paper's own method, if it is known.
 ENCODERS = {"table": "uni", "hinge_table": "uni+conch"}
 
 
@@ -67,12 +67,12 @@ def differences(
     rows = printed[printed["method"] == run["method"]]
     # A method that the paper lacks has no row: its features must be those of the paper's own method, and
     # its gene model is free.
-    own = ENCODERS[paper_of(printed["table"].iloc[0])]
+    own = ENCODERS.get(paper_of(printed["table"].iloc[0]), "")
     paper = rows.iloc[0] if len(rows) else {"encoder": own, "gene_model": run["gene_model"]}
     if not unstated and not paper["encoder"]:
         paper = {**paper, "encoder": run["encoder"]}
     found += _plugin_differences(run, method, paper)
-    if difference := _split_difference(run["split"], printed):
+    if difference := _split_difference(run["split"], printed, unstated):
         found.append(difference)
     panels = set(printed["panel"]) - {""}
     if panels and run["panel"] not in panels:
@@ -86,20 +86,23 @@ def cohort_difference(name: str, experiment: Experiment, printed: "pandas.DataFr
     """How a cohort differs from the paper's; "" if it does not."""
     cohort, paper_name = experiment.cohorts[name], experiment.paper_cohort(name)
     if paper_name not in set(printed["cohort"]):
-        return f"cohort {name} is not in the paper"
+        return f"cohort {name} is not known to be one of the paper's"
     if name != paper_name or cohort.use != SOURCE:
         return f"cohort {name} is not the paper's {paper_name}"
     return f"only {len(cohort.only)} slides of cohort {name}" if cohort.only else ""
 
 
-def _split_difference(fold: str, printed: "pandas.DataFrame") -> str:
+def _split_difference(fold: str, printed: "pandas.DataFrame", unstated: bool) -> str:
     """How the split of a run differs from the paper's; "" if it does not.
 
     Args:
         fold: the name of a split, or of one of its folds, which is the split's with a slide or patient
             behind it.
+        unstated: whether it counts as a difference that the paper does not state its split.
     """
     splits = set(printed["split"]) - {""}
+    if not (splits or unstated):
+        return ""
     if any(fold == split or fold.startswith(f"{split}-") for split in splits):
         return ""
     stated = ", ".join(sorted(splits)).replace("random", "random over slides") or "not stated"

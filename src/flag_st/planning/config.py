@@ -1,7 +1,7 @@
 """The configuration: layered YAML that is validated by schema, cross-checked and resolved."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -252,15 +252,6 @@ def embed(params: Any, entries: dict[str, Any]) -> Any:
         return params
     known = entries[name]
     return merge({"use": known["use"], "params": known.get("params", {})}, params)
-
-
-def holds(params: Any, plugin: Mapping[str, Any]) -> bool:
-    """Whether ``params`` have a plug-in with the class and arguments of ``plugin`` inside, at any depth."""
-    if not isinstance(params, dict):
-        return False
-    if params.get("use") == plugin["use"] and params.get("params") == plugin.get("params", {}):
-        return True
-    return any(holds(value, plugin) for value in params.values())
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:

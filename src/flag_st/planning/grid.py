@@ -1,5 +1,6 @@
 """The grid: which slides, splits and runs a configuration stands for. No data is touched."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,6 @@ from flag_st.data import splits
 from flag_st.data.corpora import Corpus, corpus_of
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
-from flag_st.planning.config import holds
 from flag_st.planning.reads import reads_of
 from flag_st.sources.base import Source
 from flag_st.sources.folder import locate as locate_file
@@ -36,6 +36,15 @@ class RunKey:
 def source_params(params: dict[str, Any], root: str | None) -> dict[str, Any]:
     """Fill ``root: null`` of a cohort, its one machine fact, from the command line's ``root``."""
     return {**params, "root": root} if root and params.get("root", "") is None else dict(params)
+
+
+def holds(params: Any, plugin: Mapping[str, Any]) -> bool:
+    """Whether ``params`` have a plug-in with the class and arguments of ``plugin`` inside, at any depth."""
+    if not isinstance(params, dict):
+        return False
+    if params.get("use") == plugin["use"] and params.get("params") == plugin.get("params", {}):
+        return True
+    return any(holds(value, plugin) for value in params.values())
 
 
 class Plan:
@@ -121,8 +130,7 @@ class Plan:
         that of a gene model is left out, since its files need not be here yet. Where counts decide
         (``hvg``), ``fits`` lists the slides of each split whose counts do.
         """
-        runs = {run for name in self.config["make"] for run in self.runs(name)}
-        used = sorted({(run.panel, run.split) for run in runs if run.cohort == cohort})
+        used = sorted({(run.panel, run.split) for run in self.made if run.cohort == cohort})
         panels: dict[str, dict[str, Any]] = {}
         for panel, fold in used:
             entry = self.config["panels"][panel]
@@ -136,8 +144,8 @@ class Plan:
 
     def corpus_sections(self, cohort: str) -> list[str]:
         """The sections with counts alone that some gene model of the experiments to make learns from."""
-        runs = {run for name in self.config["make"] for run in self.runs(name)}
-        corpora = [c for run in runs if run.cohort == cohort for c in self.corpora(run).values()]
+        runs = [run for run in self.made if run.cohort == cohort]
+        corpora = [corpus for run in runs for corpus in self.corpora(run).values()]
         return sorted({section for corpus in corpora for section in corpus.counts})
 
     def seeds(self, method: str, seeds: list[int]) -> list[int]:
@@ -193,6 +201,11 @@ class Plan:
             and holds(own["params"], entries[name])
             and not self.missing(cohort, name)
         ]
+
+    @cached_property
+    def made(self) -> set[RunKey]:
+        """The runs of all experiments to make."""
+        return {run for name in self.config["make"] for run in self.runs(name)}
 
     def metrics(self, downstream: bool) -> list[str]:
         """Those of ``defaults.metrics`` that ``evaluate_downstream`` computes, or ``evaluate``."""

@@ -18,6 +18,9 @@ READABLE = {
     "slides": "the truth and the picture of every slide of every cohort",
     "pathways": "config/pathways.yaml",
     "claims": "config/claims.yaml",
+    "court": "config/court.yaml",
+    "tried_scores": "the scores of every made experiment that config/court.yaml names",
+    "tried_runs": "the runs of these experiments, in the same order",
 }
 
 

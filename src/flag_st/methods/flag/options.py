@@ -19,9 +19,9 @@ class Backbone:
 
     Attributes:
         kind: ``fused``: edges bias fused attention, and the backbone's own estimate enters the gene
-            tokens (``flag_st.nets.flag``). ``alone``: the same graph network is the whole network, and its
-            own estimate is the prediction (``flag_st.nets.flag_graph``). ``paper``: one modulated logit per head, adaptive norms
-            (``flag_st.nets.flag_paper``). ``released``: one logit per channel and edge states of
+            tokens (``flag_st.nets.flag``). ``alone``: the same graph network is the whole network,
+            and its own estimate is the prediction (``flag_st.nets.flag_graph``). ``paper``: one
+            modulated logit per head, adaptive norms (``flag_st.nets.flag_paper``). ``released``: one logit per channel and edge states of
             N × N × width, without static edges or time (``flag_st.nets.flag_released``).
         width, depth, heads: channels, blocks and attention heads (paper: 384, 6, 8).
         encode: ``each`` reads the noisy expression at every evaluation, so that a draw is coherent

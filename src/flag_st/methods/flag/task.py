@@ -47,9 +47,7 @@ class FlagTask(Task[Net]):
 
     def compiled(self) -> Iterable[nn.Module]:
         """Training calls the network by its parts."""
-        if isinstance(self.module, GraphFlagNet):
-            return (self.module.graph,)
-        return self.module.graph, self.module.condition, self.module.decoder.dit
+        return self.module.parts()
 
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Tiles, list[Cut]]]:
         slides = [seen.slide for seen in self.train]

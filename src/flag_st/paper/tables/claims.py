@@ -20,21 +20,26 @@ def claim_sheet(claims: Claims, judged: "pandas.DataFrame", experiment: Experime
     rows, notes = [], Notes()
     for name, claim in claims.entries.items():
         part = judged[judged["claim"] == name]
-        texts = [claim.claim, claim.where, claim.printed, claim.rule, _seen(part), _power(part)]
-        overall = _overall(part["verdict"])
+        texts = [claim.claim, claim.where, claim.printed, claim.rule, seen(part), _power(part)]
+        verdict = overall(part["verdict"])
         row = [Cell(text, kind="words") for text in texts]
-        row.append(Cell(overall, kind="words", mark="" if overall == OPEN else "best"))
-        rows.append([*row, _because(part, notes)])
+        row.append(verdict_cell(verdict))
+        rows.append([*row, because(part, notes)])
     block = Block("", [], [Head(text, kind="words") for text in heads], rows)
     return Sheet(experiment.name, experiment.title, experiment.caption, [block], notes)
 
 
-def _overall(verdicts: Sequence[str]) -> str:
+def verdict_cell(verdict: str) -> Cell:
+    return Cell(verdict, kind="words", mark="" if verdict == OPEN else "best")
+
+
+def overall(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim that has one verdict on each cohort and panel."""
     found = set(verdicts)
     return FAILS if FAILS in found else OPEN if OPEN in found else HOLDS
 
 
-def _because(part: "pandas.DataFrame", notes: Notes) -> Cell:
+def because(part: "pandas.DataFrame", notes: Notes) -> Cell:
     """What was not run, and whether runs are stand-ins; footnotes say how they differ."""
     lacks = list(dict.fromkeys(text for text in part["lacks"] if text))
     found = dict.fromkeys(text for why in part["why"] for text in why.split("; ") if text)
@@ -44,7 +49,8 @@ def _because(part: "pandas.DataFrame", notes: Notes) -> Cell:
     return Cell("; ".join(texts), kind="words", notes=tuple(keys))
 
 
-def _seen(part: "pandas.DataFrame") -> str:
+def seen(part: "pandas.DataFrame") -> str:
+    """The values of a claim on every cohort and panel where it was run."""
     rows = [row for row in part.to_dict("records") if isfinite(row["ours"])]
     return "; ".join(_one(row) for row in rows) or DASH
 
