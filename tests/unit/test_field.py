@@ -1,5 +1,6 @@
 """Encoders with a field of view of their own: which patches are cut for them, and where that is refused."""
 
+import csv
 from pathlib import Path
 
 import anndata
@@ -165,6 +166,25 @@ def test_the_standard_field_is_no_field_of_its_own(field):
     loaded = config.load({**OVERLAY, "encoders": {"texture": {"field_um": field}}})
     assert Plan(loaded).field("texture") is None
     assert Plan(loaded).fields("four") == {"texture_224um": 224, "random_network_224um": 224}
+
+
+def test_every_encoder_of_the_open_overlay_has_its_control_and_no_gate(root):
+    """For each field of view that a kind of method reads, there is the untrained network in the same."""
+    files = [root / "config" / name for name in ("her2st_open.yaml", "open.yaml")]
+    loaded = config.load(files=files)
+    with open(root / "config" / "sources.tsv", encoding="utf-8") as file:
+        gates = {row["page"]: row["gated"] for row in csv.DictReader(file, delimiter="\t")}
+    plan, read, controls = Plan(loaded), set(), set()
+    for name in loaded["experiments"]["encoders"]["methods"]:
+        method = loaded["methods"][name]
+        encoder = loaded["encoders"][method["encoder"]]
+        if repo := encoder["params"].get("repo"):
+            assert gates[f"https://huggingface.co/{repo}"] == "no", name
+        if name != "patient_mean":
+            untrained = encoder["use"].endswith(".RandomNetwork")
+            (controls if untrained else read).add((method["use"], plan.field(method["encoder"])))
+    assert len(read) == 4  # a linear model and a network, each on two fields
+    assert read == controls
 
 
 # New slides
