@@ -17,7 +17,7 @@ import pytest
 import yaml
 from running import ROOT, TINY
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 
 SMALL = ROOT / "tests" / "cluster" / "tiny_gpu.yaml"
 #: What a GPU job makes; faults hit the job that makes it anew.

@@ -64,7 +64,7 @@ def fitting(value, default):
 
 
 def small(entry: dict) -> dict:
-    """The entry's own arguments, shrunk; a wrapper's are those of the method it wraps."""
+    """The entry's own arguments, shrunk; so are those of the methods it is made of."""
     params = dict(entry.get("params", {}))
     known = registry.defaults(entry["use"])
     shrunk = {k: fitting(v, known[k]) for k, v in SMALL.items() if k in known}
@@ -74,8 +74,9 @@ def small(entry: dict) -> dict:
     own = params.get("sampling", {})
     if {"budget", "until"} & set(own):  # draws that ask for steps of the whole chain
         shrunk.pop("masking", None)
-    if "base" in params:
-        shrunk["base"] = {**params["base"], "params": small(params["base"])}
+    for name, part in params.items():
+        if name != "backbone" and isinstance(part, dict) and "use" in part:
+            shrunk[name] = {**part, "params": small(part)}
     return config.merge(params, shrunk)
 
 
@@ -232,6 +233,8 @@ def test_contract(name, tmp_path, monkeypatch):
     # A draw depends on its number, not on how many are made.
     fewer = method.predict(seen, 1, Draws(0, test.id))
     assert np.allclose(fewer.samples[0], first.samples[0], atol=1e-6)
+    if not (method.stochastic and method.point_from_draws):
+        assert np.allclose(fewer.point, first.point, atol=1e-6)
     if method.stochastic:
         assert np.abs(first.samples[0] - first.samples[1]).max() > 1e-6
         other = method.predict(seen, 1, Draws(1, test.id))

@@ -7,6 +7,7 @@ import toy
 from toy_slides import fitted, predict, reloaded
 
 from flag_st.core.errors import FlagError
+from flag_st.core.seeds import Draws, entropy
 from flag_st.data.slide import Cohort
 from flag_st.methods.calibrated import Calibrated, covariance, transport
 
@@ -63,7 +64,14 @@ def test_a_singular_covariance_is_mapped_as_well():
 
 
 def cohorts():
-    return toy.cohort("a", "b"), toy.cohort("v", "w", "x"), toy.slide("t", spots=4000)
+    return toy.cohort("a", "b"), toy.cohort("v", "w", "x"), toy.slide("t", spots=200)
+
+
+def mean_of_others(method: Calibrated, slide, seed: int = 0) -> np.ndarray:
+    """The mean of as many draws of STFlow as the drift is computed from, none of which is used itself."""
+    others = Draws(entropy(seed, "point"), slide.id)
+    made = method.parts["draws"].predict(slide.without_truth(), method.samples, others)
+    return made.samples.mean(0, dtype=float)
 
 
 @pytest.mark.parametrize("deviations", ["draws", "gaussian"])
@@ -107,7 +115,7 @@ def test_the_level_is_the_regression_s_and_the_pattern_is_shared(tmp_path):
     params = {"draws": STFLOW, "regression": RIDGE, "share": 0.25, "clip": False}
     method = fitted(Calibrated(**params), train, tmp_path, valid)
     point = predict(method, test, 3).point
-    own = predict(method.parts["draws"], test, 3).point.astype(float)
+    own = mean_of_others(method, test)
     other = predict(method.parts["regression"], test).point.astype(float)
     np.testing.assert_allclose(point.mean(0), other.mean(0), atol=1e-9)
     pattern = 0.25 * (other - other.mean(0)) + 0.75 * (own - own.mean(0))
@@ -117,10 +125,20 @@ def test_the_level_is_the_regression_s_and_the_pattern_is_shared(tmp_path):
 def test_without_a_regression_the_point_estimate_stays(tmp_path):
     train, valid, test = cohorts()
     method = fitted(Calibrated(STFLOW), train, tmp_path, valid)
-    own = predict(method.parts["draws"], test, 3).point
     found = predict(method, test, 3)
-    np.testing.assert_allclose(found.point, np.maximum(own, 0), atol=1e-6)
+    np.testing.assert_allclose(found.point, np.maximum(mean_of_others(method, test), 0), atol=1e-6)
     assert found.samples.min() >= 0
+
+
+def test_a_draw_and_the_point_are_the_same_however_many_are_made(tmp_path):
+    """STFlow's own point estimate is the mean of the draws asked for, and would be the draw if it is alone."""
+    train, valid, test = cohorts()
+    method = fitted(Calibrated(STFLOW, clip=False), train, tmp_path, valid)
+    one, many = predict(method, test, 1), predict(method, test, 10)
+    np.testing.assert_allclose(one.samples[0], many.samples[0], atol=1e-6)
+    np.testing.assert_allclose(one.point, many.point, atol=1e-6)
+    spread = (many.samples - many.point).std((1, 2))
+    assert spread[8:].mean() == pytest.approx(spread[:8].mean(), rel=0.1)
 
 
 def test_it_survives_its_file_and_counts_both_networks(tmp_path):

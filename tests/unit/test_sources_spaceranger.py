@@ -430,7 +430,7 @@ def test_flag_st_check_tells_the_faults_of_all_sections_before_anything_runs(tmp
         write_run(own, root / name / "outs", root / f"{name}.tif")
     entry = {"use": "flag_st.sources.spaceranger.SpaceRanger", "params": {"root": str(root)}}
     faults = Faults()
-    check_local_slides(Plan({"cohorts": {"mine": entry}}), "mine", {}, faults)
+    check_local_slides(Plan({"cohorts": {"mine": entry}, "make": []}), "mine", faults)
     assert len(faults.messages) == 2
     assert "they differ in what follows the sequence" in faults.messages[0]
     assert "holds fractions" in faults.messages[1]

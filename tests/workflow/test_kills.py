@@ -26,6 +26,7 @@ def test_killed_anywhere_and_repeated_the_results_are_the_same(tiny_run, tmp_pat
 
 
 @pytest.mark.kills
+@pytest.mark.timeout(4 * 3600)
 def test_a_hundred_kills_of_the_demo_change_nothing(tmp_path):
     """FLAG_ST_DEMO may name a folder with a finished demo; else one is made first."""
     undisturbed = Path(os.environ.get("FLAG_ST_DEMO", tmp_path / "undisturbed"))

@@ -90,9 +90,12 @@ class Method(Learned, ABC):
         needs: extra inputs among ``targets`` and ``backbone`` (in training only), ``patches`` and
             ``truth``, which only controls may declare: ``predict`` then sees slides with their
             expression. A backbone is a gene model that the network is built on.
+        point_from_draws: whether the point estimate of a prediction is a mean of its draws, so that it depends
+            on their number. Always so for those that leave it to ``Prediction``.
     """
 
     stochastic: bool = False
+    point_from_draws: bool = True
     needs: frozenset[str] = frozenset()
 
     def build(self, genes: int, features: int, targets: int = 0) -> "nn.Module | None":

@@ -8,7 +8,7 @@ import numpy as np
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.fitted import inside, nested
-from flag_st.core.seeds import Draws
+from flag_st.core.seeds import Draws, entropy
 from flag_st.data.slide import Cohort, Slide
 from flag_st.methods.base import Method, Prediction, Run, fit_part
 
@@ -35,7 +35,8 @@ class Calibrated(Method):
         share: the regression's part of the pattern.
         deviations: ``gaussian`` puts white noise in place of the draws' deviations. This control tells what
             they know beyond the covariance of genes.
-        samples: how many draws of the validation slides drift and covariance are computed from.
+        samples: how many draws of the validation slides drift and covariance are computed from, and of how many
+            more the point estimate is the mean if ``draws`` has none of its own.
         clip: no draw falls below zero counts.
 
     Raises:
@@ -43,6 +44,7 @@ class Calibrated(Method):
     """
 
     stochastic: bool = True
+    point_from_draws: bool = False
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Calibrated(Method):
         """Point estimate (N, G) and the S deviations (N, G) before they are mapped."""
         draws = Draws(seed, slide.id)
         drawn = self.parts["draws"].predict(slide, samples, draws)
-        own = drawn.point.astype(np.float64)  # (N, G)
+        own = self._own_point(slide, drawn, seed)  # (N, G)
         point = own
         if "regression" in self.parts:
             other = self.parts["regression"].predict(slide, 1, draws).point.astype(np.float64)
@@ -106,6 +108,16 @@ class Calibrated(Method):
         if self.deviations == "gaussian":
             return point, [draws.numpy(k).standard_normal(own.shape) for k in range(samples)]
         return point, [draw - own for draw in drawn.samples]
+
+    def _own_point(self, slide: Slide, drawn: Prediction, seed: int) -> np.ndarray:
+        """Point estimate (N, G) of the generative method. It must not depend on how many draws are asked for,
+        and no draw may be part of it, or its deviation would be too small: a mean of draws is taken over others.
+        """
+        part = self.parts["draws"]
+        if part.point_from_draws:
+            others = Draws(entropy(seed, "point"), slide.id)
+            drawn = part.predict(slide, self.samples, others)
+        return drawn.point.astype(np.float64)
 
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
         point, deviations = self._predicted(slide, samples, draws.seed)

@@ -27,6 +27,7 @@ class PlusNoise(Method):
     """
 
     stochastic: bool = True
+    point_from_draws: bool = False
 
     def __init__(self, base: Mapping[str, Any], covariance: Covariance = "genes"):
         if unknown := sorted(set(base) - {"use", "params"}) or "use" not in base:

@@ -112,6 +112,7 @@ class Flag(NetworkMethod):
             )
         self.size, self.dropout = Size(width, depth, heads), dropout
         self.scaling, self.precondition, self.stochastic = scaling, precondition, diffusion
+        self.point_from_draws = diffusion and not sampling.point_draws
         decode_spots = None if backbone.kind == "alone" else decode_spots
         self.options = Options(
             backbone, graph, tiling, noise, sampling, alignment, decode_spots, diffusion
