@@ -7,8 +7,9 @@ def main(job):
     from flag_st.core.io import read_json
     from flag_st.data.patch_file import cut_field
 
+    files = read_json(job.input.manifest)["files"]
     cut_field(
-        read_json(job.input.manifest)["files"]["wsi"]["path"],
+        files["wsi"]["path"] if "wsi" in files else None,
         spots=job.input.spots,
         out=job.output.patches,
         field_um=int(job.wildcards.field),

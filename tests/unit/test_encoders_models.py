@@ -212,8 +212,7 @@ def test_a_middle_block_is_the_mean_of_its_patch_tokens(tmp_path, name, block):
 @pytest.mark.parametrize("cls", [Uni, Conch])
 @pytest.mark.parametrize("block", [DEPTH, -1])
 def test_a_block_that_the_network_does_not_have_is_refused(tmp_path, cls, block):
-    made = vit_state(16, 14, hidden=4 * DIM) if cls is Uni else conch_state(512, False, "visual.")
-    save(tmp_path, made)
+    """Before weights are looked for, of which there are none here."""
     encoder = cls("owner/model", weights=tmp_path, sizes=TINY, block=block)
     with pytest.raises(FlagError, match=rf"{cls.__name__} has no block {block}; it has {DEPTH}"):
         encoder.open("cpu")

@@ -103,6 +103,13 @@ def test_slides_without_an_image_are_refused_all_at_once(slide, tmp_path):
     assert not [text for text in found if "no slide image" in text]
 
 
+def test_a_single_slide_without_an_image_is_refused_too(tmp_path):
+    """Where features are asked for that no experiment shows, of which the check of the cohort knows nothing."""
+    wanted = r"spots.h5ad has no image, which patches of 224 µm .*Remedy: add wsis/<slide>.tif"
+    with pytest.raises(FlagError, match=wanted):
+        cut_field(None, tmp_path / "spots.h5ad", tmp_path / "cut.h5", 224)
+
+
 def test_parts_have_the_field_of_the_whole():
     def both(*parts: str, **keys) -> dict:
         made = {"parts": {part: {"entry": part} for part in parts}}

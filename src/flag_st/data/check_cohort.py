@@ -9,6 +9,7 @@ from flag_st.data.check_copies import check_copies, gene_names
 from flag_st.data.check_panels import check_panel
 from flag_st.data.check_slide import check_counts, check_slide, overlapping_spots
 from flag_st.data.panels import highly_variable_union
+from flag_st.data.patch_file import IMAGE_WANTED
 from flag_st.data.prepare import used_spots
 from flag_st.data.slide_files import SlideFiles
 
@@ -59,8 +60,7 @@ def check_images(files: Mapping[str, SlideFiles], fields: Mapping[str, int]) -> 
     faults.add(
         f"{', '.join(without)}: there are ready-made patches and no slide image, which the patches of the encoder "
         f"{names} have to be cut from, since their field of view is another",
-        remedy="add wsis/<slide>.tif (HEST-1k: params: {folders: [st, metadata, patches, wsis]} in the cohort's entry), or leave "
-        f"the encoder out: missing: {{{next(iter(fields))}: no slide images}}",
+        remedy=IMAGE_WANTED,
     )
     return faults
 

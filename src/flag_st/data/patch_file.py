@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flag_st.core.errors import FlagError
 from flag_st.core.hdf5 import hdf5_file
 from flag_st.core.io import CONTRACT, writing
 from flag_st.data.field import SIZE, um_per_px
@@ -15,6 +16,11 @@ from flag_st.slides.stream import along_tiles, top_left
 
 #: How many patches are copied at a time from a patch file.
 BLOCK = 64
+#: What to do about slides that have ready-made patches and no image to cut others from.
+IMAGE_WANTED = (
+    "add wsis/<slide>.tif (HEST-1k: params: {folders: [st, metadata, patches, wsis]} in the cohort's entry), or leave the "
+    "encoders of this field out: missing: {NAME: no slide images}"
+)
 
 Progress = Callable[..., Iterable]
 
@@ -36,7 +42,7 @@ class Form(NamedTuple):
 
 
 def cut_field(
-    wsi: str | Path,
+    wsi: str | Path | None,
     spots: str | Path,
     out: str | Path,
     field_um: float,
@@ -45,17 +51,22 @@ def cut_field(
     """Cut patches of another field of view around the spots of a prepared slide, in their order.
 
     Args:
-        wsi: the slide's image.
+        wsi: the slide's image, or None if it has none.
         spots: the h5ad that ``flag_st.data.prepare`` has written of this slide.
         out: HDF5 in the form of the standard patches: ``img`` (N, 224, 224, 3), ``coords``, ``barcode``.
         field_um: edge in µm of the tissue that a patch shows.
         progress: goes through an iterable and reports from time to time how far it is.
 
     Raises:
-        FlagError: the image cannot be read.
+        FlagError: there is no image, or it cannot be read.
     """
     import anndata
 
+    if wsi is None:
+        raise FlagError(
+            f"the slide of {spots} has no image, which patches of {field_um} µm have to be cut from",
+            remedy=IMAGE_WANTED,
+        )
     table = anndata.read_h5ad(spots, backed="r")
     try:
         pixel = float(table.uns["pixel_size_um"])

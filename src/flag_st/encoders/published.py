@@ -105,13 +105,18 @@ class Transformer(Published):
         """As for every published network.
 
         Raises:
-            FlagError: also if the network does not have the block.
+            FlagError: also if the network does not have the block, before the weights are looked for.
         """
+        if self.block is not None:
+            self._check_block(self.block)
         super().open(device)
-        blocks = len(list(self.net.get_submodule(self.blocks).children()))
-        if self.block is not None and not 0 <= self.block < blocks:
+
+    def _check_block(self, block: int) -> None:
+        with torch.device("meta"):
+            blocks = len(list(self.build().get_submodule(self.blocks).children()))
+        if not 0 <= block < blocks:
             raise FlagError(
-                f"{type(self).__name__} has no block {self.block}; it has {blocks}",
+                f"{type(self).__name__} has no block {block}; it has {blocks}",
                 remedy=f"set params.block to a number from 0 to {blocks - 1}, or to null",
             )
 

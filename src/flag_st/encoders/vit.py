@@ -110,7 +110,8 @@ class Virchow2(Vit):
     """Virchow2 (Zimmermann et al. 2024): ViT-H/14 with 4 registers, 631 M parameters.
 
     Args:
-        pooling: ``class+mean`` (class token and mean patch token, D = 2560) or ``class`` (1280).
+        pooling: ``class+mean`` (class token and mean patch token, D = 2560) or ``class`` (1280), of the
+            last block; a ``block`` has a pooling of its own.
     """
 
     arch = "vit_huge_patch14_224"
