@@ -40,10 +40,22 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def her2st() -> Path:
     """Real HER2ST sections in HEST-1k layout, where a machine has them."""
-    given = os.environ.get("FLAG_ST_HER2ST", ROOT.parent / "shared" / "data" / "her2st")
-    if not (Path(given) / "st").is_dir():
-        pytest.skip(f"real sections are not at {given}: set FLAG_ST_HER2ST")
-    return Path(given)
+    return real_sections("her2st", "st/A1.h5ad")
+
+
+@pytest.fixture(scope="session")
+def mob() -> Path:
+    """Real sections of the mouse olfactory bulb as their lab left them, where a machine has them."""
+    return real_sections("mob", "alignment_table_MOB1.tsv")
+
+
+def real_sections(name: str, file: str) -> Path:
+    """The folder of a real cohort; a test that needs it is skipped where it is not."""
+    variable = f"FLAG_ST_{name.upper()}"
+    given = Path(os.environ.get(variable, ROOT.parent / "shared" / "data" / name))
+    if not (given / file).is_file():
+        pytest.skip(f"real sections are not at {given}: set {variable}")
+    return given
 
 
 #: Marker → what its tests do. They are left out unless the marker is asked for.

@@ -75,9 +75,17 @@ def small(entry: dict) -> dict:
     if {"budget", "until"} & set(own):  # draws that ask for steps of the whole chain
         shrunk.pop("masking", None)
     for name, part in params.items():
-        if name != "backbone" and isinstance(part, dict) and "use" in part:
-            shrunk[name] = {**part, "params": small(part)}
+        if name != "backbone" and isinstance(part, dict):
+            shrunk |= {name: small_part(part)} if "use" in part else {}
+            inner = {
+                k: small_part(v) for k, v in part.items() if isinstance(v, dict) and "use" in v
+            }
+            shrunk |= {name: inner} if inner else {}
     return config.merge(params, shrunk)
+
+
+def small_part(part: dict) -> dict:
+    return {**part, "params": small(part)}
 
 
 #: Published backbones by the end of their class's path, and what writes a tiny one.

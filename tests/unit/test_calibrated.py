@@ -9,7 +9,7 @@ from toy_slides import fitted, predict, reloaded
 from flag_st.core.errors import FlagError
 from flag_st.core.seeds import Draws, entropy
 from flag_st.data.slide import Cohort
-from flag_st.methods.calibrated import Calibrated, covariance, transport
+from flag_st.methods.calibrated import Calibrated, covariance, shrunk, stack, transport, within
 
 USE = "flag_st.methods.calibrated.Calibrated"
 RIDGE = {"use": "flag_st.methods.ridge.Ridge", "params": {"components": 5}}
@@ -78,7 +78,7 @@ def mean_of_others(method: Calibrated, slide, seed: int = 0) -> np.ndarray:
 def test_deviations_have_the_covariance_of_validation_errors_within_slides(tmp_path, deviations):
     train, test = toy.cohort("a", "b"), toy.slide("t", spots=8000)
     valid = Cohort([toy.slide(name, spots=1000) for name in "vw"], train.genes)
-    params = {"draws": WIDE, "deviations": deviations, "samples": 8, "clip": False}
+    params = {"draws": WIDE, "deviations": deviations, "shrinkage": 0.0, "clip": False}
     method = fitted(Calibrated(**params), train, tmp_path, valid)
     errors = []
     for slide in valid:
@@ -99,7 +99,7 @@ def test_draws_are_around_the_point_estimate_on_validation_slides(tmp_path):
             "training": {"epochs": 2},
         },
     }
-    method = fitted(Calibrated(flag, RIDGE, clip=False), train, tmp_path, valid)
+    method = fitted(Calibrated(flag, {"ridge": RIDGE}, clip=False), train, tmp_path, valid)
     own, found = (
         [predict(one, slide, 8) for slide in valid] for one in (method.parts["draws"], method)
     )
@@ -110,23 +110,54 @@ def test_draws_are_around_the_point_estimate_on_validation_slides(tmp_path):
     assert np.abs(after).max() < 1e-5
 
 
-def test_the_level_is_the_regression_s_and_the_pattern_is_shared(tmp_path):
+def test_weights_are_those_of_least_squares_and_never_negative():
+    rng = np.random.default_rng(0)
+    good, poor = rng.normal(size=(2, 500, 6))
+    truth = 0.75 * good + 0.1 * poor
+    level = np.arange(6.0)
+    each = [np.stack([good + 3, poor - level])] * 2  # the level is no part of the pattern
+    np.testing.assert_allclose(stack(each, [truth + level, truth]), [0.75, 0.1], atol=1e-9)
+    away = [np.stack([good, -truth])]
+    np.testing.assert_allclose(stack(away, [truth])[1], 0, atol=1e-12)
+    np.testing.assert_array_equal(stack([np.ones((2, 5, 6))], [truth[:5]]), [0, 0])
+
+
+def test_covariance_has_the_errors_variances_and_correlations_between_both():
+    errors, expression = spd(0), 4 * spd(1)
+    for share in (0, 0.25, 1):
+        found = shrunk(errors, expression, share)
+        np.testing.assert_allclose(np.diag(found), np.diag(errors))
+        scale = np.sqrt(np.outer(np.diag(found), np.diag(found)))
+        each = [m / np.sqrt(np.outer(np.diag(m), np.diag(m))) for m in (errors, expression)]
+        np.testing.assert_allclose(found / scale, (1 - share) * each[0] + share * each[1])
+    constant = shrunk(np.diag([1.0, 0.0]), np.ones((2, 2)), 0.5)
+    np.testing.assert_allclose(constant, np.diag([1.0, 0.0]))
+
+
+def test_the_point_estimate_is_the_stack_of_all(tmp_path):
     train, valid, test = cohorts()
-    params = {"draws": STFLOW, "regression": RIDGE, "share": 0.25, "clip": False}
+    params = {"draws": STFLOW, "regressions": {"ridge": RIDGE}, "clip": False}
     method = fitted(Calibrated(**params), train, tmp_path, valid)
+    own, other = (
+        mean_of_others(method, test),
+        predict(method.parts["ridge"], test).point.astype(float),
+    )
+    weights = method.weights
     point = predict(method, test, 3).point
-    own = mean_of_others(method, test)
-    other = predict(method.parts["regression"], test).point.astype(float)
-    np.testing.assert_allclose(point.mean(0), other.mean(0), atol=1e-9)
-    pattern = 0.25 * (other - other.mean(0)) + 0.75 * (own - own.mean(0))
-    np.testing.assert_allclose(point - point.mean(0), pattern, atol=1e-9)
+    level = (weights[0] * own.mean(0) + weights[1] * other.mean(0)) / weights.sum()
+    np.testing.assert_allclose(point.mean(0), level, atol=1e-6)
+    pattern = weights[0] * within(own) + weights[1] * within(other)
+    np.testing.assert_allclose(within(point), pattern, atol=1e-6)
+    assert weights[1] > 0.5  # expression of the toy is linear in the features
 
 
-def test_without_a_regression_the_point_estimate_stays(tmp_path):
+def test_without_a_regression_the_pattern_is_scaled_and_the_level_stays(tmp_path):
     train, valid, test = cohorts()
-    method = fitted(Calibrated(STFLOW), train, tmp_path, valid)
+    method = fitted(Calibrated(WIDE), train, tmp_path, valid)
+    own = predict(method.parts["draws"], test).point
     found = predict(method, test, 3)
-    np.testing.assert_allclose(found.point, np.maximum(mean_of_others(method, test), 0), atol=1e-6)
+    expected = own.mean(0) + method.weights[0] * within(own)
+    np.testing.assert_allclose(found.point, np.maximum(expected, 0), atol=1e-6)
     assert found.samples.min() >= 0
 
 
@@ -143,13 +174,13 @@ def test_a_draw_and_the_point_are_the_same_however_many_are_made(tmp_path):
 
 def test_it_survives_its_file_and_counts_both_networks(tmp_path):
     train, valid, test = cohorts()
-    params = {"draws": STFLOW, "regression": RIDGE}
+    params = {"draws": STFLOW, "regressions": {"ridge": RIDGE}}
     method = fitted(Calibrated(**params), train, tmp_path, valid)
     again = reloaded(method, USE, params, tmp_path)
     first = predict(method, test, 2)
     np.testing.assert_array_equal(predict(again, test, 2).samples, first.samples)
     np.testing.assert_array_equal(predict(again, test, 2).point, first.point)
-    two = Calibrated(STFLOW, STFLOW).build(5, 6)
+    two = Calibrated(STFLOW, {"other": STFLOW}).build(5, 6)
     one = Calibrated(STFLOW).build(5, 6)
     assert isinstance(two, torch.nn.Module)
     count = [sum(p.numel() for p in net.parameters()) for net in (one, two)]
@@ -159,14 +190,16 @@ def test_it_survives_its_file_and_counts_both_networks(tmp_path):
 def test_wrong_arguments_name_the_remedy():
     with pytest.raises(FlagError, match="draws names a method that makes none"):
         Calibrated(RIDGE)
-    with pytest.raises(FlagError, match="share 2 and samples 8"):
-        Calibrated(STFLOW, RIDGE, share=2)
-    with pytest.raises(FlagError, match=r"share 0\.5 and samples 1"):
-        Calibrated(STFLOW, RIDGE, samples=1)
+    with pytest.raises(FlagError, match="a regression is called draws"):
+        Calibrated(STFLOW, {"draws": RIDGE})
+    with pytest.raises(FlagError, match="shrinkage 2 and samples 8"):
+        Calibrated(STFLOW, shrinkage=2)
+    with pytest.raises(FlagError, match=r"shrinkage 0\.5 and samples 1"):
+        Calibrated(STFLOW, samples=1)
     with pytest.raises(FlagError, match=r"draws, gaussian, not .noise."):
         toy.made(Calibrated, draws=STFLOW, deviations="noise")
 
 
 def test_it_takes_over_what_its_parts_need():
     patches = {"use": "flag_st.methods.bleep.Bleep", "params": {"inputs": "patches"}}
-    assert Calibrated(STFLOW, patches).needs == {"patches"}
+    assert Calibrated(STFLOW, {"bleep": patches}).needs == {"patches"}

@@ -165,7 +165,7 @@ def test_score_prints_a_table_and_faults_without_traceback(pair, tmp_path, capsy
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("name", ["her2st_open.yaml", "own.yaml"])
+@pytest.mark.parametrize("name", ["her2st_open.yaml", "mob.yaml", "own.yaml"])
 def test_one_fault_is_told_once(name, tmp_path, capsys, root):
     """A missing folder stops several experiments, and is one fault."""
     overlay = str(root / "config" / name)

@@ -139,6 +139,17 @@ def test_nothing_half_written_is_left(tmp_path):
     assert target.read_text() == "old"
 
 
+def test_the_digest_of_a_folder_passes_over_what_snakemake_puts_into_it(tmp_path):
+    """Into folders that are outputs, and only after their digest was recorded."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "map.tif").write_text("map")
+    known = io.digest(tmp_path)
+    (tmp_path / "a" / ".snakemake_timestamp").touch()
+    assert io.digest(tmp_path) == known
+    (tmp_path / "a" / "other.tif").touch()
+    assert io.digest(tmp_path) != known
+
+
 def test_arrays_keep_shape_and_bytes(tmp_path):
     arrays = {"b": np.arange(6.0).reshape(2, 3), "a": np.array(2.5), "n": io.pack_names(["x", "ü"])}
     for name in ("one", "two"):

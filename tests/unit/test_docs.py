@@ -90,7 +90,7 @@ def links(page: str) -> list[str]:
 
 def test_pages_are_found():
     assert {"README.md", "config/README.md", "docs/architecture.md"} <= set(PAGES)
-    stems = ["cohort", "encoder", "figure", "gene_model", "gpu", "method", "module"]
+    stems = ["cohort", "crate", "encoder", "figure", "gene_model", "gpu", "method", "module"]
     stems += ["your_cohort", "your_slide"]
     assert [Path(page).stem for page in RECIPES] == stems
 

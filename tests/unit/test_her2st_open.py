@@ -145,6 +145,44 @@ def test_smaller_copy_of_the_image_rescales_the_spots(tmp_path):
     )
 
 
+def test_pixels_that_are_not_square_are_resampled(checkout, tmp_path):
+    """The same section on an image that is stretched by a quarter across."""
+    import anndata
+    import openslide
+    from PIL import Image
+
+    path = checkout / "data/ST-spotfiles/A1_selection.tsv"
+    head, *lines = (line.split("\t") for line in path.read_text().splitlines())
+    wide = [[*r[:4], f"{float(r[4]) * 1.25:.2f}", *r[5:]] for r in lines]
+    path.write_text("\n".join("\t".join(row) for row in [head, *wide]) + "\n")
+    image = checkout / "data/ST-imgs/A/A1/HE_A1.png"
+    Image.open(image).resize((800, 680)).save(image)
+    files = opened(tmp_path, checkout=checkout).fetch("SPA154", tmp_path)
+    assert openslide.OpenSlide(str(files.wsi)).dimensions == (800, 850)
+    facts = json.loads(files.metadata.read_text())
+    assert facts["pixel_size_um_estimated"] == pytest.approx(8, rel=1e-3)
+    assert (facts["fullres_px_width"], facts["fullres_px_height"]) == (800, 850)
+    table = anndata.read_h5ad(files.st)
+    known = {(int(r[0]), int(r[1])): 1.25 * np.array(r[4:6], float) for r in lines}
+    cells = table.obs[["array_row", "array_col"]].itertuples(index=False, name=None)
+    places = [known[cell] for cell in cells]
+    np.testing.assert_allclose(table.obsm["spatial"], places, atol=0.02)
+
+
+def spoil_number(root: Path) -> None:
+    path = root / "data/ST-spotfiles/A1_selection.tsv"
+    lines = path.read_text().splitlines()
+    lines[3] = "\t".join(["3", "33", "n/a", *lines[3].split("\t")[3:]])
+    path.write_text("\n".join(lines))
+
+
+def spoil_packing(root: Path) -> None:
+    path = root / "data/ST-cnts/A1.tsv.gz"
+    whole = bytearray(path.read_bytes())
+    whole[40:80] = bytes(40)
+    path.write_bytes(whole)
+
+
 def test_clone_is_an_input_and_gaps_are_named(checkout, tmp_path):
     source = opened(tmp_path, checkout=checkout)
     names = {p.relative_to(checkout).as_posix() for p in source.inputs("SPA154")}
@@ -197,6 +235,8 @@ def spoil_column(root: Path) -> None:
         (spoil_counts, "does not hold counts"),
         (spoil_line, "no linear function"),
         (spoil_column, "lacks the column new_x"),
+        (spoil_number, r"line 4: new_x is .*, which is not a number"),
+        (spoil_packing, "no readable count matrix"),
     ],
 )
 def test_damaged_files_are_refused_and_leave_nothing(checkout, tmp_path, spoil, fault):

@@ -114,6 +114,21 @@ def test_results_of_the_wheel_name_no_commit_of_a_repository_around_it(installed
     assert found.stdout.endswith("{'commit': None, 'dirty': None}\n")
 
 
+def test_the_wheel_finds_the_slide_sheets(root, installed):
+    code = (
+        "from flag_st.sources.her2st_github import Her2stOpen; from flag_st.sources.hest import Hest;"
+        "print(Her2stOpen().sheet, *(row.id for row in Hest('config/cohorts/prad.tsv').slides()))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    python = [installed / "bin" / "python", "-c", code]
+    done = subprocess.run(python, env=environment, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sheet, *slides = done.stdout.split()
+    assert sheet == str(installed / "share/flag-st/config/cohorts/her2st.tsv")
+    lines = (root / "config/cohorts/prad.tsv").read_text(encoding="utf-8").splitlines()
+    assert slides == [line.split("\t")[0] for line in lines[1:]]
+
+
 def test_the_wheel_scores(flag_st, folder, run):
     truth = folder / output("prepare_slide", "spots", slide=TEST)
     prediction = run / f"predictions/{TEST}.h5ad"
@@ -141,7 +156,7 @@ def test_the_wheel_describes_methods(flag_st):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["check", "downloads", "plan", "benchmark"])
+@pytest.mark.parametrize("command", ["check", "downloads", "plan", "benchmark", "crate"])
 def test_commands_that_need_a_checkout_say_so(flag_st, command):
     done = flag_st(command)
     assert done.returncode == 1

@@ -395,6 +395,7 @@ def test_sheet_decides_on_slides(tmp_path):
         ("slide\na..b\n", "cannot be a file name"),
         ("slide\n-rf\n", "cannot be a file name"),
         ("slide\na b\n", "cannot be a file name"),
+        ("slide\nok\na b\n-c\n", "slide ids '-c', 'a b' cannot be file names"),
         ("slide,patient\na,b\n", "no column 'slide'; it has: slide,patient"),
         ("slide\na\na\n", "repeats slide a"),
         ("slide\n", "holds no slide"),

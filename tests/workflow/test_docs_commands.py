@@ -35,6 +35,7 @@ NOT_RUN = {
     ".venv/bin/flag-st check --configfile config/mine.yaml": "the reader's entry",
     ".venv/bin/snakemake --cores 8 --configfile config/mine.yaml": "the reader's entry",
     ".venv/bin/flag-st trace results/paper": "needs the papers' run; tests/unit/test_trace.py",
+    ".venv/bin/flag-st compare theirs.zip": "somebody else's archive; tests/unit/test_compare.py",
     ".venv/bin/flag-st score TRUTH.h5ad": "the reader's files; tests/unit/test_package.py scores",
     ".venv/bin/snakemake --sdm conda": "needs conda, which makes each environment once",
     ".venv/bin/snakemake --cores 16": "GPU-hours on real sections that are not in the repository",

@@ -179,14 +179,17 @@ def test_what_is_a_method_of_its_own_is_trained_once():
         return plan.parts("HER2ST", method)
 
     assert parts("triplex_plus_gene_noise") == ["triplex"]
-    assert parts("flag_calibrated") == ["flag_graph", "triplex"]
-    assert parts("flag_calibrated_4") == ["triplex"]  # its draws have another number of steps
+    assert parts("flag_calibrated") == ["flag_graph", "graph_regressor", "triplex"]
+    assert parts("flag_calibrated_4") == [
+        "graph_regressor",
+        "triplex",
+    ]  # its draws have another number of steps
     assert parts("ridge_plus_gene_noise") == []  # ridge has no seed, and is quickly fitted again
     assert parts("triplex") == []
     other = config.load({"methods": {"triplex_plus_gene_noise": {"encoder": "texture"}}})
     assert Plan(other).parts("HER2ST", "triplex_plus_gene_noise") == []  # reads other features
     without = config.load({"missing": {"triplex": "no licence"}})
-    assert Plan(without).parts("HER2ST", "flag_calibrated") == ["flag_graph"]
+    assert Plan(without).parts("HER2ST", "flag_calibrated") == ["flag_graph", "graph_regressor"]
     changed = config.load(
         {"methods": {"triplex_plus_gene_noise": {"params": {"base": {"params": {"width": 64}}}}}}
     )

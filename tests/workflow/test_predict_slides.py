@@ -13,6 +13,7 @@ import anndata
 import pytest
 from running import TINY, command, snakemake
 
+from flag_st.commands.trace import trace
 from flag_st.core.io import digest
 from flag_st.exported.export import export
 from flag_st.outputs.folder import FILES, PAGE, RECORD
@@ -60,6 +61,14 @@ def test_each_slide_has_its_folder(copy, predicted):
         folder = copy / "results/new_slides" / name
         found = {path.name for path in folder.iterdir()}
         assert found - {".snakemake_timestamp"} == FILES_OF_A_SLIDE
+
+
+def test_a_predicted_folder_is_what_its_records_say(copy, predicted):
+    """Snakemake puts a file of its own into it after the job has recorded what it made."""
+    links = {link.path: link for link in trace(copy / "results/new_slides/explorer.html")}
+    found = links[f"results/new_slides/{predicted}"]
+    assert found.recorded
+    assert found.state == "same", found.note
 
 
 def test_one_page_leads_to_all_slides_of_the_sheet(copy, predicted):

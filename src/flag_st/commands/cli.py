@@ -94,6 +94,8 @@ def _after_a_run(commands: Any) -> None:
     trace.add_argument("--json", action="store_true", help="print JSON instead of lines")
     trace.set_defaults(run=run_trace)
 
+    _about_crates(commands)
+
     attribute = _add(
         commands, "attribute", "say what explains the gap between a printed number and ours"
     )
@@ -117,6 +119,37 @@ def _after_a_run(commands: Any) -> None:
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _config_arguments(score)
     score.set_defaults(run=run_score)
+
+
+def _about_crates(commands: Any) -> None:
+    crate = _add(commands, "crate", "write a finished run as one archive, an RO-Crate")
+    crate.add_argument(
+        "results", nargs="?", default="results", help="folder of the results (default: results)"
+    )
+    crate.add_argument("-o", "--out", default="crate.zip", help="the file (default: crate.zip)")
+    crate.add_argument(
+        "--with-predictions", action="store_true", help="put predictions into it, too"
+    )
+    crate.add_argument("--force", action="store_true", help="replace a file that is there")
+    crate.set_defaults(run=run_crate)
+
+    compare = _add(
+        commands,
+        "compare",
+        "say which numbers of two runs differ and by what the runs differ before them",
+    )
+    for name in "ab":
+        compare.add_argument(
+            name, metavar=name.upper(), help="crate of a run, or folder of its results"
+        )
+    compare.add_argument(
+        "--tolerance",
+        type=_not_below_0,
+        default=0.0,
+        help="largest distance between two values that is no difference (default: 0, exactly equal)",
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON instead of text")
+    compare.set_defaults(run=run_compare)
 
 
 def _about_methods(commands: Any) -> None:
@@ -238,6 +271,10 @@ def _above_0(text: str) -> float:
     return value
 
 
+def _not_below_0(text: str) -> float:
+    return 0.0 if text.strip("0.") == "" and text not in ("", ".") else _above_0(text)
+
+
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--configfile",
@@ -307,6 +344,30 @@ def run_trace(arguments: argparse.Namespace) -> int:
     links = trace.trace(arguments.file, arguments.only)
     print(trace.as_json(links) if arguments.json else trace.as_text(links))
     return int(any(link.state in trace.WRONG for link in links))
+
+
+def run_crate(arguments: argparse.Namespace) -> None:
+    need_checkout("flag-st crate")
+    from flag_st.crate.write import write_crate
+
+    options = arguments.with_predictions, arguments.force
+    written = write_crate(arguments.results, arguments.out, *options)
+    for name, why in written.left_out.items():
+        print(f"{name} is in the crate by its digest only: {why}", file=sys.stderr)
+    print(f"{arguments.out}: {written.files} files, and the digests of {written.others} others")
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Returns 0 if the numbers are the same, 1 if they differ, and 2 if a run cannot be compared."""
+    from flag_st.commands import compare
+
+    try:
+        found = compare.compare(arguments.a, arguments.b, arguments.tolerance)
+    except FlagError as error:
+        print(f"flag-st: {error}", file=sys.stderr)
+        return 2
+    print(compare.as_json(found) if arguments.json else compare.as_text(found))
+    return int(not found.same)
 
 
 def run_attribute(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,8 @@ REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 #: This machine in names of temporary files, and a word that no other container on it has.
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 WORD = secrets.token_hex(4)
+#: What Snakemake puts into a folder after the job that made it has recorded its digest.
+SNAKEMAKE_MARK = ".snakemake_timestamp"
 #: Seconds after which a temporary file of another machine, whose processes are not seen here, is left over.
 LEFT_OVER = 86400.0
 
@@ -136,7 +138,8 @@ def read_json(path: str | Path) -> Any:
 def digest(path: str | Path) -> str:
     """sha256 of a file's bytes, or of all files of a folder with their names."""
     path, sha = Path(path), hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    inside = (p for p in path.rglob("*") if p.is_file() and p.name != SNAKEMAKE_MARK)
+    files = sorted(inside) if path.is_dir() else [path]
     for file in files:
         if path.is_dir():
             sha.update(str(file.relative_to(path)).encode())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class Record:
     def write(self, path: str | Path, outputs: Iterable[str] = ()) -> None:
         cuda, seconds = _cuda(), round(time.monotonic() - self.start, 3)
         used = {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(),
             "device": f"cuda ({cuda.get_device_name()})" if cuda else "cpu",

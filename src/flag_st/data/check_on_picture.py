@@ -60,7 +60,8 @@ def check_on_picture(table: Table, image: Reader, um: float, faults: Faults) -> 
         )
         return
     explained = Explained(_counts(table), small)
-    best = explained(own * scale, radius * scale)
+    # Colours that explain nothing have an R² below 0, by chance; other places do not suit better by that alone.
+    best = max(explained(own * scale, radius * scale), 0.0)
     told = told_places(table)
     for what, places in _other_places(own, size).items():
         if (places < 0).any() or (places >= size).any():
@@ -92,7 +93,7 @@ def _wrong_way(
     )
     faults.add(
         f"{path}: obsm['spatial'] seems to have {what}: {tissue[0]:.0%} of the spots lie on tissue, and "
-        f"{tissue[1]:.0%} of them otherwise; the colours at the spots explain {max(variance[0], 0):.0%} of "
+        f"{tissue[1]:.0%} of them otherwise; the colours at the spots explain {variance[0]:.0%} of "
         f"the variance of expression, and {max(variance[1], 0):.0%} otherwise{told}",
         remedy="give x (to the right) before y (downwards), in pixels of level 0; if obsm['spatial'] is right "
         "and the columns of pixels are exchanged, rename them; if all of this is right, set "

@@ -1,4 +1,4 @@
-"""After training: the draws of any generative method get the level of a regression and the size of its errors."""
+"""After training: the draws of any generative method get the level of regressions and the size of their errors."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,23 +16,27 @@ Deviations = Literal["draws", "gaussian"]
 
 
 class Calibrated(Method):
-    """Draws of one method around a point estimate that another one shares in.
+    """Draws of one method around a point estimate that regressions share in.
 
     A diffusion model knows how a profile varies from spot to spot better than how high it is on a slide, and a
-    regression the other way round. Therefore:
+    regression the other way round; and no single one is best on all slides. Therefore:
 
-    1. The mean of each gene over a slide is that of the regression. The pattern around it is the average of
-       both patterns: ``share`` of the regression's, and the rest of the generative method's.
+    1. The point estimate is a stack of all of them (Breiman, Stacked regressions, 1996): the pattern around the
+       mean of each gene over a slide is the sum of their patterns, with weights of zero or more that are best, by
+       least squares, for the *validation* slides. The mean itself is theirs in the same proportions.
     2. The deviations d of the draws from their own point estimate become A (d - b). The drift b is the mean of d
-       over the *validation* slides: a sampler that clips and takes few steps does not quite meet the posterior
-       mean. A is the one symmetric map for which deviations have the covariance of the validation errors of
-       (1) within slides. This is the optimal transport between two Gaussians: of all maps with this result it
-       moves the draws least, so that what is near in space stays alike.
+       over the validation slides: a sampler that clips and takes few steps does not quite meet the posterior
+       mean. A is the one symmetric map for which deviations have a given covariance within slides. This is the
+       optimal transport between two Gaussians: of all maps with this result it moves the draws least, so that
+       what is near in space stays alike.
+    3. That covariance has the variances of the errors of (1) on the validation slides. Its correlations lie
+       between those of these errors and those of expression on the training slides, since the few
+       validation slides tell how large errors are, but hardly which of two hundred genes go together.
 
     Args:
         draws: the generative method, as ``{use: …, params: {…}}``.
-        regression: the other method; null leaves the point estimate of ``draws`` as it is.
-        share: the regression's part of the pattern.
+        regressions: the other methods, by any name; without one, the pattern of ``draws`` is scaled alone.
+        shrinkage: the training slides' part of the correlations, from 0 to 1.
         deviations: ``gaussian`` puts white noise in place of the draws' deviations. This control tells what
             they know beyond the covariance of genes.
         samples: how many draws of the validation slides drift and covariance are computed from, and of how many
@@ -49,29 +53,39 @@ class Calibrated(Method):
     def __init__(
         self,
         draws: Mapping[str, Any],
-        regression: Mapping[str, Any] | None = None,
-        share: float = 0.5,
+        regressions: Mapping[str, Mapping[str, Any]] | None = None,
+        shrinkage: float = 0.5,
         deviations: Deviations = "draws",
         samples: int = 8,
         clip: bool = True,
     ):
-        named = {"draws": draws} | ({"regression": regression} if regression else {})
-        self.plugins: dict[str, Mapping[str, Any]] = named
+        regressions = regressions or {}
+        if "draws" in regressions:
+            raise FlagError(
+                "calibrated: a regression is called draws",
+                remedy="give it another name; draws is the generative method",
+            )
+        # The weights are in this order, which must not be that of a file.
+        self.plugins: dict[str, Mapping[str, Any]] = {
+            "draws": draws,
+            **{name: regressions[name] for name in sorted(regressions)},
+        }
         self.parts: dict[str, Method] = {
             name: registry.build(plugin["use"], plugin.get("params"))
-            for name, plugin in named.items()
+            for name, plugin in self.plugins.items()
         }
         if not self.parts["draws"].stochastic:
             raise FlagError(
                 "calibrated: draws names a method that makes none",
                 remedy="name a generative one, such as flag, stem or stflow",
             )
-        if not 0 <= share <= 1 or samples < 2:
+        if not 0 <= shrinkage <= 1 or samples < 2:
             raise FlagError(
-                f"calibrated: share {share:g} and samples {samples}",
-                remedy="give a share from 0 to 1, and two samples or more",
+                f"calibrated: shrinkage {shrinkage:g} and samples {samples}",
+                remedy="give a shrinkage from 0 to 1, and two samples or more",
             )
-        self.share, self.deviations, self.samples, self.clip = share, deviations, samples, clip
+        self.shrinkage, self.deviations = shrinkage, deviations
+        self.samples, self.clip = samples, clip
         self.needs = frozenset().union(*(part.needs for part in self.parts.values()))
 
     def build(self, genes: int, features: int, targets: int = 0):
@@ -84,30 +98,34 @@ class Calibrated(Method):
         for name, part in self.parts.items():
             own = run.part(name, prefix="" if name == "draws" else f"{name}_")
             self.parts[name] = fit_part(part, self.plugins[name], train, valid, own)
-        errors, spread, drift = [], [], []
-        for slide in valid:
-            point, deviations = self._predicted(slide.without_truth(), self.samples, run.seed)
-            errors.append(_within(slide.truth - point))  # (N, G)
-            spread += [_within(d) for d in deviations]  # S × (N, G)
-            drift.append(np.mean(deviations, axis=(0, 1)))  # (G,)
-        self.drift = np.mean(drift, axis=0)  # (G,)
-        self.map = transport(covariance(np.concatenate(spread)), covariance(np.concatenate(errors)))
+        seen = [self._predicted(slide.without_truth(), self.samples, run.seed) for slide in valid]
+        self.weights = stack([each for each, _ in seen], [slide.truth for slide in valid])  # (K,)
+        errors = [s.truth - self._point(each) for s, (each, _) in zip(valid, seen, strict=True)]
+        spread = np.concatenate([within(d) for _, deviations in seen for d in deviations])
+        target = shrunk(
+            covariance(np.concatenate([within(e) for e in errors])),
+            covariance(np.concatenate([within(slide.truth) for slide in train])),
+            self.shrinkage,
+        )
+        self.map = transport(covariance(spread), target)  # (G, G)
+        self.drift = np.mean([np.mean(d, axis=(0, 1)) for _, d in seen], axis=0)  # (G,)
 
     def _predicted(
         self, slide: Slide, samples: int, seed: int
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Point estimate (N, G) and the S deviations (N, G) before they are mapped."""
+        """Point estimates (K, N, G) of all methods and the S deviations (N, G) before they are mapped."""
         draws = Draws(seed, slide.id)
         drawn = self.parts["draws"].predict(slide, samples, draws)
         own = self._own_point(slide, drawn, seed)  # (N, G)
-        point = own
-        if "regression" in self.parts:
-            other = self.parts["regression"].predict(slide, 1, draws).point.astype(np.float64)
-            pattern = self.share * _within(other) + (1 - self.share) * _within(own)  # (N, G)
-            point = other.mean(0) + pattern  # (N, G)
+        others = [
+            part.predict(slide, 1, draws).point
+            for name, part in self.parts.items()
+            if name != "draws"
+        ]
+        each = np.stack([own, *others], dtype=np.float64, casting="same_kind")  # (K, N, G)
         if self.deviations == "gaussian":
-            return point, [draws.numpy(k).standard_normal(own.shape) for k in range(samples)]
-        return point, [draw - own for draw in drawn.samples]
+            return each, [draws.numpy(k).standard_normal(own.shape) for k in range(samples)]
+        return each, [draw - own for draw in drawn.samples]
 
     def _own_point(self, slide: Slide, drawn: Prediction, seed: int) -> np.ndarray:
         """Point estimate (N, G) of the generative method. It must not depend on how many draws are asked for,
@@ -119,8 +137,17 @@ class Calibrated(Method):
             drawn = part.predict(slide, self.samples, others)
         return drawn.point.astype(np.float64)
 
+    def _point(self, each: np.ndarray) -> np.ndarray:
+        """(K, N, G) → (N, G), by the weights."""
+        total = self.weights.sum()
+        share = self.weights / total if total else np.full(len(each), 1 / len(each))  # (K,)
+        level = np.tensordot(share, each.mean(1), 1)  # (G,)
+        patterns = each - each.mean(1, keepdims=True)  # (K, N, G)
+        return level + np.tensordot(self.weights, patterns, 1)  # (N, G)
+
     def predict(self, slide: Slide, samples: int, draws: Draws) -> Prediction:
-        point, deviations = self._predicted(slide, samples, draws.seed)
+        each, deviations = self._predicted(slide, samples, draws.seed)
+        point = self._point(each)
         made = np.empty((samples, *point.shape), np.float32)  # (S, N, G)
         for k, deviation in enumerate(deviations):
             made[k] = point + (deviation - self.drift) @ self.map  # the map is symmetric
@@ -130,18 +157,39 @@ class Calibrated(Method):
         return Prediction(made, point)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"map": self.map, "drift": self.drift}
+        arrays = {"map": self.map, "drift": self.drift, "weights": self.weights}
         for name, part in self.parts.items():
             arrays |= nested(name, part.arrays())
         return arrays
 
     def restore(self, arrays: dict[str, np.ndarray], device: str) -> None:
-        self.map, self.drift = arrays["map"], arrays["drift"]
+        self.map, self.drift, self.weights = (arrays[key] for key in ("map", "drift", "weights"))
         for name, part in self.parts.items():
             part.restore(inside(name, arrays), device)
 
 
-def _within(values: np.ndarray) -> np.ndarray:
+def stack(estimates: list[np.ndarray], truths: list[np.ndarray]) -> np.ndarray:
+    """The weights (K,), zero or more, with which the patterns within slides are nearest to the truth.
+
+    Args:
+        estimates: per slide (K, N, G).
+        truths: per slide (N, G).
+    """
+    from scipy.optimize import nnls
+
+    size = len(estimates[0])
+    gram, toward = np.zeros((size, size)), np.zeros(size)
+    for each, truth in zip(estimates, truths, strict=True):
+        patterns = (each - each.mean(1, keepdims=True)).reshape(size, -1)  # (K, N·G)
+        gram += patterns @ patterns.T
+        toward += patterns @ within(truth).ravel()
+    if not gram.any():  # all estimates are flat
+        return np.zeros(size)
+    # |Pᵀw - t|² and |R w - R⁻¹ P t|² with R² = P Pᵀ differ by a constant.
+    return nnls(_power(gram, 0.5), _power(gram, -0.5) @ toward)[0]
+
+
+def within(values: np.ndarray) -> np.ndarray:
     """(N, G) minus the mean over the slide."""
     return values - values.mean(0)
 
@@ -151,6 +199,22 @@ def covariance(values: np.ndarray) -> np.ndarray:
     from sklearn.covariance import LedoitWolf
 
     return LedoitWolf(assume_centered=True).fit(values).covariance_
+
+
+def shrunk(errors: np.ndarray, expression: np.ndarray, share: float) -> np.ndarray:
+    """Covariance (G, G) with the variances of ``errors``; ``share`` of its correlations are those of ``expression``."""
+    correlations = (1 - share) * _correlations(errors) + share * _correlations(expression)
+    scale = np.sqrt(np.diag(errors))
+    return correlations * np.outer(scale, scale)
+
+
+def _correlations(matrix: np.ndarray) -> np.ndarray:
+    """Of a covariance (G, G); a gene that does not vary goes with no other."""
+    scale = np.sqrt(np.diag(matrix))
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    found = matrix * np.outer(inverse, inverse)
+    np.fill_diagonal(found, 1)
+    return found
 
 
 def transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:

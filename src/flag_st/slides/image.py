@@ -69,7 +69,7 @@ class SlideImage(Picture):
 
 
 def open_image(
-    path: str | Path, pixel_um: Size | None = None, stated: Mapping[str, float] = {}
+    path: str | Path, pixel_um: Size | None = None, stated: Mapping[str, Size] = {}
 ) -> SlideImage:
     """Open a slide image of any format and settle its pixel size.
 
@@ -77,7 +77,7 @@ def open_image(
         path: svs, ndpi, mrxs, scn, bif, any TIFF or OME-TIFF, png or jpg.
         pixel_um: µm per pixel of level 0 as the user states it. A pair (x, y) admits pixels that are
             not square; their mean then holds.
-        stated: what else states it, such as ``{"array pitch": 0.5}``.
+        stated: what else states it, such as ``{"array pitch": 0.5}``; the same holds for pairs.
 
     Raises:
         FlagError: the file is no sound picture of H&E; two statements of the pixel size differ by
@@ -92,7 +92,7 @@ def open_image(
 
 
 def look_at(
-    path: str | Path, pixel_um: Size | None = None, stated: Mapping[str, float] = {}
+    path: str | Path, pixel_um: Size | None = None, stated: Mapping[str, Size] = {}
 ) -> Picture:
     """What is known of a slide image; arguments and errors are those of ``open_image``."""
     with open_image(path, pixel_um, stated) as image:

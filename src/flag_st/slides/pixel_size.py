@@ -21,7 +21,7 @@ def settle(
     path: Path,
     found: Mapping[str, tuple[float, float]],
     pixel_um: Size | None,
-    stated: Mapping[str, float],
+    stated: Mapping[str, Size],
 ) -> tuple[float, dict[str, float]]:
     """The pixel size of an image, after all statements of it have been compared.
 
@@ -29,7 +29,8 @@ def settle(
         path: the image, for messages.
         found: what its file states, as µm per pixel along x and y.
         pixel_um: what the user says, for both sides or as (x, y).
-        stated: what else is known, such as the pitch of an array.
+        stated: what else is known, such as the pitch of an array, for both sides or as (x, y). A pair, also the
+            user's, admits pixels that are not square.
 
     Returns:
         µm per pixel, by the user, else by the file, else by the first further statement, as the mean
@@ -53,7 +54,7 @@ def settle(
             "20x, 0.25 at 40x; the scanner's software shows it",
         )
     _compare(path, statements)
-    if not isinstance(pixel_um, tuple | list):
+    if not any(isinstance(size, tuple | list) for size in (pixel_um, *stated.values())):
         _square(path, statements)
     means = {where: (x + y) / 2 for where, (x, y) in statements.items()}
     return next(iter(means.values())), means

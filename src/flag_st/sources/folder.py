@@ -2,8 +2,10 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.data.hest_layout import COUNTS, FOLDERS, names
@@ -11,7 +13,6 @@ from flag_st.data.patients import patient_of
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.sources.base import Source
 
-PROJECT = Path(__file__).resolve().parents[3]
 #: A leading dot would make a hidden file; a leading dash would look like an option of a command.
 SLIDE_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -126,7 +127,8 @@ def _found(root: Path, pattern: str) -> list[SlideRow]:
     """The files of a folder by name, with the patients that the metadata name."""
     # File managers and interrupted copies leave hidden files behind, which are not slides.
     files = sorted(path for path in root.glob(pattern) if path.name[0] != ".")
-    return [SlideRow(check_id(p.stem, p.parent), _patient(root, p.stem)) for p in files]
+    ids = check_ids([path.stem for path in files], root / Path(pattern).parent)
+    return [SlideRow(slide, _patient(root, slide)) for slide in ids]
 
 
 def _patient(root: Path, slide: str) -> str:
@@ -140,9 +142,9 @@ def _patient(root: Path, slide: str) -> str:
 
 
 def locate(sheet: str | Path) -> Path:
-    """``sheet`` as given if it exists, else within the project folder if it exists there."""
+    """``sheet`` as given if it exists, else within the project's folder if it exists there."""
     sheet = Path(sheet)
-    return sheet if sheet.exists() or not (PROJECT / sheet).exists() else PROJECT / sheet
+    return sheet if sheet.exists() or not (ROOT / sheet).exists() else ROOT / sheet
 
 
 def check_id(slide: str, where: str | Path) -> str:
@@ -151,12 +153,19 @@ def check_id(slide: str, where: str | Path) -> str:
     Raises:
         FlagError: it has characters other than letters, digits, ``.``, ``_`` and ``-``.
     """
-    if not SLIDE_ID.fullmatch(slide):
+    return check_ids([slide], where)[0]
+
+
+def check_ids(slides: Sequence[str], where: str | Path) -> list[str]:
+    """The same for several, of which all that are not safe are named at once."""
+    if wrong := sorted({repr(slide) for slide in slides if not SLIDE_ID.fullmatch(slide)}):
+        them = "slide id" if len(wrong) == 1 else "slide ids"
+        names = "a file name" if len(wrong) == 1 else "file names"
         raise FlagError(
-            f"{where}: slide id {slide!r} cannot be a file name",
+            f"{where}: {them} {', '.join(wrong)} cannot be {names}",
             remedy="use letters, digits, '_', '-' and single '.'; begin with a letter or digit",
         )
-    return slide
+    return list(slides)
 
 
 def read_sheet(path: str | Path) -> list[SlideRow]:
@@ -198,7 +207,7 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
     table.fieldnames = columns
     records = [{k: (v or "").strip() for k, v in r.items() if k in columns} for r in table]
     records = [r for r in records if any(r.values())]
-    ids = [check_id(r["slide"], path) for r in records]
+    ids = check_ids([r["slide"] for r in records], path)
     repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated or not records:
         fault = f"repeats slide {', '.join(repeated)}" if repeated else "holds no slide"

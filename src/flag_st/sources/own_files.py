@@ -10,7 +10,7 @@ from flag_st.core.io import digest
 from flag_st.data.slide_files import SlideFiles, SlideRow
 from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.base import Source
-from flag_st.sources.folder import check_id, locate, read_records, read_sheet
+from flag_st.sources.folder import check_id, check_ids, locate, read_records, read_sheet
 
 if TYPE_CHECKING:
     from flag_st.sources.section import Section
@@ -85,13 +85,15 @@ class OwnFiles(Source):
                 f"{self.root} holds none of {self.wanted}",
                 remedy="correct root, or name the sections in a slide sheet: params: {sheet: FILE}",
             )
-        return [SlideRow(check_id(name, self.root)) for name in sorted(names)]
+        return [SlideRow(name) for name in check_ids(sorted(names), self.root)]
 
     def inputs(self, slide: str) -> list[Path]:
         """The files of ``slide`` that exist, the image among them."""
         return [*self.files(slide), *self.images(slide)]
 
     def check(self, slide: str) -> None:
+        # A missing folder is one fault of all slides, which is told once, and not one of every file.
+        _ = self.root
         self.read(slide)
 
     def fetch(self, slide: str, directory: Path) -> SlideFiles:
