@@ -19,7 +19,7 @@ def main(job):
     for warning in cohort_warnings(files, job.params.prepare):
         logging.getLogger("flag_st").warning("%s", warning)
     further = {Path(path).stem: Path(path) for path in job.input.counts}
-    faults = check_cohort(files, job.params.panels, job.params.prepare, further)
+    faults = check_cohort(files, job.params.panels, job.params.prepare, further, job.params.fields)
     for note in faults.notes:
         logging.getLogger("flag_st").warning("%s", note)
     faults.raise_if_any(f"cohort {job.wildcards.cohort}")

@@ -27,7 +27,7 @@ def main(job):
             raise FlagError(
                 f"{job.input.patches}: {len(unknown)} patches are of no spot of {job.input.spots}, "
                 f"such as {unknown[0]}",
-                remedy="delete both and run the same command again: prepare_slide makes them anew",
+                remedy="delete both and run the same command again, which makes them anew",
             )
         features = encoder.encode(file["img"], progress=job.progress)
         check_features(features, len(barcodes), job.params.encoder["name"])

@@ -92,7 +92,7 @@ def make_run(folder: Path, method: str, entry: dict[str, Any] | None = None) -> 
     }
     params = {
         "method": {"name": method, **entry},
-        "inputs": {"encoder": "texture", "gene_model": None},
+        "inputs": {"encoder": KEYS["encoder"], "gene_model": None},
         "traits": traits,
         "panel": {"size": 12},
         "checkpoint": str(folder / Path(model).parent / "checkpoint"),

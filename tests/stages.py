@@ -172,7 +172,7 @@ STAGES = {
         "check_cohort",
         {"manifests": each("sources/{slide}.json"), "counts": [], "vocabularies": []},
         {"checked": "checked.json"},
-        {"panels": {"p": {"size": SIZE}}, "prepare": {}},
+        {"fields": {}, "panels": {"p": {"size": SIZE}}, "prepare": {}},
         {"cohort": "tiny"},
     ),
     "prepare_slide": prepare_slide("P1S1"),

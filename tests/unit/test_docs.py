@@ -27,8 +27,10 @@ from flag_st.commands.predict import requests_of
 from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.core.io import save_arrays
+from flag_st.data.check_cohort import check_images
 from flag_st.data.check_panels import check_common_genes
 from flag_st.data.slide import write_prediction
+from flag_st.data.slide_files import SlideFiles
 from flag_st.data.splits import expand
 from flag_st.exported.model import open_model
 from flag_st.methods.base import Prediction
@@ -331,6 +333,8 @@ def test_faults_of_an_entry_are_told_as_promised(layer, tmp_path, monkeypatch):
     if layer == "encoder":
         entry = {"base": "ridge", "encoder": "mien"}
         promised(layer, error(config.load, {"methods": {"ridge_mine": entry}}))
+        alone = SlideFiles(tmp_path, tmp_path, patches=tmp_path)
+        promised(layer, *check_images({"S1": alone}, {"mine_224um": 224}).messages)
         return
     monkeypatch.setattr(cls, "__abstractmethods__", frozenset())
     promised(layer, error(registry.build, f"{use}.Mine", {"neighbours": "many"}))
@@ -373,7 +377,7 @@ def test_faults_of_a_new_slide_are_told_as_promised(tmp_path):
     promised("your_slide", error(requests_of, ["a.svs", "b.svs"], "spots.csv"))
     Image.new("RGB", (600, 600), "white").save(tmp_path / "a.png")
     (tmp_path / "far.csv").write_text("x_um,y_um\n9e9,10\n")
-    model = replace(toy_model(), facts={**toy_model().facts, "patches": request.PATCH})
+    model = toy_model()
     asked = requests_of([str(tmp_path / "a.png")], str(tmp_path / "far.csv"), pixel_um=0.5)
     promised("your_slide", error(request.check, asked, model))
     promised("your_slide", error(request.check, asked * 2, model))

@@ -19,7 +19,8 @@ from flag_st.core.errors import FlagError
 from flag_st.encoders.conch import Conch, ConchV15
 from flag_st.encoders.phikon import PhikonV2
 from flag_st.encoders.published import Published
-from flag_st.encoders.vit import GigaPath, HOptimus0, ResNet50, Uni, Uni2H, Virchow2
+from flag_st.encoders.random_network import RandomNetwork
+from flag_st.encoders.vit import DinoV2S, GigaPath, HOptimus0, ResNet50, Uni, Uni2H, Virchow2
 from flag_st.planning import config
 
 torch.set_num_threads(1)
@@ -97,8 +98,11 @@ def attention(q, k, v, heads):
     return np.concatenate(out, -1)
 
 
-def vit(images, state, patch, swiglu=False):
-    """Normalised (B, H, W, 3) → all tokens after the last norm, (B, prefix + patches, d)."""
+def vit(images, state, patch, swiglu=False, block=None):
+    """Normalised (B, H, W, 3) → all tokens after the last norm, (B, prefix + patches, d).
+
+    With ``block``, the tokens as that block leaves them.
+    """
     b, grid = len(images), images.shape[1] // patch
     tiles = images.reshape(b, grid, patch, grid, patch, 3).transpose(0, 1, 3, 5, 2, 4)
     kernel = state["patch_embed.proj.weight"].reshape(DIM, -1)
@@ -121,6 +125,8 @@ def vit(images, state, patch, swiglu=False):
         else:
             y = y * 0.5 * (1 + erf(y / np.sqrt(2)))
         x = x + linear(y, state, n + "mlp.fc2") * state.get(n + "ls2.gamma", 1.0)
+        if i == block:
+            return x
     return norm(x, state, "norm")
 
 
@@ -147,6 +153,7 @@ VITS = {
         {},
         lambda t: t[:, 0],
     ),
+    "dinov2_s": (DinoV2S, 14, {"hidden": 4 * DIM}, {}, lambda t: t[:, 0]),
     "h_optimus_0": (
         HOptimus0,
         14,
@@ -185,6 +192,91 @@ def test_vit_equals_a_plain_forward_pass(tmp_path, name):
     expected = pool(vit(images, state, patch, layout.get("swiglu", False)))
     np.testing.assert_allclose(encoder.encode(PATCHES), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.encode(PATCHES[::-1]), expected[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", range(DEPTH))
+@pytest.mark.parametrize("name", VITS)
+def test_a_middle_block_is_the_mean_of_its_patch_tokens(tmp_path, name, block):
+    cls, patch, layout, params, _ = VITS[name]
+    state = save(tmp_path, vit_state(patch, 224 // patch, **layout))
+    encoder = cls("owner/model", weights=tmp_path, sizes=TINY, block=block, **params)
+    encoder.open("cpu")
+    images = encoder.images(PATCHES).permute(0, 2, 3, 1).double().numpy()
+    tokens = vit(images, state, patch, layout.get("swiglu", False), block)
+    prefix = 1 + layout.get("registers", 0)
+    np.testing.assert_allclose(encoder.encode(PATCHES), tokens[:, prefix:].mean(1), atol=1e-5)
+    whole = cls("owner/model", weights=tmp_path, sizes=TINY, **params)
+    assert encoder.digest() != whole.digest()
+
+
+@pytest.mark.parametrize("cls", [Uni, Conch])
+@pytest.mark.parametrize("block", [DEPTH, -1])
+def test_a_block_that_the_network_does_not_have_is_refused(tmp_path, cls, block):
+    """Before weights are looked for, of which there are none here."""
+    encoder = cls("owner/model", weights=tmp_path, sizes=TINY, block=block)
+    with pytest.raises(FlagError, match=rf"{cls.__name__} has no block {block}; it has {DEPTH}"):
+        encoder.open("cpu")
+
+
+def test_positions_of_dinov2_are_resampled_from_its_larger_images(tmp_path):
+    """A plane of positions is the same plane on another grid, but for its edge."""
+    state = vit_state(14, 37, hidden=4 * DIM)
+    ramp = (np.arange(37) + 0.5) / 37  # (37,) centres of the tiles, as a share of the image
+    plane = np.stack(np.meshgrid(ramp, ramp, indexing="ij"), -1).reshape(1, -1, 2)
+    state["pos_embed"][:, 1:] = np.tile(plane, (1, 1, DIM // 2))
+    state |= {"mask_token": rand(1, DIM)}
+    save(tmp_path, state)
+    encoder = DinoV2S("owner/model", weights=tmp_path, sizes=TINY)
+    encoder.open("cpu")
+    found = encoder.net.pos_embed.numpy()
+    assert found.shape == (1, 257, DIM)
+    np.testing.assert_allclose(found[:, 0], state["pos_embed"][:, 0], rtol=1e-6)
+    coarse = (np.arange(16) + 0.5) / 16
+    expected = np.stack(np.meshgrid(coarse, coarse, indexing="ij"), -1)
+    inner = slice(2, -2)
+    grid = found[0, 1:].reshape(16, 16, DIM)[..., :2]
+    np.testing.assert_allclose(grid[inner, inner], expected[inner, inner], atol=1e-3)
+
+
+def test_random_network_is_the_same_everywhere_and_another_for_another_seed():
+    first, again, other = RandomNetwork(), RandomNetwork(), RandomNetwork(seed=1)
+    for encoder in (first, again, other):
+        encoder.open("cpu")
+    features = first.encode(PATCHES)
+    assert features.shape == (3, 256)
+    # A few channels of an untrained network are dark for every patch.
+    assert (features.std(0) > 0).mean() > 0.9
+    assert features.tobytes() == again.encode(PATCHES).tobytes()
+    assert first.digest() == again.digest() != other.digest()
+    # Written down, so that no change of the drawing goes unnoticed.
+    start = first.state["conv1.weight"].ravel()[:3]
+    np.testing.assert_allclose(
+        start, [-0.13874000310897827, -0.07422661781311035, 0.14147494733333588], rtol=1e-6
+    )
+    assert not np.allclose(features, other.encode(PATCHES))
+
+
+def test_random_network_equals_the_stages_of_torchs_operations():
+    """Stem and first stage, from the definition: no normalisation changes anything."""
+    encoder = RandomNetwork()
+    encoder.open("cpu")
+    w, f = encoder.state, torch.nn.functional
+    x = f.relu(f.conv2d(encoder.images(PATCHES[:1]), w["conv1.weight"], stride=2, padding=3))
+    x = f.max_pool2d(x, 3, 2, 1)
+    keep = 1 / np.sqrt(1 + 1e-5)  # of each normalisation, whose variance is 1
+    x = x * keep
+    for i in range(3):
+        n = f"layer1.{i}."
+        y = f.relu(f.conv2d(x, w[n + "conv1.weight"]) * keep)
+        y = f.relu(f.conv2d(y, w[n + "conv2.weight"], padding=1) * keep)
+        y = f.conv2d(y, w[n + "conv3.weight"]) * keep
+        x = f.relu(y + (f.conv2d(x, w[n + "downsample.0.weight"]) * keep if i == 0 else x))
+    np.testing.assert_allclose(encoder.encode(PATCHES[:1]), x.mean((2, 3)).numpy(), rtol=1e-4)
+
+
+def test_random_network_refuses_a_stage_it_does_not_have():
+    with pytest.raises(FlagError, match="no stage 5"):
+        RandomNetwork(stage=5)
 
 
 def conch_state(width, packed, prefix):
@@ -251,6 +343,10 @@ def test_conch_equals_a_plain_forward_pass(tmp_path, cls, width, moments):
     trunk = {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}
     expected = pooled(vit(images, trunk, 16), state, heads=8)
     np.testing.assert_allclose(encoder.encode(PATCHES[:1]), expected, atol=1e-5)
+    middle = cls("owner/model", weights=tmp_path, sizes=TINY, block=0)
+    middle.open("cpu")
+    expected = vit(images, trunk, 16, block=0)[:, 1:].mean(1)
+    np.testing.assert_allclose(middle.encode(PATCHES[:1]), expected, atol=1e-5)
 
 
 def test_conch_positions_of_another_grid_are_resampled(tmp_path):
@@ -316,6 +412,15 @@ def test_phikon_equals_a_plain_forward_pass(phikon):
         np.testing.assert_allclose(encoder.encode(PATCHES), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", range(DEPTH))
+def test_phikon_of_a_middle_block(phikon, block):
+    folder, state = phikon
+    encoder = PhikonV2("owner/model", weights=str(folder), block=block)
+    encoder.open("cpu")
+    expected = vit(normalised(PATCHES), state, 16, block=block)[:, 1:].mean(1)
+    np.testing.assert_allclose(encoder.encode(PATCHES), expected, atol=1e-5)
+
+
 def test_phikon_equals_what_transformers_itself_loads(phikon):
     from transformers import AutoModel
 
@@ -365,6 +470,7 @@ OFFICIAL = [
     (HOptimus0, 1134.77, 567),
     (GigaPath, 1134.95, 566),
     (ResNet50, 23.51, 318),
+    (DinoV2S, 22.06 - 0.43, 174),  # positions on a grid of 37 x 37 become those of 16 x 16
     (Conch, 90.39 - 2.83, None),
     (ConchV15, 306.11 + 0.60, None),
 ]
@@ -437,7 +543,6 @@ def test_unknown_pooling_is_refused(cls):
 def test_all_are_frozen_networks():
     for cls, *_ in OFFICIAL:
         assert issubclass(cls, Published)
-        assert (cls.um_per_px, cls.size) == (0.5, 224)
 
 
 def test_every_shipped_entry_builds_and_is_pinned():

@@ -17,8 +17,9 @@ from PIL import Image
 
 from flag_st.core.errors import FlagError
 from flag_st.core.io import CONTRACT, digest
-from flag_st.data.prepare import prepare, top_left
+from flag_st.data.prepare import prepare
 from flag_st.data.slide import read_expression
+from flag_st.slides.stream import top_left
 from flag_st.slides.suffixes import SUFFIXES
 from flag_st.sources.folder import Folder
 from flag_st.sources.synthetic import Synthetic

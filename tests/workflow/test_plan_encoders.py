@@ -67,3 +67,22 @@ def test_a_frozen_encoder_is_not_fitted_and_serves_all_splits(tmp_path):
     assert not jobs(text, "fit_encoder")
     outputs = {job["output"] for job in jobs(text, "encode_patches")}
     assert outputs == {f"results/tiny/data/features/texture/P{i}S1.h5ad" for i in (1, 2, 3)}
+
+
+def test_an_encoder_with_a_field_of_its_own_reads_no_standard_patches(tmp_path):
+    """Neither where it is fitted nor where it encodes; others keep theirs."""
+    text, folds = planned(tmp_path, {**OVERLAY, "encoders": {"ssl_vit": {"field_um": 224}}})
+    own = re.compile(r"data/slides/(\w+)/patches_224um\.h5")
+    cut = {job["output"]: job["input"] for job in jobs(text, "cut_patches")}
+    assert sorted(own.findall(", ".join(cut))) == ["P1S1", "P2S1", "P3S1"]
+    assert len(cut) == 3
+    for job in jobs(text, "fit_encoder"):
+        (name,) = (n for n in folds if f"/{n}/" in job["output"])
+        assert own.findall(job["input"]) == list(folds[name].train)
+        assert not PATCHES.findall(job["input"])
+    for job in jobs(text, "encode_patches"):
+        fitted = "ssl_vit" in job["output"]
+        assert (len(own.findall(job["input"])), len(PATCHES.findall(job["input"]))) == (
+            fitted,
+            not fitted,
+        )

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -62,6 +64,10 @@ SETTINGS = {
     "the number of draws": (
         {"defaults": {"samples": 3}},
         {"calibrate", "predict", "evaluate"} | ITEMS - {"collect_runs"},
+    ),
+    "the field of view of an encoder": (
+        changed("encoders", "texture", field_um=224),
+        {"check_cohort", "cut_patches", "encode_patches"} | RUN,
     ),
     # No figure shows the one method that is built on either of these two.
     "the params of an encoder that learns": (
@@ -347,3 +353,28 @@ def test_weights_that_params_name_are_compared_by_content(tmp_path):
     weights.write_text("3.0")
     os.utime(weights, (1.6e9, 1.6e9))
     assert set(re.findall(r"^(\w+) +1$", dry(), re.M)) == {"encode_patches", "total"}
+
+
+def test_another_field_of_view_makes_the_features_of_its_encoder_anew(tmp_path):
+    """Those of the other encoder stay, and so do the standard patches."""
+    fields = ("texture", "texture_224um")
+    targets = [f"results/tiny/data/features/{encoder}/P1S1.h5ad" for encoder in fields]
+    done = snakemake(tmp_path, *targets, *overlaid(tmp_path / "same.yaml", {}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (anndata.read_h5ad(tmp_path / target).X for target in targets)
+    assert first.shape == second.shape
+    assert not np.allclose(first, second)
+
+    def dry(overlay: dict) -> str:
+        words = overlaid(tmp_path / "changed.yaml", overlay)
+        done = snakemake(tmp_path, "-n", *targets, *words, "--quiet", "rules")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    assert "Nothing to be done" in dry({})
+    text = dry(changed("encoders", "texture_224um", field_um=300))
+    assert dict(re.findall(r"^(\w+) +(\d+)$", text, re.M)) == {
+        "cut_patches": "1",
+        "encode_patches": "1",
+        "total": "2",
+    }

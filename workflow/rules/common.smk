@@ -267,6 +267,14 @@ def features_of(wildcards, *parts):
     return of_slides(rules.encode_patches.output.features, wildcards, slides, **place)
 
 
+def seen_by_encoder(wildcards, slides):
+    """The patches that the encoder of a job reads: the standard ones, or those of its field of view."""
+    field = PLAN.field(wildcards.encoder)
+    if field is None:
+        return of_slides(rules.prepare_slide.output.patches, wildcards, slides)
+    return of_slides(rules.cut_patches.output.patches, wildcards, slides, field=field)
+
+
 def targets_of(wildcards):
     gene_model = entry("methods", wildcards.method)["gene_model"]
     if gene_model is None:

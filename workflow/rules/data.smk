@@ -48,6 +48,7 @@ rule check_cohort:
         **resources_of("check_cohort"),
     params:
         panels=lambda wc: PLAN.panels(wc.cohort),
+        fields=lambda wc: PLAN.fields(wc.cohort),
         contents=lambda wc: contents_of(
             "check_cohort", wc, [*corpus_counts(wc), *vocabularies_of(wc)]
         ),
@@ -79,6 +80,30 @@ rule prepare_slide:
         code=code("prepare_slide"),
     script:
         "../../scripts/prepare_slide.py"
+
+
+# Patches of another field of view than the standard ones, for encoders whose entry says so.
+rule cut_patches:
+    input:
+        manifest=rules.retrieve.output.manifest,
+        spots=rules.prepare_slide.output.spots,
+        # That a slide has an image to cut from is told before the first is cut.
+        checked=lambda wc: gate(rules.check_cohort.output.checked, "cut_patches", wc),
+    output:
+        **outputs("cut_patches"),
+    log:
+        log_of("cut_patches"),
+    benchmark:
+        benchmark_of("cut_patches")
+    conda:
+        environment("cut_patches")
+    threads: threads_of("cut_patches")
+    resources:
+        **resources_of("cut_patches"),
+    params:
+        code=code("cut_patches"),
+    script:
+        "../../scripts/cut_patches.py"
 
 
 # Sections with counts and no image: some gene models learn from them, and nothing else does.
@@ -165,9 +190,7 @@ rule select_panel:
 
 rule fit_encoder:
     input:
-        patches=lambda wc: of_slides(
-            rules.prepare_slide.output.patches, wc, part(wc, "train")
-        ),
+        patches=lambda wc: seen_by_encoder(wc, part(wc, "train")),
         named=lambda wc: given(files_named("encoders", wc.encoder)),
     output:
         **outputs("fit_encoder"),
@@ -182,6 +205,7 @@ rule fit_encoder:
         **resources_of("fit_encoder"),
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
+        field=lambda wc: PLAN.field(wc.encoder),
         threads=threads_of("fit_encoder"),
         contents=lambda wc: contents_of(
             "fit_encoder", wc, files_named("encoders", wc.encoder)
@@ -194,7 +218,7 @@ rule fit_encoder:
 rule encode_patches:
     input:
         spots=rules.prepare_slide.output.spots,
-        patches=rules.prepare_slide.output.patches,
+        patches=lambda wc: seen_by_encoder(wc, [wc.slide])[0],
         # Features of a fitted encoder lie under the split that it was fitted for: their scope.
         fitted=lambda wc: (
             rules.fit_encoder.output.model.format(**{**wc, "split": wc.scope})
@@ -215,6 +239,7 @@ rule encode_patches:
         **resources_of("encode_patches"),
     params:
         encoder=lambda wc: plugin("encoders", wc.encoder),
+        field=lambda wc: PLAN.field(wc.encoder),
         threads=threads_of("encode_patches"),
         contents=lambda wc: contents_of(
             "encode_patches", wc, files_named("encoders", wc.encoder)

@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from flag_st.core.io import save_arrays
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.exported.model import KIND, SCORES, Exported, open_model
 from flag_st.slides.likeness import Likeness
 from flag_st.slides.predict import Predictor, Progress
-from flag_st.slides.request import PATCH, Request
+from flag_st.slides.request import Request
 
 PITCH_UM, PIXEL_UM, TILE = 100.0, 0.5, 256
 #: Edge of the piece of painted tissue that fills the slide, in pixels; a whole number of tiles.
@@ -199,7 +200,7 @@ def random_model(path: Path, entry: str, *overlays: dict[str, Any]) -> Exported:
         "unit": "log1p",
         "seed": 0,
         "encoder_entry": {**texture, "digest": Texture().digest()},
-        "patches": PATCH,
+        "patches": {"size": SIZE, "um_per_px": UM_PER_PX},
         "platform": {"layout": "square", "pitch_um": PITCH_UM, "spot_um": 55.0},
         "pixel_um": {"train": PIXEL_UM},
         "samples": 1,

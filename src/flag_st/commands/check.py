@@ -163,7 +163,8 @@ def check_local_slides(plan: Plan, cohort: str, faults: Faults) -> None:
     for section in sections:
         _collect(faults, lambda s=section: further.update({s: source.counts(s)}))
     panels = faults.attempt(plan.panels, cohort) or {}
-    of_cohort = check_cohort(files, panels, prepare, further)
+    fields = faults.attempt(plan.fields, cohort) or {}
+    of_cohort = check_cohort(files, panels, prepare, further, fields)
     for note in of_cohort.notes:
         print(f"note: {note}")
     faults.extend(of_cohort)

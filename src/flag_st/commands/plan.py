@@ -139,6 +139,8 @@ def _size(config: dict[str, Any], job: Job, spots: int) -> float:
     genes = genes_of(config["panels"][known["panel"]]) if "panel" in known else 0
     if job.rule in ("retrieve", "prepare_slide"):
         return spots * (PATCH + COUNTS)
+    if job.rule == "cut_patches":
+        return spots * PATCH
     if job.rule == "prepare_counts":
         return spots * COUNTS
     if job.rule == "encode_patches":

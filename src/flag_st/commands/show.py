@@ -45,7 +45,7 @@ def as_text(model: Exported) -> str:
         f"  predicts   {len(model.genes)} genes in {facts['unit']}"
         + (f", {facts['samples']} draws by default" if facts["stochastic"] else ", without draws"),
         f"  reads      {facts['encoder_entry']['name']} features of patches of "
-        f"{facts['patches']['size']} px at {facts['patches']['um_per_px']} µm/px",
+        f"{facts['patches']['size']} px at {facts['patches']['um_per_px']:.4g} µm/px",
         f"  platform   {platform['layout']} array, pitch {platform['pitch_um']:g} µm, "
         f"spots of {platform['spot_um']:g} µm",
     ]

@@ -225,7 +225,10 @@ KINDS = {
     ),
     ("slides", ".h5ad"): SPOTS,
     ("patches", ".h5"): Kind(
-        "patch file", "prepare_slide", ("img", "coords", "barcode"), check=_patches
+        "patch file",
+        "prepare_slide or cut_patches",
+        ("img", "coords", "barcode"),
+        check=_patches,
     ),
     ("features", ".h5ad"): Kind("feature file", "encode_patches", _SPOT_KEYS, check=_spots),
     ("targets", ".h5"): Kind(

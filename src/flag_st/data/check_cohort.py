@@ -9,6 +9,7 @@ from flag_st.data.check_copies import check_copies, gene_names
 from flag_st.data.check_panels import check_panel
 from flag_st.data.check_slide import check_counts, check_slide, overlapping_spots
 from flag_st.data.panels import highly_variable_union
+from flag_st.data.patch_file import IMAGE_WANTED
 from flag_st.data.prepare import used_spots
 from flag_st.data.slide_files import SlideFiles
 
@@ -18,6 +19,7 @@ def check_cohort(
     panels: Mapping[str, Mapping[str, Any]],
     prepare: Mapping[str, Any],
     further: Mapping[str, Path] | None = None,
+    fields: Mapping[str, int] | None = None,
 ) -> Faults:
     """All faults of all slides, whether they share enough genes for every panel, and which are one section.
 
@@ -26,8 +28,9 @@ def check_cohort(
         panels: the entries of the panels, by name, as ``check_panel`` takes them.
         prepare: the key ``prepare`` of the cohort's entry.
         further: counts of sections without an image that gene models learn from, by name.
+        fields: the encoders that patches of another field of view are cut for, and that field in µm.
     """
-    faults = Faults()
+    faults = check_images(files, fields or {})
     names: dict[str, list[str]] = {}
     for slide, own in files.items():
         found = check_slide(own, slide, **prepare)
@@ -44,6 +47,21 @@ def check_cohort(
         faults.extend(found := check_counts(path, **counted))
         counts |= {} if found.messages else {section: path}
     faults.extend(check_copies(sound, names, counts))
+    return faults
+
+
+def check_images(files: Mapping[str, SlideFiles], fields: Mapping[str, int]) -> Faults:
+    """Whether there is an image to cut from, where an encoder has a field of view of its own."""
+    faults = Faults()
+    without = [slide for slide, own in files.items() if own.wsi is None]
+    if not fields or not without:
+        return faults
+    names = ", ".join(f"{encoder} ({field} µm)" for encoder, field in fields.items())
+    faults.add(
+        f"{', '.join(without)}: there are ready-made patches and no slide image, which the patches of the encoder "
+        f"{names} have to be cut from, since their field of view is another",
+        remedy=IMAGE_WANTED,
+    )
     return faults
 
 

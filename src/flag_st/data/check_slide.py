@@ -14,6 +14,7 @@ from flag_st.data.check_patches import AGAIN as AGAIN_PATCHES
 from flag_st.data.check_patches import check_patches
 from flag_st.data.check_places import AGREE, Pixel, check_places
 from flag_st.data.check_table import Table, check_table
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.data.hest_layout import HEIGHT_KEYS, PIXEL_KEY, WIDTH_KEYS
 from flag_st.data.labels import check_labels
 from flag_st.data.patients import patient_of
@@ -52,8 +53,8 @@ class Wanted:
         min_counts: spots with a lower total count are left out.
     """
 
-    size: int = 224
-    um_per_px: float = 0.5
+    size: int = SIZE
+    um_per_px: float = UM_PER_PX
     patches_from: str = "auto"
     unique_genes: bool = True
     pixel_scale: float = 1.0

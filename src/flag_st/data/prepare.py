@@ -1,31 +1,29 @@
 """Turn one slide into two files: raw counts of its spots, and the H&E patches around them."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from flag_st.core.hdf5 import hdf5_file, write_table
+from flag_st.core.hdf5 import write_table
 from flag_st.core.io import CONTRACT, read_json, writing
 from flag_st.data.array_places import array_places
 from flag_st.data.barcodes import plain
 from flag_st.data.check_slide import Wanted, check_counts, check_slide
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.data.hest_layout import PIXEL_KEY, THUMBNAIL, THUMBNAIL_SCALE, WIDTH_KEY
 from flag_st.data.labels import read_labels
+from flag_st.data.patch_file import Form, copy_patches, cut_patches
 from flag_st.data.patients import patient_of, without_gaps
 from flag_st.data.slide_files import SlideFiles
 from flag_st.data.under_tissue import under_tissue
 from flag_st.slides.files import open_reader
-from flag_st.slides.stream import along_tiles, top_left
 
 #: Longest side of the thumbnail, in pixels.
 THUMBNAIL_PX = 1000
-#: How many patches are copied at a time from a patch file.
-BLOCK = 64
 #: Columns of ``obs`` that may hold the experts' domains if there is no label file.
 DOMAINS = ("domain", "pathologist_label")
 ENSEMBL_COLUMNS = ("ensembl", "gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "feature_id")
@@ -38,8 +36,8 @@ def prepare(
     out_patches: str | Path,
     patient: str = "",
     *,
-    size: int = 224,
-    um_per_px: float = 0.5,
+    size: int = SIZE,
+    um_per_px: float = UM_PER_PX,
     min_counts: int = 1,
     patches_from: str = "auto",
     unique_genes: bool = True,
@@ -77,14 +75,14 @@ def prepare(
     facts = read_json(files.metadata)
     pixel = float(facts[PIXEL_KEY]) * pixel_scale
     table, rows = used_spots(files, min_counts, patches_from)
-    layout = {"slide": slide, "pixel_size": pixel, "size": size, "um_per_px": um_per_px}
+    form = Form(slide, pixel, size, um_per_px)
     with writing(out_patches) as temporary:
         if rows is not None:
             assert files.patches is not None
-            _copy_patches(files.patches, rows, table, temporary, layout, progress)
+            copy_patches(files.patches, rows, table, temporary, form, progress)
         else:
             assert files.wsi is not None, "check_slide refuses a slide without an image"
-            _cut_patches(files.wsi, table, temporary, layout, progress)
+            cut_patches(files.wsi, table, temporary, form, progress)
         image, scale = _thumbnail(files.wsi, table, temporary, facts)
         table = _contract(table, pixel, files.labels)
         table.uns = {"contract": CONTRACT, "slide": slide, "patient": patient or patient_of(facts)}
@@ -193,69 +191,6 @@ def _ensembl(var: Any) -> np.ndarray:
     known = re.compile(r"(ENS[A-Z]*G\d+)(\.\d+)?")
     found = [known.fullmatch(v) for v in values]
     return np.array([m[1] if m else "" for m in found], dtype=object)
-
-
-def _cut_patches(
-    path: Path, table: Any, target: Path, layout: dict, progress: Callable[..., Iterable]
-) -> None:
-    size, step = layout["size"], layout["um_per_px"] / layout["pixel_size"]
-    centre = np.asarray(table.obsm["spatial"], dtype=np.float64)
-    corner = top_left(centre, size, layout["um_per_px"], layout["pixel_size"])
-    order = along_tiles(corner)
-    with (
-        open_reader(path) as wsi,
-        _writing_patches(target, table.obs_names, corner, layout, "wsi") as images,
-    ):
-        for i in progress(order, desc="patches", total=len(order)):
-            x, y = corner[i].tolist()
-            images[i] = wsi.square((x, y), step, size)
-
-
-def _copy_patches(
-    path: Path,
-    where: np.ndarray,
-    table: Any,
-    target: Path,
-    layout: dict,
-    progress: Callable[..., Iterable],
-) -> None:
-    """Copy the patches of the spots in ``table``, which are the rows ``where`` (N,) of a patch file."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        corner = file["coords"][:][where].astype(np.int64)
-        with _writing_patches(target, table.obs_names, corner, layout, "hest") as images:
-            starts = range(0, len(where), BLOCK)
-            for start in progress(starts, desc="patches", total=len(starts)):
-                block = where[start : start + BLOCK]
-                order = np.argsort(block)  # HDF5 wants rows in rising order
-                pixels = np.empty((len(block), *images.shape[1:]), np.uint8)
-                pixels[order] = file["img"][block[order]]
-                images[start : start + len(block)] = pixels
-
-
-@contextmanager
-def _writing_patches(
-    path: Path, spots: Sequence[str], corner: np.ndarray, layout: dict, source: str
-) -> Iterator[Any]:
-    """Yield the empty dataset ``img`` of a new patch file with the names and attributes of HEST."""
-    import h5py
-
-    size, pixel, step = layout["size"], layout["pixel_size"], layout["um_per_px"]
-    with hdf5_file(path) as file:
-        file.attrs.update(contract=CONTRACT, patches_from=source, **layout)
-        text = np.asarray(spots, dtype=object)
-        file.create_dataset("barcode", data=text, dtype=h5py.string_dtype())
-        file.create_dataset("coords", data=corner)
-        images = file.create_dataset("img", (len(spots), size, size, 3), np.uint8)
-        for dataset in (images, file["coords"]):
-            dataset.attrs.update(
-                patch_size_src=round(size * step / pixel),
-                patch_size_target=size,
-                downsample=step / pixel,
-                pixel_size=pixel,
-            )
-        yield images
 
 
 def _thumbnail(

@@ -13,16 +13,16 @@ from flag_st.core.fitted import Fitted
 class Encoder(Fitted, ABC):
     """Turns patches into feature vectors.
 
+    Patches are 224 px wide and show 112 µm of tissue, or as many µm as the encoder's entry says
+    (``field_um``).
+
     Class attributes:
-        um_per_px, size: the patch that the encoder reads; prepare_slide cuts 224 px at 0.5 µm/px.
         fits: True if ``fit`` must see training patches, so that the features belong to one split;
             ``arrays``, ``restore``, ``save`` and ``load`` are then those of ``Fitted``.
         apart: True if the features of a patch are made on the CPU and no other patch changes a bit
             of them, so that several processes may share the patches of a slide.
     """
 
-    um_per_px: ClassVar[float] = 0.5
-    size: ClassVar[int] = 224
     apart: ClassVar[bool] = False
 
     @abstractmethod

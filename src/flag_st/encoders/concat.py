@@ -15,7 +15,8 @@ from flag_st.encoders.base import Encoder
 class Concat(Encoder):
     """The features of each part, one after another (Stem: UNI and CONCH, D = 1024 + 512).
 
-    It learns if one of its parts does; its entry then says ``fits: true``.
+    It learns if one of its parts does; its entry then says ``fits: true``. All parts read the same patches,
+    whose field of view is that of its entry.
 
     Args:
         parts: name → entry of the form ``{use: ..., params: {...}}``, as in config/encoders.yaml.
@@ -27,12 +28,6 @@ class Concat(Encoder):
             raise FlagError("an encoder made of no parts", remedy="name entries in params.parts")
         self.parts = {n: registry.build(p["use"], p.get("params")) for n, p in parts.items()}
         self.fits = any(part.fits for part in self.parts.values())
-        for name, part in self.parts.items():
-            if (part.um_per_px, part.size) != (self.um_per_px, self.size):
-                raise FlagError(
-                    f"{name} wants {part.size} px at {part.um_per_px} µm/px, other "
-                    f"parts {self.size} px at {self.um_per_px}"
-                )
 
     def open(self, device: str) -> None:
         for part in self.parts.values():

@@ -4,16 +4,16 @@ Only the image tower is built. Patches of 224 px at 0.5 µm/px are enlarged to t
 networks were trained with, so that they see the same 112 µm of tissue as the other encoders.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
 from flag_st.core.torchvision_guard import ensure_torchvision
-from flag_st.encoders.published import Published
+from flag_st.encoders.published import Published, Transformer, blocks_of_timm, positions_like
 
 
-class Conch(Published):
+class Conch(Transformer):
     """CONCH (Lu et al., Nature Medicine 2024): ViT-B/16 of 90 M parameters, D = 512.
 
     The vector is the image embedding before the contrastive projection, not normalised, as its
@@ -29,6 +29,7 @@ class Conch(Published):
     #: The file holds the whole vision-language model; caption branch and projection are not needed.
     ignore: ClassVar[tuple[str, ...]] = ("attn_pool_caption.", "ln_caption.", "proj_contrast")
     arch: ClassVar[str] = "vit_base_patch16_224"
+    blocks = "trunk.blocks"
     options: ClassVar[dict] = {}
 
     def build(self) -> nn.Module:
@@ -36,16 +37,15 @@ class Conch(Published):
 
     def adapt(self, state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
         """The image tower's tensors; positions of another grid are resampled to 28 by 28."""
-        from timm.layers import resample_abs_pos_embed
-
         cut = len(self.prefix)
         state = {k[cut:]: v for k, v in state.items() if k.startswith(self.prefix)}
-        key = "trunk.pos_embed"
-        trunk: Any = net.get_submodule("trunk")
-        if key in state and state[key].shape != trunk.pos_embed.shape:
-            side = trunk.patch_embed.grid_size
-            state[key] = resample_abs_pos_embed(state[key], side, num_prefix_tokens=1)
-        return state
+        return positions_like(state, "trunk.pos_embed", net.get_submodule("trunk"))
+
+    def last(self, images: Tensor) -> Tensor:
+        return self.net(images)  # (B, width)
+
+    def tokens(self, images: Tensor, block: int) -> Tensor:
+        return blocks_of_timm(self.net.get_submodule("trunk"), images, block)  # (B, 784, d)
 
 
 class ConchV15(Conch):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flag_st.core.errors import FlagError
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.encoders.base import Encoder
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -57,10 +58,13 @@ class NetworkEncoder(Encoder):
         return self.net(images)  # (B, D)
 
     def digest(self) -> str:
-        """sha256 of the weights' digest, the patch, its transform, the pooling and precision."""
+        """sha256 of the weights' digest, the patch, its transform, the pooling and precision.
+
+        The patch is the standard one, whatever the field of view that the entry states.
+        """
         facts = {
             "weights": self.weights_digest,
-            "patch": [self.um_per_px, self.size],
+            "patch": [UM_PER_PX, SIZE],
             "transform": [self.resize, self.crop, self.interpolation, self.mean, self.std],
             "pooling": self.pooling,
             "precision": self.precision,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from flag_st.core.errors import FlagError
 from flag_st.core.io import read_json
 from flag_st.core.torchvision_guard import ensure_torchvision
-from flag_st.encoders.published import Published
+from flag_st.encoders.published import Transformer
 from flag_st.transfer.weights import Checkpoint
 
 #: Names in the published file → names since transformers 5.
@@ -19,12 +19,13 @@ RENAMED = {
 }
 
 
-class PhikonV2(Published):
+class PhikonV2(Transformer):
     """Phikon-v2 (Filiot et al. 2024): DINOv2 ViT-L/16, 303 M parameters, D = 1024.
 
     ``weights`` is the folder that holds both files, or the weight file with its config beside it.
     """
 
+    blocks = "encoder.layer"
     ignore = ("embeddings.mask_token",)  # only needed for pre-training by masking
 
     def __init__(self, repo: str, file: str = "model.safetensors", **more):
@@ -56,8 +57,15 @@ class PhikonV2(Published):
         wanted = net.state_dict()
         return {renamed(key, wanted): tensor for key, tensor in state.items()}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def last(self, images: Tensor) -> Tensor:
         return self.net(images).last_hidden_state[:, 0]  # (B, D)
+
+    def tokens(self, images: Tensor, block: int) -> Tensor:
+        x = self.net.get_submodule("embeddings")(images)  # (B, 1 + N, d)
+        for i in range(block + 1):
+            x = self.net.get_submodule(f"encoder.layer.{i}")(x)  # (B, 1 + N, d)
+            x = x[0] if isinstance(x, tuple) else x  # (B, 1 + N, d); a tuple before transformers 5
+        return x[:, 1:]  # (B, N, d)
 
 
 def renamed(key: str, wanted: dict[str, Tensor]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flag_st.core.errors import FlagError
 from flag_st.encoders.network import NetworkEncoder, Precision
 from flag_st.transfer.weights import Checkpoint, fill, read_state
 
@@ -67,3 +68,78 @@ class Published(NetworkEncoder):
         fill(net, self.adapt(read_state(self.path), net), self.path, expected, self.ignore)
         self.device = torch.device(device)
         self.net = net.float().eval().requires_grad_(False).to(self.device)
+
+
+class Transformer(Published):
+    """A published vision transformer, of which a block in the middle can be read as well.
+
+    On open HER2ST sections, a middle block of a network of natural images served a linear model better
+    than its last one.
+
+    Args:
+        repo: as for ``Published``.
+        block: None for the pooling of the authors; k for the mean of the patch tokens as block k
+            leaves them, without the last norm. Blocks count from 0, as in the names of the weights.
+
+    Class attributes:
+        blocks: name of the blocks within the network.
+    """
+
+    blocks: ClassVar[str] = "blocks"
+
+    def __init__(self, repo: str, block: int | None = None, **more):
+        super().__init__(repo, **more)
+        self.block = block
+        if block is not None:
+            self.pooling = f"mean patch token of block {block}"
+
+    @abstractmethod
+    def last(self, images: Tensor) -> Tensor:
+        """(B, 3, crop, crop) normalised → (B, D), pooled as the authors do."""
+
+    @abstractmethod
+    def tokens(self, images: Tensor, block: int) -> Tensor:
+        """(B, 3, crop, crop) normalised → (B, N, d), the patch tokens after ``block``."""
+
+    def open(self, device: str) -> None:
+        """As for every published network.
+
+        Raises:
+            FlagError: also if the network does not have the block, before the weights are looked for.
+        """
+        if self.block is not None:
+            self._check_block(self.block)
+        super().open(device)
+
+    def _check_block(self, block: int) -> None:
+        with torch.device("meta"):
+            blocks = len(list(self.build().get_submodule(self.blocks).children()))
+        if not 0 <= block < blocks:
+            raise FlagError(
+                f"{type(self).__name__} has no block {block}; it has {blocks}",
+                remedy=f"set params.block to a number from 0 to {blocks - 1}, or to null",
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.block is None:
+            return self.last(images)  # (B, D)
+        return self.tokens(images, self.block).mean(1)  # (B, d)
+
+
+def blocks_of_timm(net: Any, images: Tensor, block: int) -> Tensor:
+    """The patch tokens (B, N, d) after ``block`` of a transformer of timm; later blocks do not run."""
+    found = net.forward_intermediates(
+        images, indices=[block], stop_early=True, output_fmt="NLC", intermediates_only=True
+    )
+    return found[0]  # (B, N, d)
+
+
+def positions_like(state: dict[str, Tensor], key: str, net: Any) -> dict[str, Tensor]:
+    """``state`` with the positions ``key`` of another grid resampled to the grid of timm's ``net``."""
+    from timm.layers import resample_abs_pos_embed
+
+    if key in state and state[key].shape != net.pos_embed.shape:
+        grid = list(net.patch_embed.grid_size)
+        resampled = resample_abs_pos_embed(state[key], grid, num_prefix_tokens=1)
+        return state | {key: resampled}
+    return state

@@ -32,6 +32,9 @@ RADII = (1, 2, 3)
 class Texture(Encoder):
     """Stain, colour and texture statistics of each patch by itself.
 
+    Lengths are those of the standard patch, whose pixels are halved to 1 µm. In a patch of twice the field of view
+    each stands for twice the length.
+
     Args:
         block: patches read from disk at once; changes memory and progress steps, not features.
     """

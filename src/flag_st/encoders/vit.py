@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flag_st.core.torchvision_guard import ensure_torchvision
-from flag_st.encoders.published import Published
+from flag_st.encoders.published import Published, Transformer, blocks_of_timm, positions_like
 
 
 class Timm(Published):
@@ -37,14 +37,24 @@ class Timm(Published):
         return timm.create_model(self.arch, num_classes=0, **layers, **self.options | self.sizes)
 
 
-class Uni(Timm):
+class Vit(Timm, Transformer):
+    """A vision transformer that timm builds; its head gives the pooling of the authors."""
+
+    def last(self, images: Tensor) -> Tensor:
+        return self.net(images)  # (B, D)
+
+    def tokens(self, images: Tensor, block: int) -> Tensor:
+        return blocks_of_timm(self.net, images, block)  # (B, N, d)
+
+
+class Uni(Vit):
     """UNI (Chen et al., Nature Medicine 2024): ViT-L/16, 303 M parameters, D = 1024."""
 
     arch = "vit_large_patch16_224"
     options: ClassVar = {"init_values": 1e-5, "dynamic_img_size": True}
 
 
-class Uni2H(Timm):
+class Uni2H(Vit):
     """UNI2-h: ViT-H/14 with 8 registers and SwiGLU, 681 M parameters, D = 1536."""
 
     arch = "vit_giant_patch14_224"
@@ -63,7 +73,7 @@ class Uni2H(Timm):
     }
 
 
-class HOptimus0(Timm):
+class HOptimus0(Vit):
     """H-optimus-0: ViT-g/14 with 4 registers, 1135 M parameters, D = 1536."""
 
     arch = "vit_giant_patch14_reg4_dinov2"
@@ -77,7 +87,7 @@ class HOptimus0(Timm):
     }
 
 
-class GigaPath(Timm):
+class GigaPath(Vit):
     """Prov-GigaPath's tile encoder (Xu et al., Nature 2024): ViT-g/16, 1135 M, D = 1536.
 
     As published, patches are enlarged to 256 px and cropped to 224, so it sees the inner 98 µm.
@@ -96,11 +106,12 @@ class GigaPath(Timm):
     }
 
 
-class Virchow2(Timm):
+class Virchow2(Vit):
     """Virchow2 (Zimmermann et al. 2024): ViT-H/14 with 4 registers, 631 M parameters.
 
     Args:
-        pooling: ``class+mean`` (class token and mean patch token, D = 2560) or ``class`` (1280).
+        pooling: ``class+mean`` (class token and mean patch token, D = 2560) or ``class`` (1280), of the
+            last block; a ``block`` has a pooling of its own.
     """
 
     arch = "vit_huge_patch14_224"
@@ -115,14 +126,30 @@ class Virchow2(Timm):
 
     def __init__(self, repo: str, pooling: Literal["class+mean", "class"] = "class+mean", **more):
         super().__init__(repo, **more)
-        self.pooling = pooling
+        self.last_pooling = pooling
+        if self.block is None:
+            self.pooling = pooling
 
-    def forward(self, images: Tensor) -> Tensor:
+    def last(self, images: Tensor) -> Tensor:
         tokens = self.net(images)  # (B, 1 + 4 + 256, d)
-        if self.pooling == "class":
+        if self.last_pooling == "class":
             return tokens[:, 0]  # (B, d)
         patches = tokens[:, self.net.num_prefix_tokens :]  # (B, 256, d)
         return torch.cat([tokens[:, 0], patches.mean(1)], dim=1)  # (B, 2 d)
+
+
+class DinoV2S(Vit):
+    """DINOv2 ViT-S/14 (Oquab et al. 2023): 22 M parameters, natural images, no histology, D = 384.
+
+    Published for images of 518 px; its positions are resampled to those of 224 px.
+    """
+
+    arch = "vit_small_patch14_dinov2"
+    ignore = ("mask_token",)  # only needed for pre-training by masking
+    options: ClassVar = {"img_size": 224}
+
+    def adapt(self, state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+        return positions_like(state, "pos_embed", net)
 
 
 class ResNet50(Timm):

@@ -130,7 +130,7 @@ def scores(valid: Cohort, seen: Sequence[Seen]) -> dict[str, np.ndarray]:
 
 
 def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
-    """How patches of training slides are stained, and how sharp those of both parts are.
+    """How the encoder's patches of training slides are stained, and how sharp those of both parts are.
 
     Nothing is fitted to the focus, so that training slides count as well: scanners differ, and one
     validation slide is of one scanner.
@@ -138,7 +138,7 @@ def appearances(run: Run, progress: Progress) -> dict[str, np.ndarray]:
     seen: dict[str, list[np.ndarray]] = {"train": [], "valid": []}
     names = [(part, slide) for part in seen for slide in run.split[part]]
     for part, slide in progress(names, desc="stain and focus"):
-        with h5py.File(run.patches(slide)) as file:
+        with h5py.File(run.seen_by_encoder(slide)) as file:
             seen[part].append(of_file(file["img"], PATCHES))
     train, valid = (np.concatenate(seen[part]) for part in ("train", "valid"))  # (n, 4) each
     stain = Likeness.fit(train[:, STAIN], valid[:, STAIN])
@@ -204,7 +204,7 @@ def encoder_digest(run: Run, slide: str) -> str:
 
 def patch_size(run: Run, slide: str) -> dict[str, float]:
     """Edge in pixels and µm per pixel of the patches that the encoder saw."""
-    with h5py.File(run.patches(slide)) as file:
+    with h5py.File(run.seen_by_encoder(slide)) as file:
         return {"size": int(file.attrs["size"]), "um_per_px": float(file.attrs["um_per_px"])}
 
 

@@ -121,4 +121,12 @@ class Run:
         return Cohort(slides, genes)
 
     def patches(self, slide: str) -> Path:
+        """The standard patches, which methods read."""
         return self.file("prepare_slide", "patches", slide=slide)
+
+    def seen_by_encoder(self, slide: str) -> Path:
+        """The patches that the encoder read, which may have another field of view."""
+        params = self.job("encode_patches", slide=slide, scope=self.scope)["params"]
+        if field := params.get("field"):
+            return self.file("cut_patches", "patches", slide=slide, field=str(field))
+        return self.patches(slide)

@@ -11,6 +11,7 @@ import yaml
 
 from flag_st.core.code import ROOT, locate
 from flag_st.core.errors import Faults, FlagError
+from flag_st.data.field import FIELD_UM
 from flag_st.sources.folder import locate as locate_file
 
 #: One file per layer; later layers may name entries of earlier ones.
@@ -116,6 +117,7 @@ def cross_faults(config: dict[str, Any]) -> Faults:
     _grid_faults(config, faults)
     _missing_faults(config, faults)
     _gene_faults(config, faults)
+    _field_faults(config, faults)
     for name, entry in config["experiments"].items():
         if not (ROOT / "scripts" / f"{entry['script']}.py").exists():
             choices = [f"{p.parent.name}/{p.stem}" for p in sorted(ROOT.glob("scripts/*/*.py"))]
@@ -204,6 +206,20 @@ def _gene_faults(config: dict[str, Any], faults: Faults) -> None:
     for name, entry in models.items():
         if "corpus" in entry and not {**models.get(entry.get("base"), {}), **entry}.get("fits"):
             faults.add(f"gene_models.{name}: only models with fits: true have a corpus")
+
+
+def _field_faults(config: dict[str, Any], faults: Faults) -> None:
+    """Of encoders that are made of others: whether a part states another field of view than the whole."""
+    known = config["encoders"]
+    whole = {name: merge(known.get(e.get("base"), {}), e) for name, e in known.items()}
+    for name, entry in whole.items():
+        field = entry.get("field_um", FIELD_UM)
+        for part in sorted(set(references(entry.get("params", {}))) & set(whole)):
+            if (own := whole[part].get("field_um", field)) != field:
+                faults.add(
+                    f"encoders.{name} reads patches of {field} µm, and its part {part} those of {own} µm",
+                    remedy=f"write field_um: {own} in encoders.{name}, or name parts of {field} µm",
+                )
 
 
 def _missing_faults(config: dict[str, Any], faults: Faults) -> None:

@@ -9,6 +9,7 @@ from flag_st.core import registry
 from flag_st.core.errors import FlagError
 from flag_st.data import splits
 from flag_st.data.corpora import Corpus, corpus_of
+from flag_st.data.field import FIELD_UM
 from flag_st.data.slide_files import SlideRow
 from flag_st.data.splits import Split
 from flag_st.planning.reads import reads_of
@@ -106,6 +107,17 @@ class Plan:
                 if fold in folds:
                     return folds[fold]
         raise FlagError(f"no split {fold!r} of cohort {cohort!r}", choices=self.config["splits"])
+
+    def field(self, encoder: str) -> int | None:
+        """Edge in µm of the patches that are cut for an encoder; None if it reads the standard ones."""
+        field = self.config["encoders"][encoder].get("field_um", FIELD_UM)
+        return None if field == FIELD_UM else int(field)
+
+    def fields(self, cohort: str) -> dict[str, int]:
+        """The encoders of the experiments to make on a cohort that patches are cut for: name → µm."""
+        methods = {run.method for run in self.made if run.cohort == cohort}
+        used = sorted({self.config["methods"][method]["encoder"] for method in methods})
+        return {name: field for name in used if (field := self.field(name))}
 
     def corpus(self, cohort: str, fold: str, gene_model: str) -> Corpus:
         """The sections beyond the training slides that a gene model is fitted to."""

@@ -80,7 +80,10 @@ def _run(plan: Plan, run: RunKey, jobs: Jobs) -> None:
     jobs.need("select_panel", **known)
     if fitted:
         jobs.need("fit_encoder", **known)
-    jobs.need("encode_patches", (*split.train, *split.valid, *split.test), **known)
+    slides = (*split.train, *split.valid, *split.test)
+    if field := plan.field(encoder):
+        jobs.need("cut_patches", slides, field=field, **known)
+    jobs.need("encode_patches", slides, **known)
     for name, corpus in plan.corpora(run).items():
         jobs.need("prepare_counts", corpus.counts, **known)
         jobs.need("fit_gene_model", **{**known, "gene_model": name})

@@ -120,6 +120,14 @@ _RULES = (
         runtime=60,
     ),
     Rule(
+        name="cut_patches",
+        key="{cohort}/{field}um/{slide}",
+        outputs={"patches": "{cohort}/data/slides/{slide}/patches_{field}um.h5"},
+        env="data",
+        mem_mb=4000,
+        runtime=60,
+    ),
+    Rule(
         name="prepare_counts",
         key="{cohort}/{slide}",
         outputs={"counts": "{cohort}/data/slides/{slide}/counts.h5ad"},

@@ -13,9 +13,10 @@ import numpy as np
 
 from flag_st.core.errors import FlagError
 from flag_st.core.hdf5 import hdf5_file
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.slides.appearance import COLUMNS, appearance
 from flag_st.slides.image import SlideImage
-from flag_st.slides.stream import SIZE, patches
+from flag_st.slides.stream import patches
 
 
 class Patches:
@@ -24,13 +25,14 @@ class Patches:
     Args:
         image: the slide.
         position: (N, 2) centres in µm.
+        um_per_px: µm per pixel of a patch.
 
     Attributes:
         seen: (N, 4) appearance of the patches that were read; NaN before.
     """
 
-    def __init__(self, image: SlideImage, position: np.ndarray):
-        self.image, self.position = image, position
+    def __init__(self, image: SlideImage, position: np.ndarray, um_per_px: float = UM_PER_PX):
+        self.image, self.position, self.um_per_px = image, position, um_per_px
         self.shape = (len(position), SIZE, SIZE, 3)
         self.seen = np.full((len(position), len(COLUMNS)), np.nan)
 
@@ -41,7 +43,7 @@ class Patches:
         wanted = self.position[rows]
         if not len(wanted):
             return np.empty((0, *self.shape[1:]), dtype=np.uint8)
-        ((_, block),) = patches(self.image, wanted, batch=len(wanted))
+        ((_, block),) = patches(self.image, wanted, len(wanted), self.um_per_px)
         self.seen[rows] = appearance(block)
         return block
 

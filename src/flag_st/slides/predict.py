@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from flag_st.data.field import UM_PER_PX
 from flag_st.data.lattice import array_pitch
 from flag_st.data.slide import Slide
 from flag_st.encoders.base import Encoder, check_features
@@ -79,12 +80,8 @@ class Predictor:
         with ExitStack() as stack:
             image = stack.enter_context(request.open(places))
             spots = spots_of(request, places, image, model)
-            cut = Patches(image, spots.position)
-            read: Any = cut
-            stored = None
-            if "patches" in self.method.needs:
-                stored = stack.enter_context(on_disk(cut, spots.names, folder))
-                read = stack.enter_context(h5py.File(stored))["img"]  # cut only once
+            cut = Patches(image, spots.position, model.facts["patches"]["um_per_px"])
+            read, stored = self.patches(cut, spots.names, folder, stack)
             features = self.encode(read, progress)
             trust = judge(model, features, cut.seen, spots.position, image.pixel_um, spots.pitch_um)
             if not request.force:
@@ -117,6 +114,21 @@ class Predictor:
                 origin=origin or {},
                 sets=request.sets(model.genes),
             )
+
+    def patches(
+        self, cut: Patches, names: np.ndarray, folder: Path, stack: ExitStack
+    ) -> tuple[Any, Path | None]:
+        """What the encoder reads, and the file of what the method reads, if it reads pixels.
+
+        A method reads standard patches, whatever the field of view of its encoder. Where both read the
+        same, they are cut only once.
+        """
+        if "patches" not in self.method.needs:
+            return cut, None
+        same = cut.um_per_px == UM_PER_PX
+        standard = cut if same else Patches(cut.image, cut.position)
+        stored = stack.enter_context(on_disk(standard, names, folder))
+        return stack.enter_context(h5py.File(stored))["img"] if same else cut, stored
 
     def encode(self, patches: Any, progress: Progress) -> np.ndarray:
         """(N, D) float32 features of the patches."""

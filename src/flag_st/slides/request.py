@@ -11,11 +11,11 @@ import numpy as np
 
 from flag_st.core.errors import Faults, FlagError
 from flag_st.core.extras import extra
+from flag_st.data.field import SIZE
 from flag_st.slides.gene_sets import GeneSets, read_gene_sets
 from flag_st.slides.given_mask import LAZYSLIDE, check_given
 from flag_st.slides.image import SlideImage, open_image
 from flag_st.slides.places import Places, read_places
-from flag_st.slides.stream import SIZE, UM_PER_PX
 
 if TYPE_CHECKING:
     from flag_st.exported.model import Exported
@@ -27,8 +27,6 @@ COLUMNS = (
 )
 #: Fields of a request that are paths.
 PATHS = ("path", "at", "gene_sets")
-#: The patches that are cut from a slide, as an exported model describes those of its training.
-PATCH = {"size": SIZE, "um_per_px": UM_PER_PX}
 #: Names of slides, which become names of folders.
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 #: What lies beside the folders of slides, so that none may have this name.
@@ -223,10 +221,10 @@ def check(requests: Sequence[Request], model: "Exported") -> None:
             choices=model.genes,
             remedy=f"write {', '.join(meant)}" if meant else None,
         )
-    if model.facts["patches"] != PATCH:
+    if (size := model.facts["patches"]["size"]) != SIZE:
         faults.add(
-            f"{model.path} reads patches of {model.facts['patches']}, and slides are cut to {PATCH}",
-            remedy="export a run whose cohort was prepared with the defaults",
+            f"{model.path} reads patches of {size} px, and slides are cut to patches of {SIZE} px",
+            remedy="export a run of this version",
         )
     if any(request.spatialdata for request in requests):
         try:

@@ -4,36 +4,35 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from flag_st.data.field import SIZE, UM_PER_PX
 from flag_st.slides.image import SlideImage
-
-#: Edge of a patch in pixels, and its resolution: what encoders have been trained on.
-SIZE, UM_PER_PX = 224, 0.5
 
 
 def patches(
-    image: SlideImage, position: np.ndarray, batch: int = 64
+    image: SlideImage, position: np.ndarray, batch: int = 64, um_per_px: float = UM_PER_PX
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The patches that ``flag_st.data.prepare`` would cut at these positions, byte for byte.
+    """The patches that ``flag_st.data.patch_file`` would cut at these positions, byte for byte.
 
     Args:
         image: the slide.
         position: (N, 2) centres (x, y) in µm.
         batch: how many patches are held at a time.
+        um_per_px: µm per pixel of a patch.
 
     Yields:
-        The rows of ``position``, and their patches (n, 224, 224, 3) uint8 at 0.5 µm per pixel.
+        The rows of ``position``, and their patches (n, 224, 224, 3) uint8.
 
     Raises:
         FlagError: a part of the file is damaged.
     """
     position = np.asarray(position, dtype=np.float64).reshape(-1, 2)
-    corner = top_left(position / image.pixel_um, SIZE, UM_PER_PX, image.pixel_um)  # (N, 2)
+    corner = top_left(position / image.pixel_um, SIZE, um_per_px, image.pixel_um)  # (N, 2)
     for start in range(0, len(position), batch):
         rows = slice(start, min(start + batch, len(position)))
         cut = np.empty((rows.stop - start, SIZE, SIZE, 3), np.uint8)
         for i in along_tiles(corner[rows]):
             x, y = corner[start + i].tolist()
-            cut[i] = image.reader.square((x, y), UM_PER_PX / image.pixel_um, SIZE)
+            cut[i] = image.reader.square((x, y), um_per_px / image.pixel_um, SIZE)
         yield rows, cut
 
 
