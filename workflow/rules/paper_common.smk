@@ -3,8 +3,8 @@
 from functools import partial
 
 from flag_st.planning.court import tried
+from flag_st.planning.shipped import run_differs
 
-SHIPPED = layers.resolve(layers.shipped())["methods"]
 REPORTED = str(ROOT / "config" / "reported.csv")
 SHEETS = {
     word: str(ROOT / "config" / f"{word}.yaml")
@@ -32,7 +32,7 @@ def item(experiment):
             }
             for name in known["cohorts"]
         },
-        "methods": {name: method_facts(name) for name in known["methods"]},
+        "methods": {name: method_facts(experiment, name) for name in known["methods"]},
         "missing": PLAN.absent(experiment),
         "patients": {
             name: {row.id: row.patient for row in PLAN.rows(name)}
@@ -43,14 +43,13 @@ def item(experiment):
     }
 
 
-def method_facts(name):
-    """Label and traits of a method; `changed` if its settings are not the shipped ones."""
-    known, shipped = entry("methods", name), SHIPPED.get(name)
+def method_facts(experiment, name):
+    """Label and traits of a method; `changed` if its runs use a shipped entry with other settings."""
+    known = entry("methods", name)
     return {
         "label": known.get("label", name.replace("_", " ")),
         "params": known.get("params", {}),
-        "changed": bool(shipped)
-        and shipped.get("params", {}) != known.get("params", {}),
+        "changed": run_differs(CONFIG, experiment, name),
         **{
             trait: known.get(trait, False)
             for trait in ("stochastic", "seeded", "needs_patches")

@@ -23,7 +23,7 @@ class MethodFacts:
         seeded: what it learns depends on the seed.
         needs_truth: it sees the truth, so that it bounds the other methods and does not compete.
         needs_patches: it reads pixels and not the features of an encoder.
-        changed: its arguments are not those that this project ships.
+        changed: its arguments, or those of what it is given, are not those that this project ships.
     """
 
     label: str
