@@ -40,6 +40,7 @@ NOT_RUN = {
     ".venv/bin/snakemake --sdm conda": "needs conda, which makes each environment once",
     ".venv/bin/snakemake --cores 16": "GPU-hours on real sections that are not in the repository",
     ".venv/bin/snakemake --cores 2 --configfile config/her2st_open.yaml": "hours, real sections",
+    ".venv/bin/snakemake --cores 2 --configfile config/mob.yaml": "an hour, real sections",
     ".venv/bin/snakemake predict_slides": "the reader's sheet; test_predict_slides.py runs it",
     ".venv/bin/pip install": "would change this environment; `make setup` does the same",
     ".venv/bin/snakemake --cores 2 --until retrieve": "downloads HEST-1k, which is gated",
