@@ -74,10 +74,23 @@ def test_report_fetches_nothing_and_complains_of_nothing(report):
     assert report.run("[...document.images].every(i => i.naturalWidth > 0)")
 
 
-@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 800}])
+WIDE = {"width": 2560, "height": 1440}
+
+
+@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 800}, WIDE])
 def test_report_does_not_scroll_sideways(report, size):
     report.resize(**size, mobile=size is PHONE)
     assert overflow(report) <= 0
+
+
+def test_the_first_screen_shows_pictures_and_the_first_table(report):
+    report.resize(width=1280, height=800)
+    place = "document.querySelector({!r}).getBoundingClientRect()"
+    assert 0 < report.run(place.format("#glance img") + ".bottom") < 800
+    assert 0 < report.run(place.format("#tables") + ".bottom") < 800
+    links = "[...document.querySelectorAll('#glance a')]"
+    assert report.run(f"{links}.every(a => document.getElementById(a.hash.slice(1)))")
+    assert report.run(f"{links}.every(a => a.textContent.trim().length > 0)")
 
 
 def test_wide_tables_scroll_in_their_own_frame(report):

@@ -54,7 +54,7 @@ def test_nothing_missing_is_not_spoken_of(page):
 def test_page_holds_the_table_the_figure_and_every_run(page, study):
     text = page[0]
     assert "0.6835" in text
-    assert text.count("data:image/png;base64,") == 1
+    assert text.count("data:image/png;base64,") == 2  # first screen, and its own place
     assert text.count('<th scope="row" class="name">flag</th>') == 1 + 2  # table, two seeds
 
 
@@ -75,7 +75,7 @@ def test_a_slide_without_counts_is_shown_with_its_verdict(study, tmp_path):
     text = write_report(study, tmp_path, new_slides=[folder])
     assert "<h3>New: unlike training</h3>" in text
     assert "It is &lt;blurred&gt;." in text
-    assert text.count("data:image/png;base64,") == 2
+    assert text.count("data:image/png;base64,") == 2 + 1
     (link,) = set(re.findall(r'href="([^"]*summary.html)"', text))
     assert (tmp_path / "report" / link).resolve() == (folder / "summary.html").resolve()
     assert 'href="../new_slides/explorer.html"' in text
