@@ -35,7 +35,8 @@ rule check_cohort:
         counts=lambda wc: given(corpus_counts(wc)),
         vocabularies=lambda wc: given(vocabularies_of(wc)),
     output:
-        **outputs("check_cohort"),
+        # Not removed before the job: finished slides that are made anew beside it have it as an input.
+        **outputs("check_cohort", checked=update),
     log:
         log_of("check_cohort"),
     benchmark:

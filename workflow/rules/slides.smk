@@ -52,7 +52,7 @@ rule check_slides:
         model=lambda wc: given(CONFIG["model"] or []),
         images=lambda wc: given([image_of(name) for name in NEW_SLIDES]),
     output:
-        **outputs("check_slides"),
+        **outputs("check_slides", checked=update),  # as that of check_cohort
     log:
         log_of("check_slides"),
     benchmark:
