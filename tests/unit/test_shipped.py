@@ -19,6 +19,7 @@ def loaded(overlay: dict) -> dict:
     [
         ({}, "methods", "flag", False),
         ({"methods": {"flag": {"params": {"width": 64}}}}, "methods", "flag", True),
+        ({"methods": {"stem": {"params": {"batch": 7}}}}, "methods", "stem", True),
         ({"methods": {"flag": {"gpu": 0, "label": "ours"}}}, "methods", "flag", False),
         ({"encoders": {"uni": {"params": {"block": 5}}}}, "encoders", "uni", True),
         (WIDE, "encoders", "uni", True),

@@ -15,8 +15,10 @@ DECIDING: dict[str, tuple[str, ...] | None] = {
     "panels": None,
     "splits": None,
 }
-#: Arguments that say where files are, or how many things are computed at a time.
+#: Arguments of models that are not trained here, which say where their files are or how many things are computed at a
+#: time. A method's batch is one of training, and decides what is learned.
 FREE = {"weights", "directory", "batch", "batch_tokens"}
+FROZEN = ("encoders", "gene_models")
 
 
 @cache
@@ -39,7 +41,7 @@ def differs(config: Mapping[str, Any], layer: str, name: str | None) -> bool:
 def _settings(layer: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     keys = DECIDING[layer]
     found = {key: entry[key] for key in (entry if keys is None else keys) if entry.get(key)}
-    if isinstance(params := found.get("params"), Mapping):
+    if layer in FROZEN and isinstance(params := found.get("params"), Mapping):
         found["params"] = {key: value for key, value in params.items() if key not in FREE}
     return found
 
