@@ -74,18 +74,19 @@ def small(entry: dict) -> dict:
     own = params.get("sampling", {})
     if {"budget", "until"} & set(own):  # draws that ask for steps of the whole chain
         shrunk.pop("masking", None)
-    for name, part in params.items():
-        if name != "backbone" and isinstance(part, dict):
-            shrunk |= {name: small_part(part)} if "use" in part else {}
-            inner = {
-                k: small_part(v) for k, v in part.items() if isinstance(v, dict) and "use" in v
-            }
-            shrunk |= {name: inner} if inner else {}
-    return config.merge(params, shrunk)
+    parts = {k: v for k, v in params.items() if k != "backbone" and isinstance(v, dict)}
+    return config.merge(params, {**shrunk, **small_parts(parts)})
 
 
-def small_part(part: dict) -> dict:
-    return {**part, "params": small(part)}
+def small_parts(parts: dict) -> dict:
+    """Of groups of arguments: the methods in them, at any depth, shrunk."""
+    found = {}
+    for name, part in parts.items():
+        if "use" in part:
+            found[name] = {**part, "params": small(part)}
+        elif inner := small_parts({k: v for k, v in part.items() if isinstance(v, dict)}):
+            found[name] = inner
+    return found
 
 
 #: Published backbones by the end of their class's path, and what writes a tiny one.

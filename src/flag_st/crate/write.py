@@ -13,7 +13,7 @@ import yaml
 
 from flag_st.core.code import ROOT
 from flag_st.core.errors import FlagError
-from flag_st.core.io import writing
+from flag_st.core.io import digest, writing
 from flag_st.crate import metadata
 from flag_st.crate.metadata import CONFIGURATION, Content, Description
 from flag_st.crate.portable import personal
@@ -128,8 +128,7 @@ def _bytes(data: bytes | Path) -> bytes:
 def _content(data: bytes | Path) -> Content:
     if isinstance(data, bytes):
         return Content(hashlib.sha256(data).hexdigest(), len(data))
-    with open(data, "rb") as file:
-        return Content(hashlib.file_digest(file, "sha256").hexdigest(), data.stat().st_size)
+    return Content(digest(data), data.stat().st_size)
 
 
 def _others(run: Run, folder: Folder, files: set[str]) -> dict[Content, set[str]]:
